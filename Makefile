@@ -1,0 +1,55 @@
+# Everything runs from .venv, which `make setup` makes with $(PYTHON) and fills from requirements.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+QUICKSTART := --config=configs/quickstart.py --workdir=runs/quickstart
+UV_VERSION := 0.13.8
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup quickstart test lint format lock clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	  while IFS='|' read -r target text; do printf '%-18s%s\n' "$$target" "$$text"; done
+
+setup: $(STAMP) ## Create .venv and install requirements.txt (PYTHON=… names the interpreter)
+
+$(VENV)/pyvenv.cfg:
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || { \
+	  echo "error: lenext needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is $$("$(PYTHON)" --version 2>/dev/null || echo missing); name another one: make setup PYTHON=python3.12" >&2; \
+	  exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(STAMP): requirements.txt | $(VENV)/pyvenv.cfg
+	@echo "Installing requirements.txt into $(VENV); the first time takes a few minutes."
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	@touch $@
+
+quickstart: setup ## Train the smallest model, then evaluate it at longer lengths
+	$(BIN)/python -m lenext.train $(QUICKSTART)
+	$(BIN)/python -m lenext.evaluate $(QUICKSTART)
+
+# PYTHON is set anew because launch scripts under test read it: they are to run in .venv too,
+# whatever interpreter made .venv.
+test: setup ## Run the tests
+	PYTHON="$(CURDIR)/$(BIN)/python" $(BIN)/python -m pytest
+
+lint: setup ## Check style, formatting and types
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/python -m pyright
+
+format: setup ## Format the code and apply the linter's safe fixes
+	$(BIN)/python -m ruff check --fix-only
+	$(BIN)/python -m ruff format
+
+lock: $(VENV)/pyvenv.cfg ## Pin requirements.txt anew from pyproject.toml, moving only what must move
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==$(UV_VERSION)
+	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	  --extra dev --custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
+
+clean: ## Remove .venv, builds and caches (runs/ stays)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

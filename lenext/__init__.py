@@ -1,0 +1,1 @@
+"""Length extrapolation in attention, in JAX and Flax NNX."""

@@ -1,0 +1,26 @@
+"""Attention whose behaviour at length is data: see `make_method` and `attend`."""
+
+from lenext.attention.attend import (
+    attend,
+    attention_weights,
+    choose_implementation,
+    row_statistics,
+)
+from lenext.attention.catalogue import make_method, method_names, method_options
+from lenext.attention.diagnostics import RowStatistics
+from lenext.attention.method import Method, Params, init_params, unsuited_axes
+
+__all__ = [
+    "Method",
+    "Params",
+    "RowStatistics",
+    "attend",
+    "attention_weights",
+    "choose_implementation",
+    "init_params",
+    "make_method",
+    "method_names",
+    "method_options",
+    "row_statistics",
+    "unsuited_axes",
+]

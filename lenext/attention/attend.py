@@ -1,0 +1,221 @@
+"""The public functions: attend, attention_weights, row_statistics."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lenext.attention import diagnostics, naive
+from lenext.attention.blockwise import default_block_size, map_blocks
+from lenext.attention.method import Method, Params, init_params
+from lenext.attention.naive import Places
+
+Ar = Array | np.ndarray
+IMPLEMENTATIONS = ("auto", "naive", "blockwise")
+# Logits of this many bytes and more go by blocks: the definition keeps several such arrays.
+NAIVE_BYTES = 8 * 2**20
+
+
+def attend(
+    q: Float[Ar, "B T N H"],
+    k: Float[Ar, "B S K H"],
+    v: Float[Ar, "B S K V"],
+    method: Method,
+    *,
+    causal: bool = False,
+    q_positions: Int[Ar, "..."] | None = None,
+    kv_positions: Int[Ar, "..."] | None = None,
+    kv_mask: Bool[Ar, "B S"] | None = None,
+    q_segment_ids: Int[Ar, "B T"] | None = None,
+    kv_segment_ids: Int[Ar, "B S"] | None = None,
+    params: Params | None = None,
+    implementation: str = "auto",
+    block_size: int | None = None,
+) -> Float[Array, "B T N V"]:
+    """Attention by a method.
+
+    Args:
+      q: queries; N heads, H dimensions a head.
+      k: keys; K heads, N a multiple of K (head h of q meets head h // (N / K) of k).
+      v: values; V dimensions a head.
+      method: from `make_method`.
+      causal: hide keys at positions after the query's. No method is refused either way.
+      q_positions: [B, T] or [T], in tokens; default: the last T of the keys' positions 0..S-1.
+      kv_positions: [B, S] or [S]; default 0..S-1.
+      kv_mask: False marks padding.
+      q_segment_ids: documents of a pack; a query sees keys of its own document only. Ids are only
+        compared. Given together with `kv_segment_ids`.
+      kv_segment_ids: see `q_segment_ids`.
+      params: the method's learned parts; default `init_params(method, N, H)`.
+      implementation: "naive" (all rows at once), "blockwise" (O(block * S) memory, backward pass
+        included) or "auto" (by the size of the rows).
+      block_size: queries a block; default by shape.
+
+    Returns:
+      Outputs in q's dtype, computed in float32; zeros for rows that see no key.
+
+    Raises:
+      ValueError: for shapes, positions, implementations or params that do not fit.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        choices = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(f"implementation {implementation!r}: choose from {choices}")
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size={block_size}: should be at least 1")
+    q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
+    if v.ndim != 4 or v.shape[:3] != k.shape[:3]:
+        raise ValueError(f"v {v.shape}: should be [B, S, K, V] beside k {k.shape}")
+    places, ordered, params = _resolve(
+        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
+    )
+    chosen = (
+        choose_implementation(q.shape, k.shape[1]) if implementation == "auto" else implementation
+    )
+    if chosen == "naive":
+        block_size = q.shape[1]
+    return _attend(
+        q, k, v, params, places, method=method, causal=causal, ordered=ordered,
+        blocks=chosen == "blockwise", block_size=block_size,
+    )  # fmt: skip
+
+
+def choose_implementation(q_shape: tuple[int, ...], key_length: int) -> str:
+    """What "auto" takes for queries [B, T, N, H] and S keys: "naive" or "blockwise"."""
+    batch, length, num_heads, _ = q_shape
+    row_bytes = 4 * batch * length * num_heads * key_length
+    return "naive" if row_bytes < NAIVE_BYTES else "blockwise"
+
+
+def attention_weights(
+    q: Float[Ar, "B T N H"],
+    k: Float[Ar, "B S K H"],
+    method: Method,
+    *,
+    causal: bool = False,
+    q_positions: Int[Ar, "..."] | None = None,
+    kv_positions: Int[Ar, "..."] | None = None,
+    kv_mask: Bool[Ar, "B S"] | None = None,
+    q_segment_ids: Int[Ar, "B T"] | None = None,
+    kv_segment_ids: Int[Ar, "B S"] | None = None,
+    params: Params | None = None,
+) -> Float[Array, "B N T S"]:
+    """The weights that `attend` gives the values, float32. Arguments as in `attend`."""
+    q, k = jnp.asarray(q), jnp.asarray(k)
+    places, _, params = _resolve(
+        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
+    )
+    return _attention_weights(q, k, params, places, method=method, causal=causal)
+
+
+def row_statistics(
+    q: Float[Ar, "B T N H"],
+    k: Float[Ar, "B S K H"],
+    method: Method,
+    *,
+    causal: bool = False,
+    q_positions: Int[Ar, "..."] | None = None,
+    kv_positions: Int[Ar, "..."] | None = None,
+    kv_mask: Bool[Ar, "B S"] | None = None,
+    q_segment_ids: Int[Ar, "B T"] | None = None,
+    kv_segment_ids: Int[Ar, "B S"] | None = None,
+    params: Params | None = None,
+    block_size: int | None = None,
+) -> diagnostics.RowStatistics:
+    """Entropy, dilution, gap scale, largest logit and sink weight of every row, each [B, N, T].
+
+    O(block * S) memory. Arguments as in `attend`; what the figures mean: `RowStatistics`.
+    """
+    q, k = jnp.asarray(q), jnp.asarray(k)
+    places, ordered, params = _resolve(
+        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
+    )
+    return _row_statistics(
+        q, k, params, places, method=method, causal=causal, ordered=ordered, block_size=block_size
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "blocks", "block_size"))
+def _attend(q, k, v, params, places, *, method, causal, ordered, blocks, block_size):
+    if not blocks:
+        scored = naive.scores(q, k, method, params, places, causal=causal, key_length=k.shape[1])
+        return naive.combine(naive.weights(scored, method), v).astype(q.dtype)
+
+    def row_function(scored, v):
+        return naive.combine(naive.weights(scored, method), v).astype(q.dtype)
+
+    block_size = block_size or default_block_size(q.shape[0], q.shape[2], k.shape[1])
+    return map_blocks(
+        row_function, q, k, v, method, params, places,
+        causal=causal, ordered=ordered, block_size=block_size,
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("method", "causal"))
+def _attention_weights(q, k, params, places, *, method, causal):
+    scored = naive.scores(q, k, method, params, places, causal=causal, key_length=k.shape[1])
+    return naive.weights(scored, method)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "block_size"))
+def _row_statistics(q, k, params, places, *, method, causal, ordered, block_size):
+    def row_function(scored, v):
+        del v
+        figures = diagnostics.statistics(scored, method)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 2), figures)  # [B, T, N]
+
+    block_size = block_size or default_block_size(q.shape[0], q.shape[2], k.shape[1])
+    out = map_blocks(
+        row_function, q, k, None, method, params, places,
+        causal=causal, ordered=ordered, block_size=block_size,
+    )  # fmt: skip
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), out)
+
+
+def _resolve(
+    q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
+) -> tuple[Places, bool, Params]:
+    """Checks the arguments and fills in the defaults; also whether positions are the defaults."""
+    if not isinstance(method, Method):
+        raise ValueError(f"method {method!r}: should come from make_method")
+    if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"q {q.shape}, k {k.shape}: should be [B, T, N, H] and [B, S, K, H]")
+    (batch, length, num_heads, head_dim), (key_length, kv_heads) = q.shape, k.shape[1:3]
+    if num_heads % kv_heads:
+        raise ValueError(f"{num_heads} query heads: should be a multiple of {kv_heads} key heads")
+    if (q_segment_ids is None) != (kv_segment_ids is None):
+        raise ValueError("q_segment_ids and kv_segment_ids: should be given both or neither")
+    ordered = q_positions is None and kv_positions is None
+    if q_positions is None:
+        if length > key_length:
+            raise ValueError(f"{length} queries on {key_length} keys: should have q_positions")
+        q_positions = np.arange(key_length - length, key_length)
+    if kv_positions is None:
+        kv_positions = np.arange(key_length)
+
+    def per_token(name: str, x: Any, size: int, kind: Any) -> Array | None:
+        if x is None:
+            return None
+        x = jnp.asarray(x)
+        x = x[None] if x.ndim == 1 else x
+        if x.ndim != 2 or x.shape[1] != size or x.shape[0] not in (1, batch):
+            raise ValueError(f"{name} {x.shape}: should be [{batch}, {size}]")
+        if not jnp.issubdtype(x.dtype, kind):
+            raise ValueError(f"{name} is {x.dtype}: should be {kind.__name__}")
+        return x if kind is jnp.bool_ else x.astype(jnp.int32)
+
+    places = Places(
+        q_positions=per_token("q_positions", q_positions, length, jnp.integer),
+        kv_positions=per_token("kv_positions", kv_positions, key_length, jnp.integer),
+        kv_mask=per_token("kv_mask", kv_mask, key_length, jnp.bool_),
+        q_segment_ids=per_token("q_segment_ids", q_segment_ids, length, jnp.integer),
+        kv_segment_ids=per_token("kv_segment_ids", kv_segment_ids, key_length, jnp.integer),
+    )
+    initial = init_params(method, num_heads, head_dim)
+    if params is None:
+        params = initial
+    elif jax.tree.structure(params) != jax.tree.structure(initial):
+        raise ValueError(f"params {params.keys()}: should have the form of init_params' result")
+    return places, ordered, params

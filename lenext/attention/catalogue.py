@@ -1,0 +1,177 @@
+"""The catalogue: names to methods, one line each, and `make_method` that reads it."""
+
+import ast
+import dataclasses
+from typing import Any
+
+from lenext.attention import position, similarity, temperature, visibility, weighting
+from lenext.attention.method import (
+    AXES,
+    Axis,
+    Method,
+    Position,
+    Similarity,
+    Temperature,
+    Visibility,
+    Weighting,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A named combination of axes (softmax's where not given) and where it was published."""
+
+    source: str
+    position: Position = position.Rope()
+    similarity: Similarity = similarity.Dot()
+    temperature: Temperature = temperature.Constant()
+    weighting: Weighting = weighting.Softmax()
+    visibility: Visibility = visibility.Full()
+
+
+SOFTMAX = Entry("Vaswani et al. 2017, with RoPE (arXiv 2104.09864)")
+
+# fmt: off
+CATALOGUE: dict[str, Entry] = {
+    "softmax": SOFTMAX,
+    # Temperature
+    "softmax_plus": Entry("GAU-alpha (Su 2022)", temperature=temperature.SoftmaxPlus()),
+    "log_length": Entry("Su 2021; Qwen (arXiv 2309.16609)", temperature=temperature.LogLength()),
+    "infoscale": Entry("InfoScale (arXiv 2501.08570)", temperature=temperature.InfoScale()),
+    "ssmax": Entry("Scalable-Softmax (arXiv 2501.19399)", temperature=temperature.ScalableSoftmax()),
+    # Similarity
+    "cosscale": Entry("CosScale (arXiv 2501.08570)", similarity=similarity.Cosine()),
+    "infoscale_cosscale": Entry("arXiv 2501.08570", similarity=similarity.Cosine(), temperature=temperature.InfoScale()),
+    # Weighting
+    "lssa": Entry("LSSA (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Softplus()),
+    "lssar": Entry("LSSAR (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.ReweightedSoftplus()),
+    "sigmoid": Entry("Sigmoid attention (arXiv 2409.04431)", weighting=weighting.Sigmoid()),
+    "relu": Entry("ReLU attention (arXiv 2309.08586)", weighting=weighting.Relu()),
+    # Position
+    "pi": Entry("Position interpolation (arXiv 2306.15595)", position=position.Interpolated()),
+    "ntk": Entry("NTK-aware RoPE (bloc97 2023; arXiv 2309.00071)", position=position.NTK()),
+    "yarn": Entry("YaRN (arXiv 2309.00071)", position=position.Yarn()),
+    "rerope": Entry("ReRoPE (Su 2023)", position=position.ClampedRope()),
+    "rerope_log": Entry("ReRoPE (Su 2023)", position=position.ClampedRope(), temperature=temperature.LogLength()),
+    "alibi": Entry("ALiBi (arXiv 2108.12409)", position=position.Alibi()),
+    "nope": Entry("NoPE (arXiv 2305.19466)", position=position.NoPosition()),
+    # Visibility
+    "windowed": Entry("Sliding window (arXiv 2004.05150)", visibility=visibility.Window()),
+    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", position=position.ClampedRope(), visibility=visibility.SinkWindow()),
+}
+# fmt: on
+
+
+def method_names() -> list[str]:
+    """Every name that `make_method` knows."""
+    return list(CATALOGUE)
+
+
+def method_options(name: str) -> dict[str, Any]:
+    """The options that a method (any string `make_method` takes) has, with their defaults.
+
+    Raises:
+      ValueError: for a name the catalogue lacks.
+    """
+    return _options(_compose(parse(name)))
+
+
+def make_method(name: str, *, train_length: int, **options: Any) -> Method:
+    """A method by name, such as "rerope", "rerope+infoscale" or "rerope(window=32)+log_length".
+
+    A part after + replaces every axis in which its entry differs from softmax.
+
+    Args:
+      name: catalogue names joined by +, each with options of its own in brackets if need be.
+      train_length: L, the length in tokens that the weights were (or will be) trained at.
+      **options: options of the chosen axes, given to every axis that has them (`method_options`
+        lists them); or an axis name with the catalogue name to take that axis from, such as
+        temperature="infoscale". position="none" turns rotation off and leaves gain and bias.
+
+    Returns:
+      The method: frozen, hashable, equal for equal arguments.
+
+    Raises:
+      ValueError: for an unknown name, an unknown option or a value out of range, naming the
+        choices; for train_length < 2.
+    """
+    if isinstance(train_length, bool) or train_length != int(train_length) or train_length < 2:
+        raise ValueError(f"train_length={train_length!r}: should be a whole number, at least 2")
+    axes = _compose(parse(name))
+    for axis in AXES:
+        choice = options.pop(axis, None)
+        if axis == "position" and choice == "none":
+            if isinstance(axes[axis], position.Rope):
+                axes[axis] = dataclasses.replace(axes[axis], rotary=False)
+        elif isinstance(choice, Axis):
+            axes[axis] = choice
+        elif choice is not None:
+            axes[axis] = getattr(_entry(choice), axis)
+    axes = _apply(axes, options, name)
+    resolved: dict[str, Any] = {
+        axis: choice.resolve(int(train_length)) for axis, choice in axes.items()
+    }
+    return Method(**resolved, train_length=int(train_length), name=name)
+
+
+def parse(name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Splits "a(x=1)+b" into [("a", {"x": 1}), ("b", {})].
+
+    Raises:
+      ValueError: where the string is not of that form.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"method {name!r}: should be a string")
+
+    def parts(node: ast.expr) -> list[tuple[str, dict[str, Any]]]:
+        match node:
+            case ast.BinOp(left, ast.Add(), right):
+                return parts(left) + parts(right)
+            case ast.Name(identifier):
+                return [(identifier, {})]
+            case ast.Call(ast.Name(identifier), [], keywords):
+                pairs = {str(k.arg): ast.literal_eval(k.value) for k in keywords}
+                return [(identifier, pairs)]
+        raise ValueError
+
+    try:
+        return parts(ast.parse(name.strip(), mode="eval").body)
+    except (SyntaxError, ValueError):
+        form = "a name, names joined by +, or name(option=value)"
+        raise ValueError(f"method {name!r}: should be {form}") from None
+
+
+def _entry(name: str) -> Entry:
+    if name not in CATALOGUE:
+        raise ValueError(f"unknown method {name!r}; choose from {', '.join(CATALOGUE)}")
+    return CATALOGUE[name]
+
+
+def _compose(parts: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """One choice an axis: each part replaces the axes in which it differs from softmax."""
+    axes = {axis: getattr(SOFTMAX, axis) for axis in AXES}
+    for name, options in parts:
+        chosen = _apply({axis: getattr(_entry(name), axis) for axis in AXES}, options, name)
+        axes |= {axis: c for axis, c in chosen.items() if c != getattr(SOFTMAX, axis)}
+    return axes
+
+
+def _options(axes: dict[str, Axis]) -> dict[str, Any]:
+    return {f.name: getattr(c, f.name) for c in axes.values() for f in c.option_fields()}
+
+
+def _apply(axes: dict[str, Any], options: dict[str, Any], name: str) -> dict[str, Any]:
+    """Sets options on every axis that has them."""
+    known = _options(axes)
+    for unknown in options.keys() - known.keys():
+        choices = ", ".join(known | dict.fromkeys(AXES))
+        raise ValueError(f"method {name!r} has no option {unknown!r}; choose from {choices}")
+
+    def updated(choice: Axis) -> Axis:
+        names = {field.name for field in choice.option_fields()} & options.keys()
+        return dataclasses.replace(choice, **{key: options[key] for key in names})
+
+    try:
+        return {axis: updated(choice) for axis, choice in axes.items()}
+    except ValueError as error:
+        raise ValueError(f"method {name!r}: {error}") from None

@@ -1,0 +1,116 @@
+"""The definition: complete rows for the queries at hand against the keys at hand."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from lenext.attention.method import Method, Params, Rows
+from lenext.attention.position import rotate
+
+
+class Places(NamedTuple):
+    """Where the queries and keys stand. B is the batch size, or 1 where all sequences agree."""
+
+    q_positions: Int[Array, "B T"]
+    kv_positions: Int[Array, "B S"]
+    kv_mask: Bool[Array, "B S"] | None
+    q_segment_ids: Int[Array, "B T"] | None
+    kv_segment_ids: Int[Array, "B S"] | None
+
+
+class Scores(NamedTuple):
+    """Complete rows of logits (float32; meaningless where `mask` is False)."""
+
+    logits: Float[Array, "B N T S"]
+    mask: Bool[Array, "#B 1 T S"]
+    ordinal: Int[Array, "#B 1 T S"]
+    rows: Rows
+
+
+def visible(
+    method: Method, places: Places, causal: bool
+) -> tuple[Bool[Array, "#B 1 T S"], Int[Array, "#B 1 T S"], Int[Array, "#B 1 T 1"]]:
+    """Which keys each row sees, each key's place in the row's document, and where that starts.
+
+    A document starts at the first of its keys that is no padding, so padding on the left and
+    neighbours in a pack move neither sinks nor anything else that counts from the start.
+    """
+    q_positions = places.q_positions[:, None, :, None]
+    kv_positions = places.kv_positions[:, None, None, :]
+    delta = q_positions - kv_positions
+    document = jnp.ones_like(delta, dtype=bool)
+    if places.kv_mask is not None:
+        document &= places.kv_mask[:, None, None, :]
+    if places.q_segment_ids is not None and places.kv_segment_ids is not None:
+        same = places.q_segment_ids[:, None, :, None] == places.kv_segment_ids[:, None, None, :]
+        document &= same
+    far = jnp.iinfo(jnp.int32).max
+    start = jnp.min(jnp.where(document, kv_positions, far), axis=-1, keepdims=True)
+    start = jnp.where(start == far, 0, start)
+    ordinal = kv_positions - start
+    mask = document
+    if causal:
+        mask &= delta >= 0
+    in_reach = method.visibility(delta, ordinal)
+    if in_reach is not None:
+        mask &= in_reach
+    return mask, ordinal, start
+
+
+def scores(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    method: Method,
+    params: Params,
+    places: Places,
+    *,
+    causal: bool,
+    key_length: int,
+) -> Scores:
+    """Logits of the queries against the keys at hand; `key_length` is the whole array's S."""
+    q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+    mask, ordinal, start = visible(method, places, causal)
+    rows = Rows(
+        n=jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1).astype(jnp.float32),
+        q_positions=places.q_positions,
+        kv_positions=places.kv_positions,
+        delta=places.q_positions[:, None, :, None] - places.kv_positions[:, None, None, :],
+        start=start,
+        causal=causal,
+        train_length=method.train_length,
+        key_length=key_length,
+        num_heads=q.shape[2],
+        head_dim=q.shape[3],
+    )
+    position = method.position
+    q_pairs, k_pairs = position.arrange(q), position.arrange(k)
+    similarity = None
+    for piece in position.pieces(rows):
+        turned = rotate(q_pairs, piece.q_phase), rotate(k_pairs, piece.k_phase)
+        value = method.similarity(*turned)
+        if similarity is not None and piece.where is not None:
+            value = jnp.where(piece.where, value, similarity)
+        similarity = value
+    logits = method.temperature(rows, q, params.get("temperature", {})) * similarity
+    gain, bias = position.gain(rows), position.bias(rows, params.get("position", {}))
+    logits = logits if gain is None else gain * logits
+    logits = logits if bias is None else logits + bias
+    return Scores(logits, mask, ordinal, rows)
+
+
+def weights(scored: Scores, method: Method) -> Float[Array, "B N T S"]:
+    """The rows' weights, float32."""
+    return method.weighting(scored.logits, scored.mask, scored.rows)
+
+
+def combine(
+    weights: Float[Array, "B N T S"], v: Float[Array, "B S K V"]
+) -> Float[Array, "B T N V"]:
+    """Weighted sums of the values, for grouped queries, in float32."""
+    (b, n, t, s), (kv_heads, dim) = weights.shape, v.shape[2:]
+    grouped = weights.reshape(b, kv_heads, n // kv_heads, t, s)
+    v = v.astype(jnp.float32)
+    out = jnp.einsum("bkgts,bskv->btkgv", grouped, v, precision=jax.lax.Precision.HIGHEST)
+    return out.reshape(b, t, n, dim)

@@ -1,0 +1,96 @@
+"""Temperature: a factor on the similarity that follows each row's number of visible keys n."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lenext.attention.method import Params, Temperature, option
+
+SOFTMAX_PLUS_LENGTH = 512  # the length GAU-alpha was pre-trained at, part of the method's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Temperature):
+    """1 whatever the length."""
+
+
+def info_scale(n: Float[Array, "*B"], length: int, dim: int) -> Float[Array, "*B"]:
+    """sqrt((1 - n^(-2/H)) / (1 - L^(-2/H))) for keys spread over the unit sphere in H dimensions.
+
+    Holding the entropy of attention fixed keeps the attended cap at sin(theta) = n^(-1/H); this is
+    its cosine at n relative to its cosine at L.
+    """
+
+    def cosine_squared(x):
+        return -jnp.expm1(-2.0 / dim * jnp.log(x))
+
+    return jnp.sqrt(cosine_squared(n) / cosine_squared(jnp.full_like(n, length)))
+
+
+@dataclasses.dataclass(frozen=True)
+class InfoScale(Temperature):
+    """InfoScale (arXiv 2501.08570): keeps the entropy of a row as n grows. Exactly 1 at n = L.
+
+    `clamp` (default) leaves rows shorter than L as they were trained; models trained with the law
+    on every row turn it off. `all_heads` takes N * H for the dimension, as the authors' T5 and
+    DNABERT2 ports do.
+    """
+
+    clamp: bool = option(True, bool)
+    all_heads: bool = option(False, bool)
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        del q, params
+        dim = rows.head_dim * (rows.num_heads if self.all_heads else 1)
+        factor = info_scale(rows.n, rows.train_length, dim)
+        return jnp.maximum(factor, 1.0) if self.clamp else factor
+
+
+@dataclasses.dataclass(frozen=True)
+class LogLength(Temperature):
+    """ln n / ln L, at least 1 unless `clamp` is off (Su 2021, "entropy invariance"; Qwen)."""
+
+    clamp: bool = option(True, bool)
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        del q, params
+        factor = jnp.log(rows.n) / math.log(rows.train_length)
+        return jnp.maximum(factor, 1.0) if self.clamp else factor
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftmaxPlus(Temperature):
+    """ln n / ln 512, unclamped: GAU-alpha's own pre-training (softmax_plus)."""
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        del q, params
+        return jnp.log(rows.n) / math.log(SOFTMAX_PLUS_LENGTH)
+
+
+@dataclasses.dataclass(frozen=True)
+class LengthScaled(Temperature):
+    """ln H * ln n, on cosines (LSSA, arXiv 2501.13428)."""
+
+    trained_kind: ClassVar[str] = "length-scaled"
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        del q, params
+        return math.log(rows.head_dim) * jnp.log(rows.n)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalableSoftmax(Temperature):
+    """s_h * ln n, s learned per head, starting at 1 / ln L (SSMax, arXiv 2501.19399)."""
+
+    trained_kind: ClassVar[str] = "ssmax"
+
+    def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:  # noqa: D102
+        del head_dim
+        return {"slope": jnp.full((num_heads,), 1.0 / math.log(train_length), jnp.float32)}
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        del q
+        return params["slope"][None, :, None, None] * jnp.log(rows.n)

@@ -1,0 +1,34 @@
+"""Visibility: which keys a row sees, before causality, padding and documents have their say."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from lenext.attention.method import Visibility, option
+
+
+@dataclasses.dataclass(frozen=True)
+class Full(Visibility):
+    """Every key."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(Visibility):
+    """Keys at a distance below `window` (default L), on both sides where not causal."""
+
+    window: int | None = option(None, int, at_least=1)
+
+    def __call__(self, delta, ordinal):  # noqa: D102
+        del ordinal
+        return jnp.abs(delta) < self.window
+
+
+@dataclasses.dataclass(frozen=True)
+class SinkWindow(Visibility):
+    """The window and a document's first `sinks` keys: the Lambda-shaped mask (arXiv 2308.16137)."""
+
+    window: int | None = option(None, int, at_least=1)
+    sinks: int = option(4, int, at_least=0)
+
+    def __call__(self, delta, ordinal):  # noqa: D102
+        return (jnp.abs(delta) < self.window) | (ordinal < self.sinks)

@@ -1,0 +1,213 @@
+"""The configuration that every experiment starts from, and what may be said about it."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+from lenext.attention import Method, make_method
+from lenext.errors import UserError
+
+SPLIT_OUTSIDE_BRACKETS = {"(": 1, ")": -1}
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """Every key there is, with its default. Configs set what they change; no key may be added."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # initial values, data order, masks, dropout
+
+    config.model = ml_collections.ConfigDict()
+    config.model.family = "gau"
+    # A method, or several joined by | that repeat over the layers: "rerope(window=32)|softmax".
+    config.model.method = "softmax"
+    config.model.hidden_size = 128
+    config.model.intermediate_size = 256
+    config.model.key_size = 64
+    config.model.num_layers = 3
+    config.model.dropout = 0.0
+    config.model.use_bias = False
+    config.model.dtype = "float32"  # of the computation; parameters and reductions are float32
+
+    config.data = ml_collections.ConfigDict()
+    config.data.dataset = "stdlib_source"
+    config.data.data_dir = ""  # where prepared datasets lie; "" for TFDS's own place
+    config.data.tokenizer = "bytes"
+    config.data.train_length = 64  # L, tokens
+    config.data.batch_size = 64  # sequences a step, all devices and processes together
+    config.data.mask_rate = 0.15
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 2e-3  # the peak
+    config.optimizer.schedule = "cosine"  # warm-up, then cosine to zero
+    config.optimizer.warmup_steps = 100
+    config.optimizer.weight_decay = 0.01  # on matrices only
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.98
+    config.optimizer.clip_norm = 1.0
+
+    config.training = ml_collections.ConfigDict()
+    config.training.steps = 1000
+    config.training.log_every = 50
+    config.training.eval_every = 500
+    config.training.checkpoint_every = 500
+    config.training.keep_latest = 2
+    config.training.best_metric = "eval/validation/accuracy"  # whose best checkpoint is kept
+
+    # Evaluators run during training, by name; see lenext/evaluation/evaluators.py for the types.
+    config.evaluators = ml_collections.ConfigDict()
+    config.evaluators.validation = ml_collections.ConfigDict(
+        {"type": "mlm15", "split": "validation", "length": 64, "documents": 64, "tokens": 32768}
+    )
+
+    config.eval = ml_collections.ConfigDict()  # what `python -m lenext.evaluate` sweeps
+    config.eval.methods = "softmax"  # separated by commas; the first is the one compared with
+    config.eval.lengths = "64,128,256,512,1024"
+    config.eval.protocol = "mlm15"
+    config.eval.split = "validation"
+    config.eval.documents = 64  # the longest documents of the split, at most
+    config.eval.tokens = 65536  # a length, at least; each document gives at least one crop
+    config.eval.batch_tokens = 4096  # in one forward pass, at least one sequence
+    config.eval.probe_rows = 32  # rows a sequence looked at for entropy and dilution
+    config.eval.bootstrap = 2000  # resamples of the documents
+    config.eval.seed = 0  # masks and bootstrap
+    return config
+
+
+def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Shrinks a config to a run of seconds; what it leaves alone is the method and the data."""
+    config.model.update(hidden_size=32, intermediate_size=64, key_size=16, num_layers=2)
+    config.data.update(train_length=32, batch_size=8)
+    config.optimizer.warmup_steps = 5
+    config.training.update(steps=20, log_every=5, eval_every=10, checkpoint_every=10)
+    for evaluator in config.evaluators.values():
+        evaluator.update(length=32, documents=8, tokens=1024)
+    config.eval.update(lengths="32,128", documents=8, tokens=1024, probe_rows=8, bootstrap=200)
+    return config
+
+
+def read_arg(arg: str | None, sizes: Mapping[str, Callable[[Any], Any]], default: str = "") -> Any:
+    """Builds a config from a file's argument: one of `sizes`, "smoke", or both with a comma.
+
+    Args:
+      arg: what followed the colon on the command line.
+      sizes: name to a function that applies it to the base config.
+      default: the size taken where `arg` names none.
+
+    Raises:
+      UserError: for a word that is neither.
+    """
+    words = [word for word in (arg or "").split(",") if word]
+    config = base_config()
+    chosen = [word for word in words if word in sizes]
+    unknown = [word for word in words if word not in sizes and word != "smoke"]
+    if unknown or len(chosen) > 1:
+        choices = ", ".join([*(name for name in sizes if name), "smoke"])
+        raise UserError(f"config argument {arg!r}: should be of {choices}")
+    sizes[chosen[0] if chosen else default](config)
+    return smoke(config) if "smoke" in words else config
+
+
+def split_list(text: str, separator: str = ",") -> list[str]:
+    """Splits at separators outside brackets: "a(x=1,y=2),b" gives ["a(x=1,y=2)", "b"]."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += SPLIT_OUTSIDE_BRACKETS.get(character, 0)
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def read_methods(text: str, train_length: int) -> tuple[Method, ...]:
+    """The methods of a pattern over layers, "a|b".
+
+    Raises:
+      UserError: for an unknown method or option.
+    """
+    try:
+        pattern = tuple(make_method(m, train_length=train_length) for m in split_list(text, "|"))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not pattern:
+        raise UserError(f"method {text!r}: should name at least one method")
+    return pattern
+
+
+def read_lengths(text: str) -> list[int]:
+    """Lengths from "64,256".
+
+    Raises:
+      UserError: for what is no whole number from 2 up.
+    """
+    words = split_list(str(text))
+    if not words or not all(word.isdecimal() and int(word) >= 2 for word in words):
+        raise UserError(f"eval.lengths {text!r}: should be whole numbers of 2 and more")
+    return list(dict.fromkeys(int(word) for word in words))
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Keys in which two plain configs differ, as "data.batch_size (64, was 32)"."""
+    if not (isinstance(ours, Mapping) and isinstance(theirs, Mapping)):
+        return [] if ours == theirs else [f"{path} ({ours!r}, was {theirs!r})"]
+    found = []
+    for key in dict.fromkeys([*ours, *theirs]):
+        name = f"{path}.{key}" if path else str(key)
+        if key not in ours or key not in theirs:
+            found.append(f"{name} ({'new' if key in ours else 'gone'})")
+        else:
+            found += differences(ours[key], theirs[key], name)
+    return found
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return json.loads(config.to_json())
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks values that would otherwise fail far from where they were given.
+
+    Raises:
+      UserError: naming the first key that is off.
+    """
+    at_least_one = [
+        "model.hidden_size", "model.intermediate_size", "model.key_size", "model.num_layers",
+        "data.batch_size", "training.steps", "training.log_every", "training.eval_every",
+        "training.checkpoint_every", "training.keep_latest", "eval.documents", "eval.tokens",
+        "eval.batch_tokens", "eval.probe_rows", "eval.bootstrap",
+    ]  # fmt: skip
+    flat = dict(_flatten(plain(config)))
+    for key in at_least_one:
+        if flat[key] < 1:
+            raise UserError(f"config.{key}={flat[key]}: should be at least 1")
+    if flat["data.train_length"] < 2:
+        raise UserError(
+            f"config.data.train_length={flat['data.train_length']}: should be at least 2"
+        )
+    choices = {
+        "model.family": ("gau",),
+        "model.dtype": ("float32", "bfloat16"),
+        "optimizer.name": ("adamw",),
+        "optimizer.schedule": ("cosine",),
+        "eval.protocol": ("mlm15",),
+    }
+    for key, allowed in choices.items():
+        if flat[key] not in allowed:
+            raise UserError(f"config.{key}={flat[key]!r}: should be one of {', '.join(allowed)}")
+    for key, low, high in [("model.dropout", 0.0, 1.0)]:
+        if not low <= flat[key] < high:
+            raise UserError(f"config.{key}={flat[key]}: should be from {low:g} to below {high:g}")
+    if not 0 <= flat["seed"] < 2**32:
+        raise UserError(f"config.seed={flat['seed']}: should be from 0 to 2^32 - 1")
+    read_methods(flat["model.method"], flat["data.train_length"])
+
+
+def _flatten(tree: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    items = []
+    for key, value in tree.items():
+        name = f"{path}.{key}" if path else key
+        items += _flatten(value, name) if isinstance(value, Mapping) else [(name, value)]
+    return items

@@ -1,0 +1,7 @@
+"""Evaluates a run: python -m lenext.evaluate --config=configs/quickstart.py --workdir=DIR."""
+
+from lenext import cli
+from lenext.evaluation import evaluate
+
+if __name__ == "__main__":
+    cli.run(evaluate)

@@ -1,0 +1,28 @@
+"""Intervals by resampling documents."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Interval = tuple[float, float]
+
+
+def resample(documents: int, times: int, seed: int) -> Int[np.ndarray, "times documents"]:
+    """Indices of documents drawn with replacement. The same for the same arguments, so figures of
+    two methods on the same documents can be compared resample by resample."""  # noqa: D209
+    rng = np.random.default_rng(seed)
+    return rng.integers(documents, size=(times, documents))
+
+
+def ratios(
+    numerator: Float[np.ndarray, " D"],
+    denominator: Float[np.ndarray, " D"],
+    draws: Int[np.ndarray, "times D"],
+) -> Float[np.ndarray, " times"]:
+    """sum(numerator) / sum(denominator) of each resample."""
+    return numerator[draws].sum(axis=1) / denominator[draws].sum(axis=1)
+
+
+def interval(samples: Float[np.ndarray, " times"], level: float = 0.95) -> Interval:
+    """The central share `level` of the samples."""
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,162 @@
+"""GAU-alpha: a bidirectional encoder of gated attention units, for masked language modelling."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from lenext.attention import Method, RowStatistics
+from lenext.models.layers import Attention, dense, rms_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class GAUConfig:
+    """Sizes of a `GAUEncoder`.
+
+    Attributes:
+      vocab_size: V.
+      hidden_size: D, width of the residual stream.
+      intermediate_size: E, width of the gate u and of the values v.
+      key_size: H, size of the one shared key and query head.
+      num_layers: depth.
+      type_vocab_size: token types (GAU-alpha's segments of a sentence pair).
+      dropout: rate on embeddings and layer outputs.
+      use_bias: biases on the dense maps and offsets on q and k.
+      dtype: compute type; parameters, normalisation and attention rows stay float32.
+    """
+
+    vocab_size: int
+    hidden_size: int = 768
+    intermediate_size: int = 1536
+    key_size: int = 128
+    num_layers: int = 24
+    type_vocab_size: int = 2
+    dropout: float = 0.0
+    use_bias: bool = False
+    dtype: str = "float32"
+
+
+class ScaleOffset(nnx.Module):
+    """Per-dimension gain (and offset) that makes q or k of the shared z."""
+
+    def __init__(self, dim: int, *, use_bias: bool):
+        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
+        self.offset = nnx.Param(jnp.zeros((dim,), jnp.float32)) if use_bias else None
+
+    def __call__(self, z: Float[Array, "B T H"]) -> Float[Array, "B T H"]:
+        out = z * self.scale[...].astype(z.dtype)[None, None]
+        return out if self.offset is None else out + self.offset[...].astype(z.dtype)[None, None]
+
+
+class GAULayer(nnx.Module):
+    """One gated attention unit (arXiv 2202.10447, as in GAU-alpha), post-norm."""
+
+    def __init__(self, config: GAUConfig, method: Method, *, depth: int, rngs: nnx.Rngs):
+        self.config = config
+        dims = config.hidden_size, config.intermediate_size, config.key_size
+        hidden, intermediate, key = dims
+        dense = {"use_bias": config.use_bias, "dtype": jnp.dtype(config.dtype), "rngs": rngs}
+        self.i_dense = nnx.Linear(hidden, 2 * intermediate + key, **dense)
+        self.o_dense = nnx.Linear(intermediate, hidden, **dense)
+        self.q_scale = ScaleOffset(key, use_bias=config.use_bias)
+        self.k_scale = ScaleOffset(key, use_bias=config.use_bias)
+        self.attention = Attention(method, num_heads=1, head_dim=key, causal=False, depth=depth)
+        self.dropout = nnx.Dropout(config.dropout)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        mask: Bool[Array, "B T"] | None,
+        dropout_key: Array | None,
+        probe: Int[Array, " R"] | None,
+    ) -> tuple[Float[Array, "B T D"], RowStatistics | None]:
+        """x, one unit on; and the statistics of the probed rows."""
+        e, h = self.config.intermediate_size, self.config.key_size
+        u, v, z = jnp.split(jax.nn.silu(dense(self.i_dense, x)), [e, 2 * e], axis=-1)
+        q, k = self.q_scale(z), self.k_scale(z)
+        out, figures = self.attention(
+            q[:, :, None], k[:, :, None], v[:, :, None], mask=mask, probe=probe
+        )
+        out = dense(self.o_dense, u * out[:, :, 0])
+        out = self.dropout(out, deterministic=dropout_key is None, rngs=dropout_key)
+        return rms_norm(x + out), figures
+
+
+class GAUEncoder(nnx.Module):
+    """Token and type embeddings, gated attention units, and a head tied to the embedding.
+
+    Args:
+      config: sizes.
+      methods: one attention method, or a pattern that repeats over the layers.
+      rngs: for the initial values.
+    """
+
+    def __init__(self, config: GAUConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs):
+        self.config = config
+        pattern = (methods,) if isinstance(methods, Method) else tuple(methods)
+        embed = {
+            "features": config.hidden_size,
+            "embedding_init": nnx.initializers.normal(0.02),
+            "rngs": rngs,
+        }
+        self.word_embedding = nnx.Embed(config.vocab_size, **embed)
+        self.type_embedding = nnx.Embed(config.type_vocab_size, **embed)
+        self.dropout = nnx.Dropout(config.dropout)
+        self.layers = nnx.List(
+            GAULayer(config, pattern[i % len(pattern)], depth=i, rngs=rngs)
+            for i in range(config.num_layers)
+        )
+
+    def encode(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        token_types: Int[Array, "B T"] | None = None,
+        mask: Bool[Array, "B T"] | None = None,
+        dropout_key: Array | None = None,
+        probe: Int[Array, " R"] | None = None,
+    ) -> tuple[Float[Array, "B T D"], RowStatistics | None]:
+        """Hidden states, and the statistics of the attention rows at positions `probe`.
+
+        Args:
+          tokens: token ids.
+          token_types: ids of token types; default 0.
+          mask: False marks padding.
+          dropout_key: turns dropout on.
+          probe: query positions whose rows to look at.
+
+        Returns:
+          Hidden states in the compute type, and statistics of shape [layers, B, 1, R] (None
+          without `probe`).
+        """
+        types = jnp.zeros_like(tokens) if token_types is None else token_types
+        keys: list[Any] = [None] * (len(self.layers) + 1)
+        if dropout_key is not None:
+            keys = list(jax.random.split(dropout_key, len(keys)))
+        x = rms_norm(self.word_embedding(tokens) + self.type_embedding(types))
+        x = self.dropout(x, deterministic=dropout_key is None, rngs=keys[-1])
+        x = x.astype(self.config.dtype)
+        figures = []
+        for layer, key in zip(self.layers, keys, strict=False):
+            x, seen = layer(x, mask=mask, dropout_key=key, probe=probe)
+            figures.append(seen)
+        if probe is None:
+            return x, None
+        return x, jax.tree.map(lambda *layers: jnp.stack(layers), *figures)
+
+    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Float32 logits over the vocabulary for hidden states."""
+        table = self.word_embedding.embedding[...].astype(self.config.dtype)
+        return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)
+
+    def __call__(
+        self, tokens: Int[Array, "B T"], *, mask: Bool[Array, "B T"] | None = None
+    ) -> Float[Array, "B T V"]:
+        """Float32 logits for every token."""
+        hidden, _ = self.encode(tokens, mask=mask)
+        return self.logits(hidden)

@@ -1,0 +1,53 @@
+"""Looking at a model from outside: its methods, another method on the same weights, its size."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import jax
+from flax import nnx
+
+from lenext.attention import Method
+from lenext.models.layers import Attention
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+def _attentions(model: nnx.Module) -> list[Attention]:
+    found = [node for _, node in nnx.iter_graph(model) if isinstance(node, Attention)]
+    return sorted(found, key=lambda attention: attention.depth)
+
+
+def model_methods(model: nnx.Module) -> tuple[Method, ...]:
+    """The method of each layer, first to last."""
+    return tuple(attention.method for attention in _attentions(model))
+
+
+def with_method(model: M, method: Method | Sequence[Method]) -> M:
+    """The same weights under another method (or a pattern that repeats over the layers).
+
+    Parameters are shared, not copied, and the model given stays as it is. Learned parts that a
+    layer's new method does not share with its old one stand at their initial values: whether the
+    weights suit the method at all is `lenext.attention.unsuited_axes`' to say.
+    """
+    pattern = (method,) if isinstance(method, Method) else tuple(method)
+    swapped = nnx.merge(*nnx.split(model))
+    for attention in _attentions(swapped):
+        attention.set_method(pattern[attention.depth % len(pattern)])
+    return swapped
+
+
+def parameter_table(model: nnx.Module) -> str:
+    """Parameters by module, layers of one shape on one line, and their sum."""
+    counts: dict[str, list[int]] = {}
+    total = 0
+    for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        # A layer's index is the one part of a path that repeats without meaning.
+        name = ".".join("*" if isinstance(part, int) else str(part) for part in path)
+        size = sum(x.size for x in jax.tree.leaves(leaf))
+        counts.setdefault(name, []).append(size)
+        total += size
+    lines = [
+        f"  {name:<40} {len(sizes):>3} x {sizes[0]:>12,} = {sum(sizes):>12,}"
+        for name, sizes in counts.items()
+    ]
+    return "\n".join([*lines, f"  {'parameters':<40} {total:>33,}"])

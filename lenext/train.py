@@ -1,0 +1,7 @@
+"""Trains a model: python -m lenext.train --config=configs/quickstart.py --workdir=DIR."""
+
+from lenext import cli
+from lenext.training import train
+
+if __name__ == "__main__":
+    cli.run(train)

@@ -1,0 +1,48 @@
+"""Metrics of a run: metrics.jsonl for what is deterministic, TensorBoard for timings too."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorboardX
+
+from lenext.files import write_atomically
+
+
+class MetricsWriter:
+    """Appends to DIR/metrics.jsonl and to TensorBoard events in DIR/tensorboard.
+
+    Args:
+      workdir: DIR.
+      resume_step: records of later steps, which an interrupted run wrote after its last
+        checkpoint, are dropped: the steps are about to be taken again.
+    """
+
+    def __init__(self, workdir: Path, resume_step: int):
+        self.path = workdir / "metrics.jsonl"
+        kept = [
+            line for line in _complete_lines(self.path) if json.loads(line)["step"] <= resume_step
+        ]
+        write_atomically(self.path, "".join(line + "\n" for line in kept))
+        self.board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
+        )
+
+    def write(self, step: int, scalars: dict[str, float], timings: dict[str, float]) -> None:
+        """One record; `timings` go to TensorBoard only."""
+        # Shortest digits that give the float32 back, so that equal metrics are equal text.
+        record = {name: float(str(np.float32(value))) for name, value in scalars.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **record}) + "\n")
+        for name, value in (scalars | timings).items():
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes what TensorBoard has not written."""
+        self.board.close()
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """Lines of a file, without a last one that a killed process left unfinished."""
+    text = path.read_text() if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()

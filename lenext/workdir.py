@@ -1,0 +1,66 @@
+"""A workdir: whose run it holds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from lenext.config import differences, plain
+from lenext.errors import UserError
+from lenext.files import write_atomically
+
+
+def read_run_config(workdir: Path) -> dict[str, Any] | None:
+    """The config of the run that DIR holds; None where it holds none.
+
+    Raises:
+      UserError: for a config.json that is no JSON object.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return None
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: should be JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: should be a JSON object")
+    return config
+
+
+def check_run(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Checks that DIR is free for this run, or holds this very run.
+
+    The section `eval` may differ: it has no part in training.
+
+    Raises:
+      UserError: naming the keys that differ, or what stands where DIR should be.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir {workdir}: should be a folder")
+    stored = read_run_config(workdir)
+    if stored is None:
+        return
+    ours = plain(config)
+    found = differences(_training_part(ours), _training_part(stored))
+    if found:
+        raise UserError(
+            f"workdir {workdir} holds a run of another config: {', '.join(found)}; "
+            "take another workdir or the same config"
+        )
+
+
+def write_run_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Writes DIR/config.json, unless it is there."""
+    path = workdir / "config.json"
+    if not path.exists():
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(plain(config), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"workdir {workdir}: cannot be written ({error.strerror})") from None
+
+
+def _training_part(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "eval"}

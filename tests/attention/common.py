@@ -1,0 +1,101 @@
+"""Inputs and compiled functions that the files of this folder share.
+
+Compiling is what takes the time here, so the files agree on few shapes.
+"""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from lenext.attention import attend, attention_weights, init_params, make_method, method_names
+from tests.attention.reference import METHODS
+
+TRAIN_LENGTH = 32
+HEADS, KV_HEADS, DIM, V_DIM = 4, 2, 16, 6  # N, K, H, Hv
+
+COMPOSITIONS = [
+    "rerope+infoscale",
+    "yarn+infoscale",
+    "lm_infinite+log_length",
+    "rerope+lssa",
+    "rerope(window=20)+infoscale",
+]
+
+# The same numbers to rounding in half the time. The tests of `attend` on its own compile as usual.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def known_to_reference(method: str) -> str:
+    """The method, or a failed test that says what a new name in the catalogue needs."""
+    for part in method.split("+"):
+        name = part.split("(")[0]
+        if name not in METHODS:
+            pytest.fail(f"{name!r} has no reference: add it to METHODS in tests/attention/reference.py")
+    return method
+
+
+def inputs(seed: int, batch: int, queries: int, keys: int, dim: int = DIM):
+    """Float32 q [B, T, N, H], k [B, S, K, H] and v [B, S, K, Hv], normal, |q k| / sqrt(H) ~ 1."""
+    rng = np.random.default_rng(seed)
+    return (
+        rng.normal(size=(batch, queries, HEADS, dim)).astype(np.float32),
+        rng.normal(size=(batch, keys, KV_HEADS, dim)).astype(np.float32),
+        rng.normal(size=(batch, keys, KV_HEADS, V_DIM)).astype(np.float32),
+    )
+
+
+def with_fixed_scale(method: str, train_length: int, scale: float = 2.5):
+    """The method with `scale` given where it has that option, so that it does not follow S."""
+    made = make_method(method, train_length=train_length)
+    try:
+        return make_method(method, train_length=train_length, scale=scale)
+    except ValueError:
+        return made
+
+
+def unequal_params(method, dim: int = DIM):
+    """Learned parts off their initial values, other in each head, so that a mix-up shows."""
+    factors = np.linspace(0.7, 1.4, HEADS).astype(np.float32)
+    return jax.tree.map(lambda x: x * factors, init_params(method, HEADS, dim))
+
+
+def slopes(params):
+    """The one learned array [N] that a method of the reference may have, or None."""
+    leaves = jax.tree.leaves(params)
+    assert len(leaves) <= 1, "the reference knows one learned part a method"
+    return np.asarray(leaves[0], np.float64) if leaves else None
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("method", "causal", "implementation", "block_size"),
+    compiler_options=QUICK,
+)
+def value_and_grads(
+    q, k, v, cotangent, params, places, *, method, causal, implementation, block_size=None
+):
+    """attend's output and the cotangent pulled back to (q, k, v, params)."""
+
+    def function(q, k, v, params):
+        return attend(
+            q, k, v, method, causal=causal, params=params,
+            implementation=implementation, block_size=block_size, **places,
+        )  # fmt: skip
+
+    out, pull = jax.vjp(function, q, k, v, params)
+    return out, pull(cotangent)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "causal"), compiler_options=QUICK)
+def out_and_weights(q, k, v, params, places, *, method, causal):
+    """attend's output and attention_weights."""
+    return (
+        attend(q, k, v, method, causal=causal, params=params, implementation="naive", **places),
+        attention_weights(q, k, method, causal=causal, params=params, **places),
+    )
+
+
+EVERY_NAME = method_names()
+EVERY_METHOD = EVERY_NAME + COMPOSITIONS

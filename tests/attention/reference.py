@@ -1,0 +1,256 @@
+"""The methods once more, in plain float64 NumPy: what the tests compare `lenext.attention` with.
+
+Written from the papers' formulas and not from the package, so it takes other routes on purpose:
+a pair of dimensions is scored by the angle of its *distance* (nothing is ever rotated), a method is
+a dict, every array is complete [B, N, T, S], and the power of LSSAR runs in logarithms.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+
+# Each name is the axes in which it differs from softmax (RoPE, dot product, no temperature).
+METHODS: dict[str, dict[str, Any]] = {
+    "softmax": {},
+    "softmax_plus": {"temperature": "softmax_plus"},
+    "log_length": {"temperature": "log_length"},
+    "infoscale": {"temperature": "infoscale"},
+    "ssmax": {"temperature": "ssmax"},
+    "cosscale": {"similarity": "cosine"},
+    "infoscale_cosscale": {"temperature": "infoscale", "similarity": "cosine"},
+    "lssa": {"temperature": "ln_n", "similarity": "cosine_ln_h", "weighting": "softplus"},
+    "lssar": {"temperature": "ln_n", "similarity": "cosine_ln_h", "weighting": "reweighted"},
+    "sigmoid": {"weighting": "sigmoid"},
+    "relu": {"weighting": "relu"},
+    "pi": {"position": "pi"},
+    "ntk": {"position": "ntk"},
+    "yarn": {"position": "yarn"},
+    "rerope": {"position": "clamped"},
+    "rerope_log": {"position": "clamped", "temperature": "log_length"},
+    "alibi": {"position": "alibi"},
+    "nope": {"position": "none"},
+    "windowed": {"visibility": "window"},
+    "lm_infinite": {"position": "clamped", "visibility": "sinks_and_window"},
+}
+
+NORMALISED = {"softmax", "softplus", "reweighted"}  # weightings whose rows sum to 1
+
+
+def spec(method: str, **shared: Any) -> dict[str, Any]:
+    """Read "rerope(window=32)+infoscale" to one dict of axes, each as (kind, its options)."""
+    axes = {
+        axis: (kind, shared)
+        for axis, kind in [
+            ("position", "rope"),
+            ("similarity", "dot"),
+            ("temperature", "one"),
+            ("weighting", "softmax"),
+            ("visibility", "all"),
+        ]
+    }
+    for part in method.split("+"):
+        name, inside = re.fullmatch(r"(\w+)(?:\((.*)\))?", part.strip()).groups()
+        own = dict(item.split("=") for item in inside.split(",")) if inside else {}
+        options = shared | {key.strip(): float(value) for key, value in own.items()}
+        axes |= {axis: (kind, options) for axis, kind in METHODS[name].items()}
+    return axes
+
+
+def yarn_frequencies(dim: int, base: float, scale: float, length: int) -> np.ndarray:
+    """NTK by parts, [H/2]: pairs that turn more than 32 times in `length` stay, under 1 shrink."""
+
+    def pair_of(turns):
+        return dim * np.log(length / (2 * np.pi * turns)) / (2 * np.log(base))
+
+    low = np.clip(np.floor(pair_of(32)), 0, dim - 1)
+    high = np.clip(np.ceil(pair_of(1)), 0, dim - 1)
+    if low == high:
+        high += 0.001  # as in the authors' code: a step instead of 0/0
+    out = np.empty(dim // 2)
+    for p in range(dim // 2):
+        ramp = min(max((p - low) / (high - low), 0.0), 1.0)
+        plain = base ** (-2 * p / dim)
+        out[p] = plain / scale * ramp + plain * (1 - ramp)
+    return out
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
+    """Press et al.'s slopes [N]; between powers of two, every other slope of the next power."""
+    power = 2 ** int(np.floor(np.log2(heads)))
+    slopes = [2 ** (-8 * h / power) for h in range(1, power + 1)]
+    slopes += [2 ** (-8 * h / (2 * power)) for h in range(1, 2 * power + 1, 2)][: heads - power]
+    return np.array(slopes)
+
+
+def infoscale(n: np.ndarray, dim: int, length: int) -> np.ndarray:
+    """sqrt((1 - n^(-2/H)) / (1 - L^(-2/H))), not clamped."""
+    return np.sqrt((1 - n ** (-2 / dim)) / (1 - length ** (-2 / dim)))
+
+
+def positions_2d(positions, batch: int, length: int, default: np.ndarray) -> np.ndarray:
+    """Positions as [B, length], from [length], [B, length] or nothing."""
+    chosen = default if positions is None else np.asarray(positions)
+    return np.broadcast_to(chosen, (batch, length)).astype(np.float64)
+
+
+def visible(axes, length, q_pos, k_pos, causal, kv_mask=None, q_segments=None, kv_segments=None):
+    """Which key j each query i sees, [B, T, S]."""
+    delta = q_pos[:, :, None] - k_pos[:, None, :]
+    document = np.ones(delta.shape, bool)
+    if kv_mask is not None:
+        document &= np.asarray(kv_mask, bool)[:, None, :]
+    if q_segments is not None:
+        document &= np.asarray(q_segments)[:, :, None] == np.asarray(kv_segments)[:, None, :]
+    seen = document & (delta >= 0) if causal else document
+    kind, options = axes["visibility"]
+    if kind != "all":
+        near = np.abs(delta) < options.get("window", length)
+        if kind == "sinks_and_window":
+            # Counted from the document's first real token: the same document must give the same
+            # output with padding before it, or in the middle of a pack.
+            start = np.min(np.where(document, k_pos[:, None, :], np.inf), axis=-1, keepdims=True)
+            near |= k_pos[:, None, :] - start < options.get("sinks", 4)
+        seen = seen & near
+    return seen
+
+
+def similarity(axes, q, k, delta, length, keys):
+    """Position and similarity, [B, N, T, S], with k already repeated to N heads."""
+    dim = q.shape[-1]
+    kind, options = axes["position"]
+    base = options.get("base", 10000.0)
+    scale = options.get("scale", max(1.0, keys / length))
+    magnitude = 1.0
+    frequencies = np.array([base ** (-2 * p / dim) for p in range(dim // 2)])
+    if kind == "pi":
+        delta = delta / scale
+    elif kind == "ntk":
+        base = base * scale ** (dim / (dim - 2))
+        frequencies = np.array([base ** (-2 * p / dim) for p in range(dim // 2)])
+    elif kind == "yarn":
+        frequencies = yarn_frequencies(dim, base, scale, length)
+        magnitude = (0.1 * np.log(scale) + 1) ** 2
+    elif kind == "clamped":
+        window = options.get("window", length)
+        delta = np.sign(delta) * np.minimum(np.abs(delta), window)
+    if kind in ("none", "alibi") or options.get("position") == "none":
+        delta = np.zeros_like(delta)
+
+    sim_kind, sim_options = axes["similarity"]
+    if sim_kind == "dot":
+        factor = 1 / np.sqrt(dim)
+    else:
+        q = q / np.linalg.norm(q, axis=-1, keepdims=True)
+        k = k / np.linalg.norm(k, axis=-1, keepdims=True)
+        factor = np.log(dim) if sim_kind == "cosine_ln_h" else sim_options.get("cos_scale", 128.0)
+
+    score = np.zeros((q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
+    for p in range(dim // 2):
+        halves = options.get("pairing", "interleaved") == "halves"
+        a, b = (p, p + dim // 2) if halves else (2 * p, 2 * p + 1)
+        qa, qb, ka, kb = (x.transpose(0, 2, 1) for x in (q[..., a], q[..., b], k[..., a], k[..., b]))
+        qa, qb, ka, kb = qa[..., None], qb[..., None], ka[:, :, None], kb[:, :, None]
+        angle = (delta * frequencies[p])[:, None]
+        score += np.cos(angle) * (qa * ka + qb * kb) + np.sin(angle) * (qa * kb - qb * ka)
+    return score * factor * magnitude
+
+
+def temperature(axes, n, dim, length, params):
+    """The factor of each row, broadcastable to [B, N, T, 1], from its visible count [B, T]."""
+    kind, options = axes["temperature"]
+    n = np.maximum(n, 1)[:, None, :, None]  # a row that sees nothing has no use for a factor
+    if kind == "one":
+        return np.ones_like(n)
+    if kind == "softmax_plus":
+        return np.log(n) / np.log(512)
+    if kind == "ln_n":
+        return np.log(n)
+    if kind == "ssmax":
+        return params[None, :, None, None] * np.log(n)
+    law = np.log(n) / np.log(length) if kind == "log_length" else infoscale(n, dim, length)
+    return np.maximum(law, 1) if options.get("clamp", True) else law
+
+
+def weighting(axes, logits, seen, n):
+    """Weights [B, N, T, S] from complete rows; zero where unseen, and all zero in an empty row."""
+    kind, options = axes["weighting"]
+    seen = np.broadcast_to(seen[:, None], logits.shape)
+    n = np.maximum(n, 1)[:, None, :, None]
+    if kind == "sigmoid":
+        return np.where(seen, 1 / (1 + np.exp(-(logits - np.log(n)))), 0)
+    if kind == "relu":
+        return np.where(seen, np.maximum(logits, 0) / n, 0)
+    if kind == "softmax":
+        top = np.max(np.where(seen, logits, -np.inf), axis=-1, keepdims=True)
+        top = np.where(np.isfinite(top), top, 0)
+        weights = np.where(seen, np.exp(np.where(seen, logits - top, 0)), 0)
+    else:
+        weights = np.where(seen, np.logaddexp(0, logits), 0)
+    weights = normalise(weights)
+    if kind == "reweighted":
+        offset = np.where(n <= 3, 0, options.get("offset", 1.0))
+        above = weights * n - offset
+        # Equal weights are 1/n up to rounding; a row with nothing above its offset keeps them.
+        above = np.where(seen & (above > 1e-12), above, 0)
+        top = np.max(above, axis=-1, keepdims=True)
+        ratio = np.where(above > 0, np.log(np.where(above > 0, above, 1)), -np.inf)
+        ratio -= np.log(np.where(top > 0, top, 1))
+        sharper = normalise(np.exp(options.get("power", 15.0) * ratio))
+        weights = np.where(top > 0, sharper, weights)
+    return weights
+
+
+def normalise(weights):
+    """Each row divided by its sum; a row of zeros stays."""
+    total = np.sum(weights, axis=-1, keepdims=True)
+    return weights / np.where(total > 0, total, 1)
+
+
+def reference_rows(
+    q,
+    k,
+    method,
+    train_length,
+    *,
+    causal=False,
+    q_positions=None,
+    kv_positions=None,
+    kv_mask=None,
+    q_segment_ids=None,
+    kv_segment_ids=None,
+    params=None,
+    **options,
+):
+    """Logits and weights [B, N, T, S], visibility [B, T, S] and counts n [B, T].
+
+    q is [B, T, N, H], k [B, S, K, H]; `params` is ssmax's s [N]; `options` go to every part.
+    """
+    q, k = np.asarray(q, np.float64), np.asarray(k, np.float64)
+    (batch, queries, heads, dim), keys = q.shape, k.shape[1]
+    k = np.repeat(k, heads // k.shape[2], axis=2)  # query head h reads key head h // (N / K)
+    axes = spec(method, **options)
+    q_pos = positions_2d(q_positions, batch, queries, np.arange(keys - queries, keys))
+    k_pos = positions_2d(kv_positions, batch, keys, np.arange(keys))
+    seen = visible(axes, train_length, q_pos, k_pos, causal, kv_mask, q_segment_ids, kv_segment_ids)
+    n = seen.sum(axis=-1).astype(np.float64)
+    if params is None:
+        params = np.full(heads, 1 / np.log(train_length))
+    delta = q_pos[:, :, None] - k_pos[:, None, :]
+    factor = temperature(axes, n, dim, train_length, np.asarray(params, np.float64))
+    logits = factor * similarity(axes, q, k, delta, train_length, keys)
+    if axes["position"][0] == "alibi":
+        logits -= alibi_slopes(heads)[None, :, None, None] * np.abs(delta)[:, None]
+    return logits, weighting(axes, logits, seen, n), seen, n
+
+
+def reference_weights(q, k, method, train_length, **kwargs):
+    """Weights [B, N, T, S]; see `reference_rows`."""
+    return reference_rows(q, k, method, train_length, **kwargs)[1]
+
+
+def reference_attend(q, k, v, method, train_length, **kwargs):
+    """Output [B, T, N, Hv] of v [B, S, K, Hv]; see `reference_rows`."""
+    weights = reference_weights(q, k, method, train_length, **kwargs)
+    v = np.repeat(np.asarray(v, np.float64), q.shape[2] // v.shape[2], axis=2)
+    return np.einsum("bnts,bsnh->btnh", weights, v)

@@ -1,0 +1,209 @@
+"""Every method against the float64 reference: values, weights and gradients."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from lenext.attention import attend, attention_weights, make_method
+from tests.attention.common import (
+    DIM,
+    EVERY_METHOD,
+    HEADS,
+    TRAIN_LENGTH,
+    V_DIM,
+    inputs,
+    known_to_reference,
+    out_and_weights,
+    slopes,
+    unequal_params,
+    value_and_grads,
+)
+from tests.attention.reference import reference_attend, reference_weights
+
+# Float32 against float64. Most methods stay below 1e-6; cosscale's factor 128 and LSSAR's 15th
+# power make a rounding of the logits some hundred times larger.
+TOLERANCE = 3e-4
+LENGTH = 111  # odd, a multiple of no block size
+STEP = 1e-5  # central differences in float64: error ~ STEP^2 and 1e-16 / STEP, both ~ 1e-10
+
+both_ways = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+every_method = pytest.mark.parametrize("method", EVERY_METHOD)
+
+
+@functools.cache
+def problem(method: str, causal: bool):
+    """A problem and its answer: inputs, a cotangent, reference output and slopes along directions.
+
+    The derivative of sum(out * cotangent) is taken along directions in q alone, k alone and the
+    learned part alone, and once more in the first and the last key alone: where a row starts and
+    where it ends is where masks and offsets go wrong. In v the output is linear, so one difference
+    of any size is exact.
+    """
+    q, k, v = inputs(seed=1, batch=2, queries=LENGTH, keys=LENGTH)
+    made = make_method(known_to_reference(method), train_length=TRAIN_LENGTH)
+    params = unequal_params(made)
+    rng = np.random.default_rng(2)
+    cotangent = rng.normal(size=(2, LENGTH, HEADS, V_DIM)).astype(np.float32)
+
+    def reference(q, k, v, learned):
+        return reference_attend(q, k, v, method, TRAIN_LENGTH, causal=causal, params=learned)
+
+    point = [q, k, v, slopes(params)]
+    ends = np.zeros_like(k)
+    ends[:, [0, -1]] = rng.normal(size=(2, 2, *k.shape[2:]))
+    directions = [(i, rng.normal(size=x.shape)) for i, x in enumerate(point) if x is not None]
+    directions.append((1, ends))
+    derivatives = []
+    for i, direction in directions:
+        forth, back = list(point), list(point)
+        forth[i] = point[i] + STEP * direction
+        back[i] = point[i] - STEP * direction
+        difference = (reference(*forth) - reference(*back)) / (2 * STEP)
+        derivatives.append(np.sum(difference * cotangent))
+    return made, (q, k, v, cotangent, params), reference(*point), directions, derivatives
+
+
+# Blocks that do not divide 111. With causality the number of blocks is what takes the time to
+# compile, as each stands against another number of keys.
+@pytest.mark.parametrize("implementation", ["naive", "blockwise"])
+@both_ways
+@every_method
+def test_value_and_gradients(method, causal, implementation):
+    made, arguments, expected, directions, derivatives = problem(method, causal)
+    block_size = None if implementation == "naive" else 64 if causal else 40
+    out, gradients = value_and_grads(
+        *arguments, {}, method=made, causal=causal,
+        implementation=implementation, block_size=block_size,
+    )  # fmt: skip
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE, rtol=TOLERANCE)
+    gradients = [np.asarray(x, np.float64) for x in jax.tree.leaves(gradients)]  # q, k, v, learned
+    for (i, direction), derivative in zip(directions, derivatives, strict=True):
+        there = gradients[i] * (direction != 0)
+        # A normal direction sees a gradient g as a number of about |g|, its rounding included.
+        allowed = TOLERANCE * np.linalg.norm(there)
+        assert np.linalg.norm(there) > 1e-2
+        assert abs(np.sum(gradients[i] * direction) - derivative) < allowed, "q k v learned"[2 * i]
+
+
+def everywhere(batch: int, queries: int, keys: int) -> dict[str, np.ndarray]:
+    """Every argument about places, spelled out to say nothing: the defaults."""
+    return {
+        "q_positions": np.tile(np.arange(keys - queries, keys), (batch, 1)),
+        "kv_positions": np.tile(np.arange(keys), (batch, 1)),
+        "kv_mask": np.ones((batch, keys), bool),
+        "q_segment_ids": np.zeros((batch, queries), np.int32),
+        "kv_segment_ids": np.zeros((batch, keys), np.int32),
+    }
+
+
+def hard_places() -> dict[str, np.ndarray]:
+    """Six sequences, T = 63 queries on S = 111 keys: see the comments."""
+    places = everywhere(6, 63, 111)
+    # 0: the defaults
+    places["kv_mask"][1, 90:] = False  # padding on the right: some causal rows end in it
+    places["kv_mask"][2, :57] = False  # and on the left: the first causal rows see nothing
+    places["kv_segment_ids"][3] = np.searchsorted([30, 70], np.arange(111), side="right")
+    places["q_segment_ids"][3] = places["kv_segment_ids"][3, 48:]
+    # A pack with positions that start over, far out, and ids in no order.
+    places["kv_segment_ids"][4] = np.where(np.arange(111) < 66, 7, -3)
+    places["q_segment_ids"][4] = places["kv_segment_ids"][4, 48:]
+    places["kv_positions"][4] = np.where(np.arange(111) < 66, 5000, -66) + np.arange(111)
+    places["q_positions"][4] = places["kv_positions"][4, 48:]
+    # Holes, a shift, queries in the midst of the keys, and one document with no key at all.
+    places["kv_mask"][5] = np.random.default_rng(3).random(111) < 0.7
+    places["kv_positions"][5] += 1000
+    places["q_positions"][5] += 970
+    places["q_segment_ids"][5, 40:45] = 9
+    return places
+
+
+@both_ways
+@every_method
+def test_padding_documents_and_positions(method, causal):
+    q, k, v = inputs(seed=4, batch=6, queries=63, keys=111)
+    made = make_method(known_to_reference(method), train_length=TRAIN_LENGTH)
+    params, places = unequal_params(made), hard_places()
+    out, weights = out_and_weights(q, k, v, params, places, method=made, causal=causal)
+    known = {"causal": causal, "params": slopes(params), **places}
+    expected = reference_weights(q, k, method, TRAIN_LENGTH, **known)
+    np.testing.assert_allclose(weights, expected, atol=TOLERANCE)
+    expected = reference_attend(q, k, v, method, TRAIN_LENGTH, **known)
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE, rtol=TOLERANCE)
+    assert not np.any(np.asarray(out)[5, 40:45])
+
+
+@both_ways
+@pytest.mark.parametrize("implementation", ["auto", "naive", "blockwise"])
+@pytest.mark.parametrize("method", ["lm_infinite+infoscale", "lssar", "yarn"])
+def test_fewer_queries_than_keys(method, implementation, causal):
+    """The queries are the last T of the keys where nothing else is said, in blocks too."""
+    q, k, v = inputs(seed=5, batch=1, queries=41, keys=63)
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    out = attend(q, k, v, made, causal=causal, implementation=implementation, block_size=16)
+    expected = reference_attend(q, k, v, method, TRAIN_LENGTH, causal=causal)
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("method", ["rerope+infoscale", "lssa"])
+def test_causal_groups_of_several_blocks(method):
+    """23 blocks of 5 rows: more than there are key prefixes, so a prefix serves several blocks."""
+    q, k, v = inputs(seed=6, batch=2, queries=LENGTH, keys=LENGTH)
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    mask = np.arange(LENGTH) < np.array([[LENGTH], [70]])
+    out = attend(
+        q, k, v, made, causal=True, kv_mask=mask, implementation="blockwise", block_size=5
+    )
+    expected = reference_attend(q, k, v, method, TRAIN_LENGTH, causal=True, kv_mask=mask)
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("heads", [(1, 1), (4, 4), (6, 2), (5, 1)], ids=str)
+def test_grouped_heads(heads):
+    """One head, as many, three to one, all to one: query head h reads key head h // (N / K)."""
+    rng = np.random.default_rng(7)
+    q, k, v = (
+        rng.normal(size=(2, 17, n, d)).astype(np.float32)
+        for n, d in zip([heads[0], heads[1], heads[1]], [DIM, DIM, 3], strict=True)
+    )
+    made = make_method("alibi", train_length=8)  # its slopes tell the heads apart
+    expected = reference_attend(q, k, v, "alibi", 8)
+    np.testing.assert_allclose(attend(q, k, v, made), expected, atol=TOLERANCE)
+    expected = reference_weights(q, k, "alibi", 8)
+    np.testing.assert_allclose(attention_weights(q, k, made), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("infoscale", {"clamp": False}),
+        ("log_length", {"clamp": False}),
+        ("cosscale", {"cos_scale": 16.0}),
+        ("lssar", {"power": 3, "offset": 0.5}),
+        ("yarn", {"scale": 8.0, "base": 500.0}),
+        ("ntk", {"scale": 3.0}),
+        ("pi", {"scale": 1.5, "pairing": "halves"}),
+        ("rerope", {"window": 7, "pairing": "halves"}),
+        ("lm_infinite", {"window": 9, "sinks": 2}),
+        ("windowed", {"window": 1}),
+        ("yarn", {"position": "none"}),
+        ("alibi+ssmax", {"position": "none"}),
+    ],
+    ids=str,
+)
+def test_options(method, options):
+    """Each option does what its formula says, not only what the defaults need."""
+    q, k, v = inputs(seed=8, batch=1, queries=63, keys=63)
+    made = make_method(method, train_length=TRAIN_LENGTH, **options)
+    out = attend(q, k, v, made)
+    expected = reference_attend(q, k, v, method, TRAIN_LENGTH, **options)
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_results_have_the_stated_types():
+    q, k, v = inputs(seed=9, batch=1, queries=9, keys=9)
+    made = make_method("softmax", train_length=8)
+    q, k, v = (jax.numpy.asarray(x, "bfloat16") for x in (q, k, v))
+    assert attend(q, k, v, made).dtype == q.dtype
+    assert attention_weights(q, k, made).dtype == np.float32

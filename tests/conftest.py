@@ -1,0 +1,23 @@
+"""Settings for all tests. The environment comes first: JAX and others read it when imported."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, from TFDS and XLA in C++
+
+import absl.flags
+import absl.logging
+import hypothesis
+import jax
+
+# A sum of arrays of different rank is more often a mistake than a wish.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+absl.logging.set_verbosity(absl.logging.WARNING)
+# Grain's worker processes read absl flags, which only app.run parses.
+absl.flags.FLAGS.mark_as_parsed()
+
+# The same examples every time, and no deadline: the first call of a jitted function compiles it.
+hypothesis.settings.register_profile("lenext", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("lenext")
