@@ -1,6 +1,5 @@
 """placeholder"""
 
-import ml_collections
 from lenext.config import read_arg
 
 

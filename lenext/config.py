@@ -2,22 +2,25 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from lenext.attention import Method, make_method
 from lenext.errors import UserError
 
-SPLIT_OUTSIDE_BRACKETS = {"(": 1, ")": -1}
+Config: TypeAlias = Any
+"""An `ml_collections.ConfigDict` with the keys of `base_config`; its values have no static type."""
+
+BRACKETS = {"(": 1, ")": -1}
 
 
-def base_config() -> ml_collections.ConfigDict:
+def base_config() -> Config:
     """Every key there is, with its default. Configs set what they change; no key may be added."""
-    config = ml_collections.ConfigDict()
+    config: Config = ConfigDict()
     config.seed = 0  # initial values, data order, masks, dropout
 
-    config.model = ml_collections.ConfigDict()
+    config.model = ConfigDict()
     config.model.family = "gau"
     # A method, or several joined by | that repeat over the layers: "rerope(window=32)|softmax".
     config.model.method = "softmax"
@@ -29,7 +32,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.model.use_bias = False
     config.model.dtype = "float32"  # of the computation; parameters and reductions are float32
 
-    config.data = ml_collections.ConfigDict()
+    config.data = ConfigDict()
     config.data.dataset = "stdlib_source"
     config.data.data_dir = ""  # where prepared datasets lie; "" for TFDS's own place
     config.data.tokenizer = "bytes"
@@ -37,7 +40,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.data.batch_size = 64  # sequences a step, all devices and processes together
     config.data.mask_rate = 0.15
 
-    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 2e-3  # the peak
     config.optimizer.schedule = "cosine"  # warm-up, then cosine to zero
@@ -47,7 +50,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.optimizer.b2 = 0.98
     config.optimizer.clip_norm = 1.0
 
-    config.training = ml_collections.ConfigDict()
+    config.training = ConfigDict()
     config.training.steps = 1000
     config.training.log_every = 50
     config.training.eval_every = 500
@@ -56,12 +59,12 @@ def base_config() -> ml_collections.ConfigDict:
     config.training.best_metric = "eval/validation/accuracy"  # whose best checkpoint is kept
 
     # Evaluators run during training, by name; see lenext/evaluation/evaluators.py for the types.
-    config.evaluators = ml_collections.ConfigDict()
-    config.evaluators.validation = ml_collections.ConfigDict(
+    config.evaluators = ConfigDict()
+    config.evaluators.validation = ConfigDict(
         {"type": "mlm15", "split": "validation", "length": 64, "documents": 64, "tokens": 32768}
     )
 
-    config.eval = ml_collections.ConfigDict()  # what `python -m lenext.evaluate` sweeps
+    config.eval = ConfigDict()  # what `python -m lenext.evaluate` sweeps
     config.eval.methods = "softmax"  # separated by commas; the first is the one compared with
     config.eval.lengths = "64,128,256,512,1024"
     config.eval.protocol = "mlm15"
@@ -75,7 +78,7 @@ def base_config() -> ml_collections.ConfigDict:
     return config
 
 
-def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def smoke(config: Config) -> Config:
     """Shrinks a config to a run of seconds; what it leaves alone is the method and the data."""
     config.model.update(hidden_size=32, intermediate_size=64, key_size=16, num_layers=2)
     config.data.update(train_length=32, batch_size=8)
@@ -113,7 +116,7 @@ def split_list(text: str, separator: str = ",") -> list[str]:
     """Splits at separators outside brackets: "a(x=1,y=2),b" gives ["a(x=1,y=2)", "b"]."""
     parts, depth = [""], 0
     for character in text:
-        depth += SPLIT_OUTSIDE_BRACKETS.get(character, 0)
+        depth += BRACKETS.get(character, 0)
         if character == separator and depth == 0:
             parts.append("")
         else:
@@ -162,12 +165,12 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     return found
 
 
-def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def plain(config: Config) -> dict[str, Any]:
     """The config as plain JSON values."""
     return json.loads(config.to_json())
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Checks values that would otherwise fail far from where they were given.
 
     Raises:

@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
-from lenext.config import differences, plain
+from lenext.config import Config, differences, plain
 from lenext.errors import UserError
 from lenext.files import write_atomically
 
@@ -29,7 +27,7 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
     return config
 
 
-def check_run(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def check_run(workdir: Path, config: Config) -> None:
     """Checks that DIR is free for this run, or holds this very run.
 
     The section `eval` may differ: it has no part in training.
@@ -51,7 +49,7 @@ def check_run(workdir: Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
-def write_run_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def write_run_config(workdir: Path, config: Config) -> None:
     """Writes DIR/config.json, unless it is there."""
     path = workdir / "config.json"
     if not path.exists():

@@ -195,7 +195,7 @@ def _resolve(
     if kv_positions is None:
         kv_positions = np.arange(key_length)
 
-    def per_token(name: str, x: Any, size: int, kind: Any) -> Array | None:
+    def per_token(name: str, x: Any, size: int, kind: Any) -> Any:
         if x is None:
             return None
         x = jnp.asarray(x)

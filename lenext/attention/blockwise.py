@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lenext.attention.method import Method, Params
-from lenext.attention.naive import Places, Scores, scores
+from lenext.attention.naive import Places, scores
 
 # Float32 entries of a block's rows: small enough to stay in a CPU's cache, large enough that the
 # loop costs nothing. Measured in experiments/benchmarks/attention.py.
@@ -118,5 +118,5 @@ def map_blocks(
 KEY_SIDE = ("kv_positions", "kv_mask", "kv_segment_ids")
 
 
-def _first(x: Array | None, count: int) -> Array | None:
+def _first(x: Array | None, count: int) -> Any:
     return None if x is None else x[:, :count]

@@ -86,13 +86,11 @@ def scores(
     )
     position = method.position
     q_pairs, k_pairs = position.arrange(q), position.arrange(k)
-    similarity = None
+    similarity = jnp.zeros((), jnp.float32)
     for piece in position.pieces(rows):
         turned = rotate(q_pairs, piece.q_phase), rotate(k_pairs, piece.k_phase)
         value = method.similarity(*turned)
-        if similarity is not None and piece.where is not None:
-            value = jnp.where(piece.where, value, similarity)
-        similarity = value
+        similarity = value if piece.where is None else jnp.where(piece.where, value, similarity)
     logits = method.temperature(rows, q, params.get("temperature", {})) * similarity
     gain, bias = position.gain(rows), position.bias(rows, params.get("position", {}))
     logits = logits if gain is None else gain * logits

@@ -140,7 +140,7 @@ class Yarn(Rope):
 class ClampedRope(Rope):
     """Distances clamped to +-window (default L): ReRoPE (Su 2023), and LM-Infinite's."""
 
-    window: int | None = option(None, int, at_least=1)
+    window: int = option(None, int, at_least=1)  # None until resolved: L
 
     def pieces(self, rows):  # noqa: D102
         inside = super().pieces(rows)
@@ -170,10 +170,10 @@ class Alibi(Position):
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-    """m_h = 2^(-8h/N) for h = 1..N; other than for a power of two, every other slope of 2N' follows.
+    """m_h = 2^(-8h/N) for h = 1..N (ALiBi, section 3).
 
-    N' is the largest power of two up to N: its slopes come first, then the odd-numbered ones of
-    2N' heads, as published.
+    Where N is no power of two: the slopes of N' heads, the largest power of two below N, and then
+    as many as are missing of every other slope of 2N' heads, from the first.
     """
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))

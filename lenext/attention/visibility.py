@@ -16,7 +16,7 @@ class Full(Visibility):
 class Window(Visibility):
     """Keys at a distance below `window` (default L), on both sides where not causal."""
 
-    window: int | None = option(None, int, at_least=1)
+    window: int = option(None, int, at_least=1)  # None until resolved: L
 
     def __call__(self, delta, ordinal):  # noqa: D102
         del ordinal
@@ -27,7 +27,7 @@ class Window(Visibility):
 class SinkWindow(Visibility):
     """The window and a document's first `sinks` keys: the Lambda-shaped mask (arXiv 2308.16137)."""
 
-    window: int | None = option(None, int, at_least=1)
+    window: int = option(None, int, at_least=1)  # None until resolved: L
     sinks: int = option(4, int, at_least=0)
 
     def __call__(self, delta, ordinal):  # noqa: D102

@@ -8,7 +8,7 @@ Interval = tuple[float, float]
 
 def resample(documents: int, times: int, seed: int) -> Int[np.ndarray, "times documents"]:
     """Indices of documents drawn with replacement. The same for the same arguments, so figures of
-    two methods on the same documents can be compared resample by resample."""  # noqa: D209
+    two methods on the same documents can be compared resample by resample."""
     rng = np.random.default_rng(seed)
     return rng.integers(documents, size=(times, documents))
 

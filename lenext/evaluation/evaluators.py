@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import ml_collections
 import numpy as np
 from flax import nnx
 
+from lenext.config import Config
 from lenext.data import Tokenizer, evaluation_crops, load_corpus, masked_crops
 from lenext.errors import UserError
 from lenext.evaluation.masked import figures_of_crops
@@ -15,9 +15,7 @@ Evaluator = Callable[[nnx.GraphDef, Any], dict[str, float]]
 """(graphdef, params) to figures by name."""
 
 
-def make_evaluators(
-    config: ml_collections.ConfigDict, tokenizer: Tokenizer
-) -> dict[str, Evaluator]:
+def make_evaluators(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluator]:
     """The evaluators of the section `evaluators`, by the names they have there.
 
     Raises:
@@ -43,9 +41,7 @@ def make_evaluators(
     return evaluators
 
 
-def mlm15(
-    settings: ml_collections.ConfigDict, config: ml_collections.ConfigDict, tokenizer: Tokenizer
-) -> Evaluator:
+def mlm15(settings: Config, config: Config, tokenizer: Tokenizer) -> Evaluator:
     """Masked-LM loss and accuracy at one length, masks as in training."""
     data = config.data
     corpus = load_corpus(data.dataset, settings.split, tokenizer, data.data_dir or None)

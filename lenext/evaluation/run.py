@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-import ml_collections
 from flax import nnx
 
-from lenext.config import plain, read_lengths, read_methods, split_list, validate
+from lenext.checkpoints import Checkpoints
+from lenext.config import Config, plain, read_lengths, read_methods, split_list, validate
 from lenext.data import evaluation_crops, get_tokenizer, load_corpus
 from lenext.errors import UserError
 from lenext.evaluation.plot import plot
@@ -15,11 +15,10 @@ from lenext.evaluation.sweep import Settings, sweep
 from lenext.files import write_atomically
 from lenext.models import build_model
 from lenext.provenance import provenance
-from lenext.checkpoints import Checkpoints
 from lenext.workdir import read_run_config
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> list[dict]:
+def evaluate(config: Config, workdir: Path) -> list[dict]:
     """Sweeps length x method over the newest checkpoint of `workdir`; prints and writes the result.
 
     The model's sizes and the sweep come from `config`; the method and the length that the weights

@@ -12,7 +12,7 @@ from lenext.attention import Method, unsuited_axes
 from lenext.data import Crops, Tokenizer, masked_crops
 from lenext.evaluation.bootstrap import interval, ratios, resample
 from lenext.evaluation.masked import CropFigures, figures_of_crops
-from lenext.models import model_methods, with_method
+from lenext.models import GAUEncoder, model_methods, with_method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Settings:
 
 
 def sweep(
-    model: nnx.Module,
+    model: GAUEncoder,
     methods: Mapping[str, Sequence[Method]],
     crops_by_length: Mapping[int, Crops],
     tokenizer: Tokenizer,

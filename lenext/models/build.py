@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-import ml_collections
 from flax import nnx
 
 from lenext.attention import Method
+from lenext.config import Config
 from lenext.models.gau import GAUConfig, GAUEncoder
 
 
 def build_model(
-    config: ml_collections.ConfigDict, methods: Sequence[Method], vocab_size: int, seed: int
+    config: Config, methods: Sequence[Method], vocab_size: int, seed: int
 ) -> GAUEncoder:
     """The model that `config` (the section `model`) describes, freshly initialised from `seed`."""
     sizes = GAUConfig(

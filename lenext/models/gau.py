@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, RowStatistics
-from lenext.models.layers import Attention, dense, rms_norm
+from lenext.models.layers import Attention, dense, rms_norm, run_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +47,7 @@ class ScaleOffset(nnx.Module):
         self.offset = nnx.Param(jnp.zeros((dim,), jnp.float32)) if use_bias else None
 
     def __call__(self, z: Float[Array, "B T H"]) -> Float[Array, "B T H"]:
+        """Z times the gain, plus the offset if there is one."""
         out = z * self.scale[...].astype(z.dtype)[None, None]
         return out if self.offset is None else out + self.offset[...].astype(z.dtype)[None, None]
 
@@ -55,7 +55,7 @@ class ScaleOffset(nnx.Module):
 class GAULayer(nnx.Module):
     """One gated attention unit (arXiv 2202.10447, as in GAU-alpha), post-norm."""
 
-    def __init__(self, config: GAUConfig, method: Method, *, depth: int, rngs: nnx.Rngs):
+    def __init__(self, config: GAUConfig, method: Method, *, rngs: nnx.Rngs):
         self.config = config
         dims = config.hidden_size, config.intermediate_size, config.key_size
         hidden, intermediate, key = dims
@@ -64,7 +64,7 @@ class GAULayer(nnx.Module):
         self.o_dense = nnx.Linear(intermediate, hidden, **dense)
         self.q_scale = ScaleOffset(key, use_bias=config.use_bias)
         self.k_scale = ScaleOffset(key, use_bias=config.use_bias)
-        self.attention = Attention(method, num_heads=1, head_dim=key, causal=False, depth=depth)
+        self.attention = Attention(method, num_heads=1, head_dim=key, causal=False)
         self.dropout = nnx.Dropout(config.dropout)
 
     def __call__(
@@ -76,7 +76,7 @@ class GAULayer(nnx.Module):
         probe: Int[Array, " R"] | None,
     ) -> tuple[Float[Array, "B T D"], RowStatistics | None]:
         """x, one unit on; and the statistics of the probed rows."""
-        e, h = self.config.intermediate_size, self.config.key_size
+        e = self.config.intermediate_size
         u, v, z = jnp.split(jax.nn.silu(dense(self.i_dense, x)), [e, 2 * e], axis=-1)
         q, k = self.q_scale(z), self.k_scale(z)
         out, figures = self.attention(
@@ -108,8 +108,7 @@ class GAUEncoder(nnx.Module):
         self.type_embedding = nnx.Embed(config.type_vocab_size, **embed)
         self.dropout = nnx.Dropout(config.dropout)
         self.layers = nnx.List(
-            GAULayer(config, pattern[i % len(pattern)], depth=i, rngs=rngs)
-            for i in range(config.num_layers)
+            GAULayer(config, pattern[i % len(pattern)], rngs=rngs) for i in range(config.num_layers)
         )
 
     def encode(
@@ -135,19 +134,17 @@ class GAUEncoder(nnx.Module):
           without `probe`).
         """
         types = jnp.zeros_like(tokens) if token_types is None else token_types
-        keys: list[Any] = [None] * (len(self.layers) + 1)
+        keys = None
         if dropout_key is not None:
-            keys = list(jax.random.split(dropout_key, len(keys)))
+            dropout_key, *keys = jax.random.split(dropout_key, len(self.layers) + 1)
+            keys = jnp.stack(keys)
         x = rms_norm(self.word_embedding(tokens) + self.type_embedding(types))
-        x = self.dropout(x, deterministic=dropout_key is None, rngs=keys[-1])
-        x = x.astype(self.config.dtype)
-        figures = []
-        for layer, key in zip(self.layers, keys, strict=False):
-            x, seen = layer(x, mask=mask, dropout_key=key, probe=probe)
-            figures.append(seen)
-        if probe is None:
-            return x, None
-        return x, jax.tree.map(lambda *layers: jnp.stack(layers), *figures)
+        x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
+
+        def apply(layer: GAULayer, x: Array, key: Array | None):
+            return layer(x, mask=mask, dropout_key=key, probe=probe)
+
+        return run_layers(self.layers, x.astype(self.config.dtype), keys, apply)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Float32 logits over the vocabulary for hidden states."""

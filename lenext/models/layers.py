@@ -1,5 +1,6 @@
 """Layers that models share: the attention seam, RMS normalisation, dropout."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,14 +29,10 @@ def dense(linear: nnx.Linear, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]
 
 
 class Attention(nnx.Module):
-    """The seam between a model and `lenext.attention`: a method as data, and its learned parts.
+    """The seam between a model and `lenext.attention`: a method as data, and its learned parts."""
 
-    `depth` is the layer's index, by which a repeating pattern of methods finds its member.
-    """
-
-    def __init__(self, method: Method, *, num_heads: int, head_dim: int, causal: bool, depth: int):
-        self.num_heads, self.head_dim = num_heads, head_dim
-        self.causal, self.depth = causal, depth
+    def __init__(self, method: Method, *, num_heads: int, head_dim: int, causal: bool):
+        self.num_heads, self.head_dim, self.causal = num_heads, head_dim, causal
         self.implementation = "auto"
         self.set_method(method)
 
@@ -74,3 +71,50 @@ class Attention(nnx.Module):
 
 def _is_param(x: Any) -> bool:
     return isinstance(x, nnx.Param)
+
+
+def run_layers(
+    layers: Sequence[nnx.Module],
+    x: Float[Array, "B T D"],
+    keys: Array | None,
+    apply: Callable[[Any, Any, Any], tuple[Array, Any]],
+) -> tuple[Float[Array, "B T D"], Any]:
+    """Runs x through layers by a scan, so that depth costs no compilation.
+
+    Layers keep parameters of their own, which are stacked here: a copy of the weights, nothing
+    beside the products they enter. The scan's body is the shortest pattern of layers that repeats
+    (one layer where all have the same method); layers that repeat nothing run one by one.
+
+    Args:
+      layers: of one structure but for their attention methods.
+      x: what enters the first.
+      keys: one random key a layer, or None.
+      apply: (layer, x, key) to the next x and figures to collect (a pytree, or None).
+
+    Returns:
+      What leaves the last layer, and the figures with the layers as a new first axis.
+    """
+    graphdefs, states = zip(*(nnx.split(layer) for layer in layers), strict=True)
+    depth = len(layers)
+    period = next(
+        p
+        for p in range(1, depth + 1)
+        if depth % p == 0 and all(graphdefs[i] == graphdefs[i % p] for i in range(depth))
+    )
+
+    def stack(*trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    def body(x, group):
+        figures = []
+        for graphdef, (state, key) in zip(graphdefs[:period], group, strict=True):
+            x, seen = apply(nnx.merge(graphdef, state), x, key)
+            figures.append(seen)
+        return x, stack(*figures)
+
+    slots = [
+        (stack(*states[slot::period]), None if keys is None else keys[slot::period])
+        for slot in range(period)
+    ]
+    x, figures = jax.lax.scan(body, x, slots)
+    return x, jax.tree.map(lambda f: f.reshape(depth, *f.shape[2:]), figures)

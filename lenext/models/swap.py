@@ -1,28 +1,20 @@
 """Looking at a model from outside: its methods, another method on the same weights, its size."""
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import jax
 from flax import nnx
 
 from lenext.attention import Method
-from lenext.models.layers import Attention
-
-M = TypeVar("M", bound=nnx.Module)
+from lenext.models.gau import GAUEncoder
 
 
-def _attentions(model: nnx.Module) -> list[Attention]:
-    found = [node for _, node in nnx.iter_graph(model) if isinstance(node, Attention)]
-    return sorted(found, key=lambda attention: attention.depth)
-
-
-def model_methods(model: nnx.Module) -> tuple[Method, ...]:
+def model_methods(model: GAUEncoder) -> tuple[Method, ...]:
     """The method of each layer, first to last."""
-    return tuple(attention.method for attention in _attentions(model))
+    return tuple(layer.attention.method for layer in model.layers)
 
 
-def with_method(model: M, method: Method | Sequence[Method]) -> M:
+def with_method(model: GAUEncoder, method: Method | Sequence[Method]) -> GAUEncoder:
     """The same weights under another method (or a pattern that repeats over the layers).
 
     Parameters are shared, not copied, and the model given stays as it is. Learned parts that a
@@ -31,8 +23,8 @@ def with_method(model: M, method: Method | Sequence[Method]) -> M:
     """
     pattern = (method,) if isinstance(method, Method) else tuple(method)
     swapped = nnx.merge(*nnx.split(model))
-    for attention in _attentions(swapped):
-        attention.set_method(pattern[attention.depth % len(pattern)])
+    for i, layer in enumerate(swapped.layers):
+        layer.attention.set_method(pattern[i % len(pattern)])
     return swapped
 
 

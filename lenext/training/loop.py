@@ -6,25 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from lenext.config import read_methods, validate
+from lenext.checkpoints import Checkpoints
+from lenext.config import Config, read_methods, validate
 from lenext.data import get_tokenizer, load_corpus, masked_lm_batches
 from lenext.errors import TrainingError, UserError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import build_model, parameter_table
-from lenext.checkpoints import Checkpoints
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import make_optimizer, make_schedule
-from lenext.workdir import check_run, write_run_config
 from lenext.training.sharding import check_batch, data_mesh, replicate, shard_batch
 from lenext.training.step import init_state, make_train_step
+from lenext.workdir import check_run, write_run_config
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def train(config: Config, workdir: Path) -> None:
     """Trains what `config` says in `workdir`, from its newest checkpoint if it holds one.
 
     Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ there.

@@ -1,11 +1,12 @@
 """Optax optimisers from configs."""
 
 import jax
-import ml_collections
 import optax
 
+from lenext.config import Config
 
-def make_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+
+def make_schedule(config: Config, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up to the peak, then cosine to zero at `steps`."""
     warmup = min(config.warmup_steps, steps - 1)
     return optax.warmup_cosine_decay_schedule(
@@ -16,9 +17,7 @@ def make_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
     )
 
 
-def make_optimizer(
-    config: ml_collections.ConfigDict, schedule: optax.Schedule
-) -> optax.GradientTransformation:
+def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """AdamW with clipping by global norm; weight decay on matrices only, not on gains."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),

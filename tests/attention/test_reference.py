@@ -36,10 +36,9 @@ every_method = pytest.mark.parametrize("method", EVERY_METHOD)
 def problem(method: str, causal: bool):
     """A problem and its answer: inputs, a cotangent, reference output and slopes along directions.
 
-    The derivative of sum(out * cotangent) is taken along directions in q alone, k alone and the
-    learned part alone, and once more in the first and the last key alone: where a row starts and
-    where it ends is where masks and offsets go wrong. In v the output is linear, so one difference
-    of any size is exact.
+    The derivative of sum(out * cotangent) is taken along directions in q, k, v and the learned
+    part, one at a time, and once more in the first and the last key alone: masks and offsets go
+    wrong where rows start and end.
     """
     q, k, v = inputs(seed=1, batch=2, queries=LENGTH, keys=LENGTH)
     made = make_method(known_to_reference(method), train_length=TRAIN_LENGTH)
@@ -51,7 +50,7 @@ def problem(method: str, causal: bool):
         return reference_attend(q, k, v, method, TRAIN_LENGTH, causal=causal, params=learned)
 
     point = [q, k, v, slopes(params)]
-    ends = np.zeros_like(k)
+    ends = np.zeros(k.shape)
     ends[:, [0, -1]] = rng.normal(size=(2, 2, *k.shape[2:]))
     directions = [(i, rng.normal(size=x.shape)) for i, x in enumerate(point) if x is not None]
     directions.append((1, ends))
@@ -84,7 +83,7 @@ def test_value_and_gradients(method, causal, implementation):
         # A normal direction sees a gradient g as a number of about |g|, its rounding included.
         allowed = TOLERANCE * np.linalg.norm(there)
         assert np.linalg.norm(there) > 1e-2
-        assert abs(np.sum(gradients[i] * direction) - derivative) < allowed, "q k v learned"[2 * i]
+        assert abs(np.sum(gradients[i] * direction) - derivative) < allowed, f"input {i}"
 
 
 def everywhere(batch: int, queries: int, keys: int) -> dict[str, np.ndarray]:
