@@ -13,7 +13,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
@@ -67,16 +67,32 @@ class Axis:
         """What weights must have been trained under for this choice to suit them."""
         return self.trained_kind
 
-    def resolve(self, train_length: int) -> Self:
+    def resolve(self, train_length: int) -> "Axis":
         """Fills in the defaults that depend on the training length."""
-        if getattr(self, "window", 0) is None:
-            return dataclasses.replace(self, window=train_length)  # pyright: ignore[reportCallIssue]
+        del train_length
         return self
 
     def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:
         """Initial values of this choice's learned parts; {} where it has none."""
         del num_heads, head_dim, train_length
         return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Windowed(Axis):
+    """A choice with a window, in tokens, of L by default."""
+
+    window: int | None = option(None, int, at_least=1)
+
+    @property
+    def reach(self) -> int:
+        """The window, once `resolve` has filled it in."""
+        if self.window is None:
+            raise ValueError("window is not set: build methods with make_method")
+        return self.window
+
+    def resolve(self, train_length: int) -> "Windowed":  # noqa: D102
+        return dataclasses.replace(self, window=self.window or train_length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +114,11 @@ class Rows:
       head_dim: H, key size per head.
     """
 
-    n: Float[Array, "B 1 T 1"]
-    q_positions: Int[Array, "B T"]
-    kv_positions: Int[Array, "B S"]
-    delta: Int[Array, "B 1 T S"]
-    start: Int[Array, "B 1 T 1"]
+    n: Float[Array, "#B 1 T 1"]
+    q_positions: Int[Array, "#B T"]
+    kv_positions: Int[Array, "#B S"]
+    delta: Int[Array, "#B 1 T S"]
+    start: Int[Array, "#B 1 T 1"]
     causal: bool
     train_length: int
     key_length: int
@@ -122,9 +138,9 @@ class Piece:
     `where` selects the entries this piece is for; None selects all.
     """
 
-    q_phase: UInt32[Array, "B T P"] | None = None
-    k_phase: UInt32[Array, "B S P"] | None = None
-    where: Bool[Array, "B 1 T S"] | None = None
+    q_phase: UInt32[Array, "#B #T P"] | None = None
+    k_phase: UInt32[Array, "#B S P"] | None = None
+    where: Bool[Array, "#B 1 T S"] | None = None
 
 
 class Position(Axis):
@@ -185,8 +201,8 @@ class Visibility(Axis):
     """Which keys a row sees, before causality, padding and documents are taken into account."""
 
     def __call__(
-        self, delta: Int[Array, "B 1 T S"], ordinal: Int[Array, "B 1 T S"]
-    ) -> Bool[Array, "B 1 T S"] | None:
+        self, delta: Int[Array, "#B 1 T S"], ordinal: Int[Array, "#B 1 T S"]
+    ) -> Bool[Array, "#B 1 T S"] | None:
         """True where visible; None sees all. `ordinal` counts keys from the document's start."""
         del delta, ordinal
         return None

@@ -13,8 +13,8 @@ from lenext.attention.position import rotate
 class Places(NamedTuple):
     """Where the queries and keys stand. B is the batch size, or 1 where all sequences agree."""
 
-    q_positions: Int[Array, "B T"]
-    kv_positions: Int[Array, "B S"]
+    q_positions: Int[Array, "#B T"]
+    kv_positions: Int[Array, "#B S"]
     kv_mask: Bool[Array, "B S"] | None
     q_segment_ids: Int[Array, "B T"] | None
     kv_segment_ids: Int[Array, "B S"] | None

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from lenext.attention.method import Piece, Position, Rows, option
+from lenext.attention.method import Piece, Position, Rows, Windowed, option
 
 Frequencies = np.ndarray  # [H/2] float64, radians a position
 
@@ -137,10 +137,8 @@ class Yarn(Rope):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClampedRope(Rope):
+class ClampedRope(Rope, Windowed):
     """Distances clamped to +-window (default L): ReRoPE (Su 2023), and LM-Infinite's."""
-
-    window: int = option(None, int, at_least=1)  # None until resolved: L
 
     def pieces(self, rows):  # noqa: D102
         inside = super().pieces(rows)
@@ -152,8 +150,8 @@ class ClampedRope(Rope):
             return phase(jnp.full((1, 1), distance, jnp.int32), frequencies)
 
         # A query turned by the clamped distance against keys that are not turned at all.
-        before = [Piece(at_distance(self.window), None, rows.delta >= self.window)]
-        after = [Piece(at_distance(-self.window), None, rows.delta <= -self.window)]
+        before = [Piece(at_distance(self.reach), None, rows.delta >= self.reach)]
+        after = [Piece(at_distance(-self.reach), None, rows.delta <= -self.reach)]
         return [*inside, *before, *([] if rows.causal else after)]
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from lenext.attention.method import Visibility, option
+from lenext.attention.method import Visibility, Windowed, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,22 +13,19 @@ class Full(Visibility):
 
 
 @dataclasses.dataclass(frozen=True)
-class Window(Visibility):
+class Window(Visibility, Windowed):
     """Keys at a distance below `window` (default L), on both sides where not causal."""
-
-    window: int = option(None, int, at_least=1)  # None until resolved: L
 
     def __call__(self, delta, ordinal):  # noqa: D102
         del ordinal
-        return jnp.abs(delta) < self.window
+        return jnp.abs(delta) < self.reach
 
 
 @dataclasses.dataclass(frozen=True)
-class SinkWindow(Visibility):
+class SinkWindow(Visibility, Windowed):
     """The window and a document's first `sinks` keys: the Lambda-shaped mask (arXiv 2308.16137)."""
 
-    window: int = option(None, int, at_least=1)  # None until resolved: L
     sinks: int = option(4, int, at_least=0)
 
     def __call__(self, delta, ordinal):  # noqa: D102
-        return (jnp.abs(delta) < self.window) | (ordinal < self.sinks)
+        return (jnp.abs(delta) < self.reach) | (ordinal < self.sinks)

@@ -36,7 +36,7 @@ def log_softplus(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
 
 
 def reweight(
-    weights: Float[Array, "B N T S"], n: Float[Array, "B 1 T 1"], power: float, offset: float
+    weights: Float[Array, "B N T S"], n: Float[Array, "#B 1 T 1"], power: float, offset: float
 ) -> Float[Array, "B N T S"]:
     """LSSAR's second stage: relu(a_ij n_i - o_i)^p over its row sum (arXiv 2501.13428).
 

@@ -47,7 +47,7 @@ def make_train_step(
         (loss, accuracy), grads = value_and_grad(state["params"])
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.tree.norm(grads)}
         return {"params": params, "optimizer": optimizer_state}, metrics
 
     return jax.jit(train_step, donate_argnums=0)
