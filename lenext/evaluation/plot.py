@@ -50,7 +50,7 @@ def plot(records: Sequence[dict[str, Any]], metric: str, train_length: int, titl
             xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
         )  # fmt: skip
         axes.set_xlabel("length (tokens)")
-        axes.set_ylabel(f"{chosen[0]['protocol']} {metric}")
+        axes.set_ylabel(f"{metric} ({chosen[0]['protocol']})")
         axes.set_title(title, loc="left", fontsize=12)
         axes.grid(axis="y", color="0.9", linewidth=0.8)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

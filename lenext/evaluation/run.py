@@ -72,7 +72,7 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
     )
     records = sweep(model, methods, crops, tokenizer, settings)
 
-    heading = f"{workdir}: {stored['model']['method']} trained at {train_length}, step {step}"
+    heading = f"trained with {stored['model']['method']} at {train_length} tokens, {step} steps"
     results = {
         "provenance": provenance()
         | {
@@ -89,7 +89,7 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
     write_atomically(folder / "results.csv", to_csv(records))
     write_atomically(folder / "results.md", markdown(records, heading))
     write_atomically(folder / "results.png", plot(records, "accuracy", train_length, heading))
-    print(f"\n{heading}\n\n{text_table(records, 'accuracy')}\n")
+    print(f"\n{workdir}: {heading}\n\n{text_table(records, 'accuracy')}\n")
     print(f"all metrics, with intervals: {folder / 'results.md'}, .csv, .json")
     print(f"picture: {folder / 'results.png'}")
     return records

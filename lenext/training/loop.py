@@ -2,10 +2,12 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tqdm import tqdm
@@ -139,18 +141,23 @@ def _run_steps(
                     figures = evaluator(graphdef, state["params"])
                     scalars |= {f"eval/{name}/{key}": figures[key] for key in figures}
             if log or evaluate:
+                _check_finite(step, scalars, checkpoints)
                 writer.write(step, scalars, {"tokens_per_second": rate})
                 clock, clock_step = time.perf_counter(), step
             if save:
+                # An update may leave finite parameters that no step can start from: a checkpoint
+                # is good if a step from it is. The copy is there because steps donate their state.
+                _, ahead = train_step(jax.tree.map(jnp.copy, state), batch, np.int32(step + 1))
+                _check_finite(step + 1, ahead, checkpoints)
                 place = {"iterator": batches.get_state(), "fingerprint": fingerprint}
                 checkpoints.save(step, state, place, scalars)
             bar.update()
 
 
-def _check_finite(step: int, metrics: dict[str, Any], checkpoints: Checkpoints) -> None:
-    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-    if np.isfinite(loss) and np.isfinite(norm):
+def _check_finite(step: int, metrics: Mapping[str, Any], checkpoints: Checkpoints) -> None:
+    bad = [f"{name} {float(value)}" for name, value in metrics.items() if not np.isfinite(value)]
+    if not bad:
         return
     kept = checkpoints.latest()
     place = f"the last good checkpoint is step {kept}" if kept else "no checkpoint was written yet"
-    raise TrainingError(f"loss {loss}, gradient norm {norm} at step {step}: stopped; {place}")
+    raise TrainingError(f"{', '.join(bad)} at step {step}: stopped; {place}")

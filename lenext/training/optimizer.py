@@ -10,7 +10,7 @@ def make_schedule(config: Config, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up to the peak, then cosine to zero at `steps`."""
     warmup = min(config.warmup_steps, steps - 1)
     return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else config.learning_rate,
+        init_value=config.learning_rate / max(warmup, 1),  # no step is wasted at a rate of 0
         peak_value=config.learning_rate,
         warmup_steps=warmup,
         decay_steps=steps,

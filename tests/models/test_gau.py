@@ -129,9 +129,10 @@ def test_swapping_shares_parameters_and_leaves_the_original_alone():
     tokens = jnp.arange(11)[None] % 11
     before = model(tokens)
     swapped = with_method(model, make_method("rerope+infoscale", train_length=4))
-    for a, b in zip(nnx.state(model).flat_state(), nnx.state(swapped).flat_state(), strict=True):
-        assert a[0] == b[0]
-        assert a[1][...] is b[1][...]
+    before_and_after = (nnx.to_flat_state(nnx.state(m)) for m in (model, swapped))
+    for (path, ours), (same_path, theirs) in zip(*before_and_after, strict=True):
+        assert path == same_path
+        assert ours[...] is theirs[...]
     assert not np.allclose(swapped(tokens), before, atol=1e-4)
     assert [m.name for m in model_methods(model)] == ["softmax"] * 3
     np.testing.assert_array_equal(model(tokens), before)

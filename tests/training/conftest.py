@@ -36,7 +36,7 @@ def config(data_dir):
     return tiny_config(data_dir)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def undisturbed(data_dir, tmp_path_factory):
     """The workdir of a run of `config` that was left alone."""
     workdir = tmp_path_factory.mktemp("undisturbed")

@@ -1,0 +1,92 @@
+"""Golden metrics: three steps of training, to be moved only with a reason.
+
+The first loss is checked against an independent forward pass in float64; the rest, which follows
+from the gradient and the optimiser, are stored. `python -m tests.models.test_golden` prints them.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import quickstart
+from lenext.attention import make_method
+from lenext.models import GAUConfig, GAUEncoder
+from lenext.models.objectives import masked_lm
+from lenext.training.optimizer import make_optimizer, make_schedule
+from lenext.training.step import init_state, make_train_step
+
+GOLDEN = {
+    "softmax": [(4.072572, 5.317849), (4.038804, 5.284628), (3.978729, 5.199503)],
+    "infoscale": [(4.079284, 5.439145), (4.044555, 5.406898), (3.982824, 5.317427)],
+    "lssar": [(4.103161, 6.272770), (4.058492, 6.247814), (3.979539, 6.097274)],
+    "cosscale(cos_scale=16)": [(4.090781, 5.407227), (4.051913, 5.414350), (3.982121, 5.365884)],
+    "ssmax": [(4.086277, 5.629548), (4.049818, 5.598342), (3.985182, 5.498776)],
+    "rerope": [(4.092568, 5.400653), (4.058317, 5.370790), (3.997388, 5.288527)],
+}
+
+
+def batch():
+    """Two sequences from a fixed congruence, every fifth token to be predicted."""
+    tokens = (np.arange(2 * 25).reshape(2, 25) * 7 + 3) % 16
+    positions = np.tile(np.arange(0, 25, 5), (2, 1))
+    targets = np.take_along_axis(tokens, positions, axis=1)
+    corrupted = tokens.copy()
+    np.put_along_axis(corrupted, positions, 16, axis=1)
+    arrays = {"tokens": corrupted, "positions": positions, "targets": targets}
+    arrays = {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
+    return arrays | {"weights": jnp.ones((2, 5), jnp.float32)}
+
+
+def model(name):
+    sizes = GAUConfig(vocab_size=17, hidden_size=16, intermediate_size=24, key_size=8, num_layers=2)
+    method = make_method(name, train_length=8)
+    built = GAUEncoder(sizes, method, rngs=nnx.Rngs(0))
+    # Initial values from NumPy, whose streams do not move with the library's version.
+    rng = np.random.default_rng(0)
+    for path, leaf in nnx.to_flat_state(nnx.state(built)):
+        if path[-1] in ("kernel", "embedding"):
+            leaf[...] = jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32)
+        elif path[-1] == "scale":
+            leaf[...] = jnp.asarray(rng.uniform(0.5, 2.0, leaf.shape), jnp.float32)
+    return built
+
+
+def three_steps(name):
+    """Loss and gradient norm of three AdamW steps at the quickstart's settings."""
+    config = quickstart.get_config("smoke").optimizer
+    optimizer = make_optimizer(config, make_schedule(config, 20))
+    built = model(name)
+    state = init_state(built, optimizer)
+    step = make_train_step(nnx.graphdef(built), optimizer, seed=0, dropout=False)
+    out = []
+    for i in range(1, 4):
+        state, metrics = step(state, batch(), np.int32(i))
+        out.append((float(metrics["loss"]), float(metrics["grad_norm"])))
+    return out
+
+
+@pytest.mark.parametrize("name", list(GOLDEN))
+def test_golden_metrics(name):
+    # Float32 sums in another order (other CPUs, other thread counts) move the sixth digit.
+    np.testing.assert_allclose(three_steps(name), GOLDEN[name], rtol=2e-5)
+
+
+def test_loss_is_the_mean_over_predicted_tokens():
+    built, data = model("softmax"), batch()
+    logits = np.asarray(built(data["tokens"]), np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    rows, columns = np.arange(2)[:, None], np.asarray(data["positions"])
+    expected = -log_probs[rows, columns, np.asarray(data["targets"])]
+    sums = masked_lm(built, data)
+    np.testing.assert_allclose(sums.loss, expected.sum(1), rtol=1e-5)
+    np.testing.assert_array_equal(sums.count, [5, 5])
+    half = masked_lm(built, data | {"weights": data["weights"].at[:, 2:].set(0.0)})
+    np.testing.assert_allclose(half.loss, expected[:, :2].sum(1), rtol=1e-5)
+    hits = logits[rows, columns].argmax(-1) == np.asarray(data["targets"])
+    np.testing.assert_array_equal(sums.correct, hits.sum(1))
+
+
+if __name__ == "__main__":
+    for method in ("softmax", "infoscale", "lssar", "cosscale(cos_scale=16)", "ssmax", "rerope"):
+        print(f'    "{method}": {three_steps(method)},')
