@@ -16,7 +16,7 @@ from lenext.attention.method import Method, Params
 from lenext.attention.naive import Places, scores
 
 # Float32 entries of a block's rows: small enough to stay in a CPU's cache, large enough that the
-# loop costs nothing. Measured in experiments/benchmarks/attention.py.
+# loop costs nothing. Measured in experiments/benchmarks/block_size.py.
 BLOCK_ENTRIES = 2**18
 # Prefixes of keys compiled for a causal sequence: g groups cost (g + 1) / 2g of the full square.
 CAUSAL_GROUPS = 8
@@ -26,9 +26,9 @@ RowFunction = Callable[..., Any]
 
 
 def default_block_size(batch: int, num_heads: int, key_length: int) -> int:
-    """Queries a block, a power of two from 16 to 1024."""
+    """Queries a block, a power of two from 32 to 1024."""
     wanted = max(1, BLOCK_ENTRIES // max(1, batch * num_heads * key_length))
-    return min(max(2 ** (wanted.bit_length() - 1), 16), 1024)
+    return min(max(2 ** (wanted.bit_length() - 1), 32), 1024)
 
 
 def map_blocks(

@@ -77,9 +77,12 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
         "provenance": provenance()
         | {
             "config": plain(config),
-            "trained": {"method": stored["model"]["method"], "train_length": train_length},
-            "checkpoint_step": step,
+            "trained": stored,
+            "seeds": [stored["seed"]],
+            "steps": step,
+            "tokens": step * stored["data"]["batch_size"] * train_length,
             "data": corpus.describe(),
+            "fingerprint": corpus.fingerprint,
         },
         "records": records,
     }

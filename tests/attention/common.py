@@ -32,7 +32,9 @@ def known_to_reference(method: str) -> str:
     for part in method.split("+"):
         name = part.split("(")[0]
         if name not in METHODS:
-            pytest.fail(f"{name!r} has no reference: add it to METHODS in tests/attention/reference.py")
+            pytest.fail(
+                f"{name!r} has no reference: add it to METHODS in tests/attention/reference.py"
+            )
     return method
 
 

@@ -149,7 +149,9 @@ def similarity(axes, q, k, delta, length, keys):
     for p in range(dim // 2):
         halves = options.get("pairing", "interleaved") == "halves"
         a, b = (p, p + dim // 2) if halves else (2 * p, 2 * p + 1)
-        qa, qb, ka, kb = (x.transpose(0, 2, 1) for x in (q[..., a], q[..., b], k[..., a], k[..., b]))
+        qa, qb, ka, kb = (
+            x.transpose(0, 2, 1) for x in (q[..., a], q[..., b], k[..., a], k[..., b])
+        )
         qa, qb, ka, kb = qa[..., None], qb[..., None], ka[:, :, None], kb[:, :, None]
         angle = (delta * frequencies[p])[:, None]
         score += np.cos(angle) * (qa * ka + qb * kb) + np.sin(angle) * (qa * kb - qb * ka)

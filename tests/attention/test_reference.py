@@ -151,9 +151,7 @@ def test_causal_groups_of_several_blocks(method):
     q, k, v = inputs(seed=6, batch=2, queries=LENGTH, keys=LENGTH)
     made = make_method(method, train_length=TRAIN_LENGTH)
     mask = np.arange(LENGTH) < np.array([[LENGTH], [70]])
-    out = attend(
-        q, k, v, made, causal=True, kv_mask=mask, implementation="blockwise", block_size=5
-    )
+    out = attend(q, k, v, made, causal=True, kv_mask=mask, implementation="blockwise", block_size=5)
     expected = reference_attend(q, k, v, method, TRAIN_LENGTH, causal=True, kv_mask=mask)
     np.testing.assert_allclose(out, expected, atol=TOLERANCE)
 

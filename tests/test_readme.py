@@ -1,0 +1,59 @@
+"""The README's code runs, and its table is the catalogue's."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lenext.attention import attend, make_method, method_names
+from lenext.attention.catalogue import CATALOGUE
+from lenext.attention.method import init_params
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def clean_catalogue():
+    before = dict(CATALOGUE)
+    yield
+    CATALOGUE.clear()
+    CATALOGUE.update(before)
+
+
+def test_table_lists_the_catalogue():
+    rows = re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE)
+    assert rows == [name for name in rows if name in method_names()]
+    assert sorted(rows) == sorted(method_names())
+
+
+def test_surface_example():
+    (code,) = [block for block in BLOCKS if "row_statistics" in block]
+    names = {}
+    exec(code, names)
+    assert names["out"].shape == (1, 512, 4, 64)
+    assert names["weights"].shape == (1, 4, 512, 512)
+    assert names["entropy"].shape == (1, 4, 512)
+
+
+def test_own_method_example(clean_catalogue):
+    (code,) = [block for block in BLOCKS if "CATALOGUE[" in block]
+    names = {"__name__": "example"}
+    exec(code, names)
+    method = names["method"]
+    assert method == make_method("rerope+power_length(exponent=0.2)", train_length=64)
+    assert method.position == make_method("rerope", train_length=64).position
+    assert init_params(method, 4, 16) == {}
+    q, k, v = (jax.random.normal(jax.random.key(i), (1, 128, 2, 16)) for i in range(3))
+    # The law's factor at n = 128, folded into the query of the method without it.
+    plain = make_method("rerope", train_length=64)
+    expected = attend(q * (128 / 64) ** 0.2, k, v, plain)
+    np.testing.assert_allclose(attend(q, k, v, method), expected, atol=1e-5)
+    blocks = attend(q, k, v, method, implementation="blockwise", block_size=48)
+    np.testing.assert_allclose(blocks, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="exponent=-1.0: should be at least 0"):
+        make_method("power_length(exponent=-1.0)", train_length=64)
+    assert jnp.all(jnp.isfinite(blocks))
