@@ -30,16 +30,24 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, keep_latest: int = 1, best_metric: str | None = None):
         policies: list[Any] = [checkpoint_managers.LatestN(keep_latest)]
+        best: dict[str, Any] = {}
         if best_metric:
             low_is_better = "loss" in best_metric or "perplexity" in best_metric
+
+            def figure(metrics: dict[str, float]) -> float:
+                return metrics[best_metric]
+
             policies.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[best_metric],
+                    get_metric_fn=figure,
                     reverse=low_is_better,
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 )
             )
+            # The policy decides; without a best_fn Orbax would not write the metrics, and a
+            # resumed run would drop the best checkpoint of the one before.
+            best = {"best_fn": figure, "best_mode": "min" if low_is_better else "max"}
         self.directory = workdir / "checkpoints"
         self.best_metric = best_metric
         self.manager = ocp.CheckpointManager(
@@ -47,6 +55,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 create=best_metric is not None,
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                **best,
             ),
             item_handlers={name: handler() for name, handler in HANDLERS.items()},
         )

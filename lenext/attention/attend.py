@@ -71,15 +71,15 @@ def attend(
     places, ordered, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
     )
-    chosen = (
-        choose_implementation(q.shape, k.shape[1]) if implementation == "auto" else implementation
-    )
+    chosen = implementation
+    if chosen == "auto":
+        chosen = choose_implementation(q.shape, k.shape[1])
     if chosen == "naive":
-        block_size = q.shape[1]
-    return _attend(
-        q, k, v, params, places, method=method, causal=causal, ordered=ordered,
-        blocks=chosen == "blockwise", block_size=block_size,
-    )  # fmt: skip
+        block_size = None
+    elif block_size is None:
+        block_size = default_block_size(q.shape[0], q.shape[2], k.shape[1])
+    statics: dict[str, Any] = {"method": method, "causal": causal, "ordered": ordered}
+    return _attend(q, k, v, params, places, block_size=block_size, **statics)
 
 
 def choose_implementation(q_shape: tuple[int, ...], key_length: int) -> str:
@@ -132,23 +132,25 @@ def row_statistics(
     places, ordered, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
     )
-    return _row_statistics(
-        q, k, params, places, method=method, causal=causal, ordered=ordered, block_size=block_size
-    )
+    if block_size is None:
+        block_size = default_block_size(q.shape[0], q.shape[2], k.shape[1])
+    statics: dict[str, Any] = {"method": method, "causal": causal, "ordered": ordered}
+    return _row_statistics(q, k, params, places, block_size=block_size, **statics)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "blocks", "block_size"))
-def _attend(q, k, v, params, places, *, method, causal, ordered, blocks, block_size):
-    if not blocks:
-        scored = naive.scores(q, k, method, params, places, causal=causal, key_length=k.shape[1])
+@functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "block_size"))
+def _attend(q, k, v, params, places, *, method, causal, ordered, block_size):
+    """Blocks of `block_size` queries, or all rows at once where that is None."""
+
+    def outputs(scored, v):
         return naive.combine(naive.weights(scored, method), v).astype(q.dtype)
 
-    def row_function(scored, v):
-        return naive.combine(naive.weights(scored, method), v).astype(q.dtype)
-
-    block_size = block_size or default_block_size(q.shape[0], q.shape[2], k.shape[1])
+    if block_size is None:
+        return outputs(
+            naive.scores(q, k, method, params, places, causal=causal, key_length=k.shape[1]), v
+        )
     return map_blocks(
-        row_function, q, k, v, method, params, places,
+        outputs, q, k, v, method, params, places,
         causal=causal, ordered=ordered, block_size=block_size,
     )  # fmt: skip
 
@@ -161,14 +163,12 @@ def _attention_weights(q, k, params, places, *, method, causal):
 
 @functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "block_size"))
 def _row_statistics(q, k, params, places, *, method, causal, ordered, block_size):
-    def row_function(scored, v):
-        del v
-        figures = diagnostics.statistics(scored, method)
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 2), figures)  # [B, T, N]
+    def figures(scored, _):
+        per_row = diagnostics.statistics(scored, method)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 2), per_row)  # [B, T, N]
 
-    block_size = block_size or default_block_size(q.shape[0], q.shape[2], k.shape[1])
     out = map_blocks(
-        row_function, q, k, None, method, params, places,
+        figures, q, k, None, method, params, places,
         causal=causal, ordered=ordered, block_size=block_size,
     )  # fmt: skip
     return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), out)

@@ -75,8 +75,9 @@ def map_blocks(
         """The rows of queries [start, stop) against the first `keys` keys."""
         count = -(-(stop - start) // block_size)
         padding = count * block_size - (stop - start)
-        key_side = {name: _first(getattr(places, name), keys) for name in KEY_SIDE}
-        some_k, some_v = k[:, :keys], None if v is None else v[:, :keys]
+        sides = {"kv_positions", "kv_mask", "kv_segment_ids"}
+        key_side = {name: getattr(places, name) for name in sides}
+        some_k, some_v, key_side = jax.tree.map(lambda x: x[:, :keys], (k, v, key_side))
 
         def split(x):
             x = jax.lax.slice_in_dim(x, start, stop, axis=1)
@@ -113,10 +114,3 @@ def map_blocks(
         for start in starts
     ]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *outs)
-
-
-KEY_SIDE = ("kv_positions", "kv_mask", "kv_segment_ids")
-
-
-def _first(x: Array | None, count: int) -> Any:
-    return None if x is None else x[:, :count]

@@ -61,7 +61,8 @@ def markdown(records: Records, heading: str) -> str:
             figures = (
                 f"{r['value']:.3f} [{r['interval'][0]:.3f}, {r['interval'][1]:.3f}]" for r in row
             )
-            parts.append(f"| {label(row[0])} | " + " | ".join(figures) + " |")
+            name = label(row[0]).replace("|", r"\|")  # a pattern of methods is no border of cells
+            parts.append(f"| {name} | " + " | ".join(figures) + " |")
     notes = ["Brackets: 95 % interval by bootstrap over documents.", *footnotes(records)]
     return "\n".join([*parts, "", *(f"- {note}" for note in notes), ""])
 

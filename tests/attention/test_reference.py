@@ -147,7 +147,7 @@ def test_fewer_queries_than_keys(method, implementation, causal):
 
 @pytest.mark.parametrize("method", ["rerope+infoscale", "lssa"])
 def test_causal_groups_of_several_blocks(method):
-    """23 blocks of 5 rows: more than there are key prefixes, so a prefix serves several blocks."""
+    """12 blocks of 10 rows: more than there are key prefixes, so that some serve several blocks."""
     q, k, v = inputs(seed=6, batch=2, queries=LENGTH, keys=LENGTH)
     made = make_method(method, train_length=TRAIN_LENGTH)
     mask = np.arange(LENGTH) < np.array([[LENGTH], [70]])

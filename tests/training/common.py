@@ -1,19 +1,18 @@
 """Runs of a few seconds, shared by the tests of training, evaluation and the command line."""
 
-import importlib.util
 import json
+import os
+import sys
 from pathlib import Path
 
+from configs.quickstart import get_config
+
 REPOSITORY = Path(__file__).parents[2]
-QUICKSTART = REPOSITORY / "configs" / "quickstart.py"
 
 
-def tiny_config(data_dir, arg="smoke"):
+def tiny_config(data_dir):
     """The quickstart's smoke config, shrunk further: compilation is all that takes time."""
-    spec = importlib.util.spec_from_file_location("quickstart_config", QUICKSTART)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(arg)
+    config = get_config("smoke")
     config.model.update(hidden_size=16, intermediate_size=32, key_size=8, num_layers=2)
     config.data.update(train_length=16, batch_size=4, data_dir=str(data_dir))
     config.optimizer.warmup_steps = 3
@@ -26,12 +25,22 @@ def tiny_config(data_dir, arg="smoke"):
     return config
 
 
-def as_flags(config, prefix="config"):
-    """The config as --config.key=value flags."""
+def command(program, config, workdir):
+    """The command line of `python -m lenext.PROGRAM` for `config`, and its environment."""
+    arguments = ["--config=configs/quickstart.py:smoke", *_flags(config), f"--workdir={workdir}"]
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return {
+        "args": [sys.executable, "-m", f"lenext.{program}", *arguments],
+        "cwd": REPOSITORY,
+        "env": environment,
+    }
+
+
+def _flags(config, prefix="config"):
     flags = []
     for key, value in config.items():
         name = f"{prefix}.{key}"
-        flags += as_flags(value, name) if hasattr(value, "items") else [f"--{name}={value}"]
+        flags += _flags(value, name) if hasattr(value, "items") else [f"--{name}={value}"]
     return flags
 
 
@@ -40,5 +49,8 @@ def read_metrics(workdir):
 
 
 def snapshot(folder):
-    """Every file's path and content, to see whether anything was touched."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """Every file's content and every folder, to see whether anything was touched."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }

@@ -1,0 +1,175 @@
+import csv
+import json
+import math
+
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+from flax import nnx
+
+from lenext.attention import make_method
+from lenext.checkpoints import Checkpoints
+from lenext.data import ByteTokenizer, evaluation_crops, load_corpus, masked_crops
+from lenext.errors import UserError
+from lenext.evaluation import evaluate
+from lenext.models import build_model
+from tests.training.common import snapshot
+
+KEYS = {
+    "method", "length", "metric", "protocol", "value", "interval", "documents", "tokens",
+    "seconds", "peak_bytes",
+}  # fmt: skip
+METHODS = ["softmax", "rerope(window=16)+infoscale", "cosscale", "windowed(window=8)|softmax"]
+
+
+@pytest.fixture(scope="module")
+def results(trained, data_dir, tmp_path_factory):
+    """(workdir, records, what was printed) of one sweep; its files are in workdir/eval."""
+    from tests.training.common import tiny_config
+
+    workdir = trained()
+    config = tiny_config(data_dir)
+    config.eval.update(methods=",".join(METHODS), lengths="48,16")
+    return workdir, evaluate(config, workdir)
+
+
+def table(records, metric="accuracy"):
+    return {(r["method"], r["length"]): r for r in records if r["metric"] == metric}
+
+
+def test_records_are_as_promised(results):
+    _, records = results
+    for record in records:
+        assert record.keys() >= KEYS
+        assert record["protocol"] == "mlm15"
+        assert math.isfinite(record["value"])
+        assert record["interval"][0] <= record["value"] <= record["interval"][1]
+    assert table(records).keys() == {(m, n) for m in METHODS for n in (16, 48)}
+    assert {r["metric"] for r in records} == {"accuracy", "loss", "entropy", "dilution"}
+
+
+def test_methods_are_named_as_typed(results):
+    _, records = results
+    assert [*dict.fromkeys(r["method"] for r in records)] == METHODS
+
+
+def test_the_baseline_differs_from_itself_by_nothing(results):
+    _, records = results
+    for record in records:
+        if record["method"] == "softmax":
+            assert record["difference"] == 0.0
+            assert record["difference_interval"] == [0.0, 0.0]
+
+
+def test_methods_that_want_other_weights_are_marked(results):
+    _, records = results
+    for record in records:
+        wanted = ["similarity"] if record["method"] == "cosscale" else []
+        assert record["unsuited"] == wanted
+
+
+def test_methods_differ(results):
+    _, records = results
+    losses = {r["method"]: r["value"] for r in records if (r["length"], r["metric"]) == (48, "loss")}
+    assert len(set(losses.values())) == len(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_figures_equal_a_plain_evaluation(results, config, data_dir, method):
+    """Restore, swap the method, take logits over all tokens, count."""
+    workdir, records = results
+    pattern = [make_method(m, train_length=16) for m in method.split("|")]
+    model = build_model(config.model, pattern, 258, seed=0)
+    graphdef, params = nnx.split(model)
+    checkpoints = Checkpoints(workdir)
+    params = checkpoints.restore_params(8, nnx.to_pure_dict(params))
+    checkpoints.close()
+    model = nnx.merge(graphdef, params)
+    corpus = load_corpus("stdlib_source", "validation", ByteTokenizer(), data_dir)
+    crops = evaluation_crops(corpus, length=48, documents=6, tokens=512)
+    batch = masked_crops(crops, seed=0, tokenizer=ByteTokenizer())
+    logits = np.asarray(model(jnp.asarray(batch["tokens"])), np.float64)
+    chosen = np.take_along_axis(logits, batch["positions"][:, :, None], axis=1)
+    logs = chosen - np.log(np.exp(chosen).sum(axis=-1, keepdims=True))
+    loss = -np.take_along_axis(logs, batch["targets"][:, :, None], axis=2).mean()
+    accuracy = np.mean(chosen.argmax(axis=-1) == batch["targets"])
+
+    assert table(records, "loss")[method, 48]["value"] == pytest.approx(loss, rel=1e-4)
+    assert table(records)[method, 48]["value"] == pytest.approx(accuracy)
+    assert table(records)[method, 48]["predictions"] == batch["targets"].size
+    assert table(records)[method, 48]["documents"] == len(set(crops.document))
+
+
+class TestFiles:
+    @pytest.fixture
+    def folder(self, results):
+        return results[0] / "eval"
+
+    def test_are_four(self, folder):
+        assert {path.name for path in folder.iterdir()} == {
+            f"results.{ending}" for ending in ("json", "csv", "md", "png")
+        }
+
+    def test_json_holds_the_records_and_where_they_come_from(self, folder, results, config):
+        content = json.loads((folder / "results.json").read_text())
+        assert content["records"] == results[1]
+        provenance = content["provenance"]
+        assert provenance["trained"] == {"method": "softmax", "train_length": 16}
+        assert provenance["checkpoint_step"] == 8
+        assert provenance["config"]["eval"]["methods"] == ",".join(METHODS)
+        data = provenance["data"]
+        assert (data["dataset"], data["split"]) == ("stdlib_source", "validation")
+        assert len(data["fingerprint"]) > 8
+        assert data["python"].startswith("3.")
+        assert {"git", "versions", "hardware", "time"} <= provenance.keys()
+        assert {"jax", "flax", "python"} <= provenance["versions"].keys()
+
+    def test_csv_says_the_same(self, folder, results):
+        with (folder / "results.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        for row, record in zip(rows, results[1], strict=True):
+            for key in ("method", "metric", "protocol"):
+                assert row[key] == record[key]
+            for key in ("length", "documents", "tokens", "peak_bytes"):
+                assert int(row[key]) == record[key]
+            assert float(row["value"]) == record["value"]
+            assert [float(row[f"interval_{end}"]) for end in ("low", "high")] == record["interval"]
+
+    def test_markdown_says_the_same(self, folder, results):
+        text = (folder / "results.md").read_text()
+        for record in results[1]:
+            low, high = record["interval"]
+            assert f" {record['value']:.3f} [{low:.3f}, {high:.3f}] " in text
+        for method in METHODS:
+            assert f"| {method}".replace("|softmax", r"\|softmax") in text
+
+    def test_picture_is_one(self, folder):
+        image = matplotlib.image.imread(folder / "results.png")
+        assert image.ndim == 3
+        assert np.ptp(image[..., :3]) > 0.5
+
+
+def test_prints_the_table(trained, config, capsys):
+    workdir = trained()
+    (workdir / "eval").mkdir(exist_ok=True)
+    before = {path.name: path.read_bytes() for path in (workdir / "eval").iterdir()}
+    records = evaluate(config, workdir)
+    said = capsys.readouterr().out
+    for method in ("softmax", "infoscale"):
+        values = [table(records)[method, n]["value"] for n in (16, 48)]
+        assert f"{method:<9}{values[0]:>8.3f}{values[1]:>8.3f}\n" in said
+    for name in ("results.md", "results.png"):
+        assert str(workdir / "eval" / name) in said
+    for name, content in before.items():
+        (workdir / "eval" / name).write_bytes(content)
+
+
+def test_touches_nothing_of_the_run(trained, config):
+    workdir = trained()
+    before = snapshot(workdir)
+    evaluate(config, workdir)
+    after = snapshot(workdir)
+    assert {k: v for k, v in after.items() if not k.startswith("eval")} == {
+        k: v for k, v in before.items() if not k.startswith("eval")
+    }

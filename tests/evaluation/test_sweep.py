@@ -1,0 +1,205 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lenext.config import base_config, read_methods
+from lenext.data import ByteTokenizer, Corpus, evaluation_crops, masked_crops
+from lenext.evaluation.bootstrap import interval, resample
+from lenext.evaluation.masked import CropFigures
+from lenext.evaluation.sweep import Estimate, Settings, _by_document, sweep
+from lenext.models import build_model
+
+TRAIN_LENGTH = 8
+SETTINGS = Settings(batch_tokens=64, probe_rows=4, bootstrap=200, seed=0, mask_rate=0.15)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    lengths = [30, 200, 90, 64, 120]
+    tokens = np.random.default_rng(0).integers(256, size=sum(lengths)).astype(np.uint16)
+    return Corpus(
+        tokens=tokens,
+        offsets=np.cumsum([0, *lengths]),
+        names=[f"document{i}" for i in range(len(lengths))],
+        fingerprint="0" * 12,
+        name="noise",
+        split="validation",
+    )
+
+
+@pytest.fixture(scope="module")
+def run(corpus):
+    """Returns a sweep's records, of a fresh model whose attention is sharp."""
+
+    def run(methods, lengths=(24,), trained="softmax", **changes):
+        settings = base_config().model
+        settings.update(hidden_size=16, intermediate_size=16, key_size=8, num_layers=2)
+        model = build_model(settings, read_methods(trained, TRAIN_LENGTH), 258, seed=1)
+        for layer in model.layers:
+            layer.q_scale.scale[...] = 5.0 * layer.q_scale.scale[...]
+        crops = {n: evaluation_crops(corpus, length=n, documents=4, tokens=300) for n in lengths}
+        patterns = {name: read_methods(name, TRAIN_LENGTH) for name in methods}
+        settings = dataclasses.replace(SETTINGS, **changes)
+        return sweep(model, patterns, crops, ByteTokenizer(), settings)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def records(run):
+    return run(["softmax", "softmax+softmax", "infoscale"], lengths=(24, 72))
+
+
+def test_a_record_a_method_length_and_metric(records):
+    found = [(r["length"], r["method"], r["metric"]) for r in records]
+    assert found == [
+        (length, method, metric)
+        for length in (24, 72)
+        for method in ("softmax", "softmax+softmax", "infoscale")
+        for metric in ("accuracy", "loss", "entropy", "dilution")
+    ]
+
+
+def test_records_say_how_much_there_was(records, corpus):
+    for record in records:
+        length, documents = record["length"], record["documents"]
+        crops = evaluation_crops(corpus, length=length, documents=4, tokens=300)
+        assert documents == {24: 4, 72: 3}[length]  # one of the four longest has but 64 tokens
+        assert record["sequences"] == len(crops.tokens)
+        assert record["tokens"] == record["sequences"] * length
+        assert record["predictions"] == record["sequences"] * round(0.15 * length)
+        assert record["seconds"] > 0
+        assert record["peak_bytes"] > 0
+
+
+def test_intervals_hold_their_values(records):
+    for record in records:
+        low, high = record["interval"]
+        assert low - 1e-9 <= record["value"] <= high + 1e-9
+        assert record["metric"] == "accuracy" or low < high
+
+
+def test_the_first_method_differs_from_itself_by_exactly_nothing(records):
+    for record in records:
+        if record["method"] != "infoscale":  # the other is the same method by another name
+            assert record["difference"] == 0.0
+            assert record["difference_interval"] == [0.0, 0.0]
+
+
+def test_differences_are_to_the_first_at_the_same_length(records):
+    values = {(r["method"], r["length"], r["metric"]): r["value"] for r in records}
+    for record in records:
+        first = values["softmax", record["length"], record["metric"]]
+        assert record["difference"] == record["value"] - first
+    changed = [r for r in records if r["method"] == "infoscale" and r["metric"] == "entropy"]
+    assert all(r["difference"] < 0 for r in changed)  # it sharpens beyond the training length
+    assert all(r["difference_interval"][1] < 0 for r in changed)
+
+
+def test_is_reproducible(run, records):
+    again = run(["softmax", "softmax+softmax", "infoscale"], lengths=(24, 72))
+    timings = {"seconds", "compile_seconds"}
+    for record, expected in zip(again, records, strict=True):
+        assert {k: v for k, v in record.items() if k not in timings} == {
+            k: v for k, v in expected.items() if k not in timings
+        }
+
+
+def test_neighbours_in_the_sweep_change_nothing(run, records):
+    alone = run(["infoscale"], lengths=(72,))
+    expected = [r for r in records if r["method"] == "infoscale" and r["length"] == 72]
+    for record, other in zip(alone, expected, strict=True):
+        assert record["value"] == other["value"]
+        assert record["interval"] == other["interval"]
+
+
+def test_the_batch_does_not_matter(run, records):
+    for record, expected in zip(run(["softmax"], batch_tokens=1), records, strict=False):
+        assert record["value"] == pytest.approx(expected["value"], rel=1e-5)
+
+
+def test_the_seed_draws_other_masks(run, records):
+    (other,) = [r for r in run(["softmax"], seed=1) if r["metric"] == "loss"]
+    assert other["value"] != records[1]["value"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "method", "axes"),
+    [
+        ("softmax", "infoscale", []),
+        ("softmax", "rerope+log_length", []),
+        ("softmax", "windowed|softmax", []),
+        ("softmax", "yarn", []),
+        ("softmax", "cosscale", ["similarity"]),
+        ("softmax", "softmax|cosscale", ["similarity"]),
+        ("softmax", "lssar", ["similarity", "temperature", "weighting"]),
+        ("softmax", "alibi", ["position"]),
+        ("softmax", "nope", ["position"]),
+        ("softmax", "sigmoid", ["weighting"]),
+        ("cosscale(cos_scale=16)", "cosscale(cos_scale=16)+infoscale", []),
+        ("cosscale(cos_scale=16)", "softmax", ["similarity"]),
+        ("cosscale|softmax", "cosscale|softmax", []),
+        ("cosscale|softmax", "softmax", ["similarity"]),
+        ("lssar", "lssar", []),
+        ("alibi", "alibi+infoscale", []),
+        ("alibi", "softmax", ["position"]),
+    ],
+)
+def test_what_weights_were_not_trained_for_is_marked(run, trained, method, axes):
+    records = run([method], lengths=(8,), trained=trained)
+    assert [record["unsuited"] for record in records] == [axes] * len(records)
+
+
+class TestByDocument:
+    @pytest.fixture
+    def figures(self):
+        values = [np.array(x, np.float32) for x in ([1, 2, 4], [0, 1, 1], [2, 2, 3])]
+        return CropFigures(*values, entropy=np.array([1, 3, 5], np.float32),
+                           dilution=np.array([0, 1, 0], np.float32))  # fmt: skip
+
+    def test_crops_are_added_up(self, figures):
+        sums = _by_document(figures, np.array([7, 3, 7]), np.array([3, 7]))
+        expected = {
+            "accuracy": ([1, 1], [2, 5]),
+            "loss": ([2, 5], [2, 5]),
+            "entropy": ([3, 6], [1, 2]),
+            "dilution": ([1, 0], [1, 2]),
+        }
+        assert {k: (a.tolist(), b.tolist()) for k, (a, b) in sums.items()} == expected
+
+
+class TestEstimate:
+    def test_a_difference_is_paired(self):
+        """Two methods that differ little on documents that differ much."""
+        rng = np.random.default_rng(0)
+        hard = rng.normal(size=50)
+        draws = resample(50, 1000, 0)
+        ours, theirs = (
+            Estimate(float(x.mean()), x[draws].mean(axis=1))
+            for x in (hard + 0.1 + 0.01 * rng.normal(size=50), hard)
+        )
+        described = ours.describe(theirs)
+        assert described["difference"] == pytest.approx(0.1, abs=0.005)
+        low, high = described["difference_interval"]
+        assert 0.09 < low < high < 0.11
+        assert described["interval"] == [*interval(ours.samples)]
+        assert described["interval"][1] - described["interval"][0] > 0.3
+
+    def test_to_itself_it_is_nothing(self):
+        estimate = Estimate(0.3, np.random.default_rng(0).normal(size=9))
+        described = estimate.describe(estimate)
+        assert described["difference"] == 0.0
+        assert described["difference_interval"] == [0.0, 0.0]
+
+
+def test_masks_are_the_same_for_every_method(monkeypatch, run):
+    seen = []
+
+    def remember(crops, **kwargs):
+        seen.append(masked_crops(crops, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr("lenext.evaluation.sweep.masked_crops", remember)
+    run(["softmax", "infoscale"], lengths=(8, 24))
+    assert [batch["tokens"].shape[1] for batch in seen] == [8, 24]
