@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
@@ -18,16 +18,23 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def run(entry: Callable[[ml_collections.ConfigDict, Path], Any]) -> None:
+USAGE = """{purpose}
+
+  --config=FILE[:ARGUMENT]   a config file, such as configs/quickstart.py or configs/quickstart.py:smoke
+  --config.KEY=VALUE         overrides one of its keys; lenext/config.py lists them
+  --workdir=DIR              folder of the run"""
+
+
+def run(purpose: str, entry: Callable[[ml_collections.ConfigDict, Path], Any]) -> None:
     """Parses --config and --workdir, calls `entry`, and exits.
 
     Exit codes: 0; 2 with one line on stderr for what the user can mend; 1 with one line for a run
     that failed by itself. Anything else is a bug and keeps its traceback.
     """
-    app.define_help_flags()
-    config_flag = config_flags.DEFINE_config_file(
-        "config", None, "Config file, with an argument after a colon; --config.key=value overrides."
-    )
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(USAGE.format(purpose=purpose))
+        return
+    config_flag = config_flags.DEFINE_config_file("config", None, "Config file[:argument].")
     workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger().setLevel(logging.WARNING)
@@ -47,13 +54,37 @@ def run(entry: Callable[[ml_collections.ConfigDict, Path], Any]) -> None:
 def _parse(config_flag: flags.FlagHolder) -> ml_collections.ConfigDict:
     try:
         rest = flags.FLAGS(sys.argv)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(str(error) if not isinstance(error, KeyError) else error.args[0]) from None
+        config = config_flag.value
+        if config is not None:
+            config.keys()  # a config that failed to load says so only when it is used
+    except (
+        flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError,
+    ) as error:  # fmt: skip
+        raise UserError(_reason(error)) from None
     if rest:
         raise UserError(f"argument {rest[0]!r}: should be a flag such as --config.key=value")
-    if config_flag.value is None:
+    if config is None:
         raise UserError("--config=configs/NAME.py[:ARGUMENT] is missing")
-    return config_flag.value
+    return config
+
+
+def _reason(error: Exception) -> str:
+    """What the user did wrong, out of what absl and ml_collections wrap around it."""
+    cause = error
+    while cause.args and isinstance(cause.args[0], Exception):
+        cause = cause.args[0]
+    message = str(cause.args[0]) if isinstance(cause, KeyError) else str(cause)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if isinstance(error, KeyError | AttributeError):
+        return f"config has no key {' '.join(lines)}"
+    if isinstance(error, SyntaxError):
+        return f"config file: {message}"
+    if "Traceback" in message:  # the config file raised
+        raised = [line for line in lines if "Error" in line]
+        return raised[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+    if isinstance(error, OSError):
+        return f"config file: {lines[-1]}"
+    return message
 
 
 def _fail(error: object, code: int) -> None:

@@ -203,8 +203,9 @@ def validate(config: Config) -> None:
     for key, low, high in [("model.dropout", 0.0, 1.0)]:
         if not low <= flat[key] < high:
             raise UserError(f"config.{key}={flat[key]}: should be from {low:g} to below {high:g}")
-    if not 0 <= flat["seed"] < 2**32:
-        raise UserError(f"config.seed={flat['seed']}: should be from 0 to 2^32 - 1")
+    for key in ("seed", "eval.seed"):
+        if not 0 <= flat[key] < 2**32:
+            raise UserError(f"config.{key}={flat[key]}: should be from 0 to 2^32 - 1")
     read_methods(flat["model.method"], flat["data.train_length"])
 
 

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import shutil
 
 import jax.numpy as jnp
 import matplotlib.image
@@ -14,7 +15,7 @@ from lenext.data import ByteTokenizer, evaluation_crops, load_corpus, masked_cro
 from lenext.errors import UserError
 from lenext.evaluation import evaluate
 from lenext.models import build_model
-from tests.training.common import snapshot
+from tests.training.common import snapshot, tiny_config
 
 KEYS = {
     "method", "length", "metric", "protocol", "value", "interval", "documents", "tokens",
@@ -26,8 +27,6 @@ METHODS = ["softmax", "rerope(window=16)+infoscale", "cosscale", "windowed(windo
 @pytest.fixture(scope="module")
 def results(trained, data_dir, tmp_path_factory):
     """(workdir, records, what was printed) of one sweep; its files are in workdir/eval."""
-    from tests.training.common import tiny_config
-
     workdir = trained()
     config = tiny_config(data_dir)
     config.eval.update(methods=",".join(METHODS), lengths="48,16")
@@ -71,7 +70,9 @@ def test_methods_that_want_other_weights_are_marked(results):
 
 def test_methods_differ(results):
     _, records = results
-    losses = {r["method"]: r["value"] for r in records if (r["length"], r["metric"]) == (48, "loss")}
+    losses = {
+        r["method"]: r["value"] for r in records if (r["length"], r["metric"]) == (48, "loss")
+    }
     assert len(set(losses.values())) == len(METHODS)
 
 
@@ -115,11 +116,14 @@ class TestFiles:
         content = json.loads((folder / "results.json").read_text())
         assert content["records"] == results[1]
         provenance = content["provenance"]
-        assert provenance["trained"] == {"method": "softmax", "train_length": 16}
-        assert provenance["checkpoint_step"] == 8
+        assert provenance["trained"] == json.loads((folder.parent / "config.json").read_text())
+        assert provenance["steps"] == 8
+        assert provenance["tokens"] == 8 * 4 * 16
+        assert provenance["seeds"] == [0]
         assert provenance["config"]["eval"]["methods"] == ",".join(METHODS)
         data = provenance["data"]
         assert (data["dataset"], data["split"]) == ("stdlib_source", "validation")
+        assert data["fingerprint"] == provenance["fingerprint"]
         assert len(data["fingerprint"]) > 8
         assert data["python"].startswith("3.")
         assert {"git", "versions", "hardware", "time"} <= provenance.keys()
@@ -150,10 +154,20 @@ class TestFiles:
         assert np.ptp(image[..., :3]) > 0.5
 
 
-def test_prints_the_table(trained, config, capsys):
-    workdir = trained()
-    (workdir / "eval").mkdir(exist_ok=True)
-    before = {path.name: path.read_bytes() for path in (workdir / "eval").iterdir()}
+@pytest.fixture
+def copied(trained, tmp_path):
+    """Returns a copy of a trained workdir, to evaluate without touching the others' results."""
+
+    def copy(method="softmax"):
+        return shutil.copytree(
+            trained(method), tmp_path / "run", ignore=shutil.ignore_patterns("eval")
+        )
+
+    return copy
+
+
+def test_prints_the_table(copied, config, capsys):
+    workdir = copied()
     records = evaluate(config, workdir)
     said = capsys.readouterr().out
     for method in ("softmax", "infoscale"):
@@ -161,15 +175,104 @@ def test_prints_the_table(trained, config, capsys):
         assert f"{method:<9}{values[0]:>8.3f}{values[1]:>8.3f}\n" in said
     for name in ("results.md", "results.png"):
         assert str(workdir / "eval" / name) in said
-    for name, content in before.items():
-        (workdir / "eval" / name).write_bytes(content)
 
 
-def test_touches_nothing_of_the_run(trained, config):
-    workdir = trained()
+def test_touches_nothing_of_the_run_and_replaces_results(copied, config):
+    workdir = copied()
     before = snapshot(workdir)
     evaluate(config, workdir)
+    config.eval.methods = "windowed"
+    records = evaluate(config, workdir)
     after = snapshot(workdir)
-    assert {k: v for k, v in after.items() if not k.startswith("eval")} == {
-        k: v for k, v in before.items() if not k.startswith("eval")
-    }
+    assert {key: after[key] for key in before} == before
+    assert {key.split("/")[0] for key in after.keys() - before.keys()} == {"eval"}
+    assert {r["method"] for r in records} == {"windowed"}
+    assert json.loads(after["eval/results.json"])["records"] == records
+
+
+@pytest.mark.parametrize("method", ["lssar", "cosscale(cos_scale=16)"])
+def test_runs_of_methods_that_need_training(copied, config, method):
+    workdir = copied(method)
+    config.eval.update(methods=f"{method},softmax", lengths="16")
+    records = evaluate(config, workdir)  # its own method, whatever config.model.method says
+    assert not table(records)[method, 16]["unsuited"]
+    assert table(records)["softmax", 16]["unsuited"]
+    assert table(records, "loss")[method, 16]["value"] < np.log(258)
+
+
+def test_the_newest_checkpoint_is_evaluated(copied, config):
+    workdir = copied()
+    first = evaluate(config, workdir)
+    newest = workdir / "checkpoints" / "8"
+    half = workdir / "checkpoints" / "9.orbax-checkpoint-tmp"
+    shutil.copytree(newest, half)
+    shutil.rmtree(half / "params")
+    again = evaluate(config, workdir)
+    assert [r["value"] for r in again] == [r["value"] for r in first]
+
+
+def test_the_training_length_is_the_runs_own(copied, config):
+    workdir = copied()
+    expected = evaluate(config, workdir)
+    config.data.train_length = 48  # a window or a temperature of this length would be another
+    records = evaluate(config, workdir)
+    assert [r["value"] for r in records] == [r["value"] for r in expected]
+
+
+def test_computes_in_the_configs_type(copied, config):
+    workdir = copied()
+    expected = table(evaluate(config, workdir), "loss")
+    config.model.dtype = "bfloat16"
+    config.eval.update(methods="softmax", lengths="48")
+    records = table(evaluate(config, workdir), "loss")
+    for key, record in records.items():
+        assert record["value"] != expected[key]["value"]
+        assert record["value"] == pytest.approx(expected[key]["value"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ""}, "config.eval.methods: should name at least one method"),
+        ({"methods": "softmax,nope2"}, "unknown method 'nope2'; choose from softmax, "),
+        ({"methods": "rerope(depth=3)"}, "method 'rerope' has no option 'depth'; choose from"),
+        ({"lengths": "1"}, "eval.lengths '1': should be whole numbers of 2 and more"),
+        ({"lengths": "16,x"}, "eval.lengths '16,x': should be whole numbers of 2 and more"),
+        ({"lengths": ""}, "eval.lengths '': should be whole numbers of 2 and more"),
+        ({"lengths": "16,9999999"}, "evaluation length 9999999: no document in split 'validation'"),
+        ({"split": "test"}, "unknown split 'test' of stdlib_source"),
+        ({"protocol": "mlm16"}, "config.eval.protocol='mlm16': should be one of mlm15"),
+        ({"documents": 0}, "config.eval.documents=0: should be at least 1"),
+        ({"bootstrap": 0}, "config.eval.bootstrap=0: should be at least 1"),
+        ({"seed": -1}, "config.eval.seed=-1: should be from 0 to 2^32 - 1"),
+    ],
+)
+def test_mistakes_leave_no_results(copied, config, change, message):
+    workdir = copied()
+    before = snapshot(workdir)
+    config.eval.update(change)
+    with pytest.raises(UserError) as error:
+        evaluate(config, workdir)
+    assert str(error.value).startswith(message)
+    assert snapshot(workdir) == before
+
+
+def test_a_model_of_another_shape_is_named(copied, config):
+    workdir = copied()
+    config.model.update(intermediate_size=48)
+    with pytest.raises(
+        UserError, match=r"parameter layers\.0\.i_dense\.kernel is \[16, 72\] there"
+    ):
+        evaluate(config, workdir)
+    assert not (workdir / "eval").exists()
+
+
+@pytest.mark.parametrize("left", ["nothing", "config.json", "checkpoints"])
+def test_a_workdir_without_a_checkpoint(copied, config, left):
+    workdir = copied()
+    for path in workdir.iterdir():
+        if path.name != left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match="holds no checkpoint; train there first"):
+        evaluate(config, workdir)
+    assert {path.name for path in workdir.iterdir()} <= {left}

@@ -35,9 +35,7 @@ def make_model(settings, method="softmax", uniform=False):
 
 def make_crops(count, length, seed=0):
     rng = np.random.default_rng(seed)
-    rows = [
-        mask_tokens(rng.integers(256, size=length), rng, ByteTokenizer()) for _ in range(count)
-    ]
+    rows = [mask_tokens(rng.integers(256, size=length), rng, ByteTokenizer()) for _ in range(count)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -56,9 +54,7 @@ def plain_figures(graphdef, params, crops):
     return np.array(rows).T
 
 
-@pytest.mark.parametrize(
-    ("count", "batch_size"), [(7, 3), (6, 3), (7, 7), (2, 9), (3, 1), (5, 4)]
-)
+@pytest.mark.parametrize(("count", "batch_size"), [(7, 3), (6, 3), (7, 7), (2, 9), (3, 1), (5, 4)])
 def test_equals_a_plain_loop(settings, count, batch_size):
     graphdef, params = make_model(settings)
     crops = make_crops(count, 21)
@@ -119,18 +115,14 @@ def test_layers_are_averaged(settings):
 
 def test_no_probe_is_not_a_number(settings):
     graphdef, params = make_model(settings)
-    figures, _ = figures_of_crops(
-        graphdef, params, make_crops(3, 9), batch_size=2, probe_rows=0
-    )
+    figures, _ = figures_of_crops(graphdef, params, make_crops(3, 9), batch_size=2, probe_rows=0)
     assert np.all(np.isnan(figures.entropy))
     assert np.all(np.isnan(figures.dilution))
 
 
 def test_more_probes_than_rows(settings):
     graphdef, params = make_model(settings, uniform=True)
-    figures, _ = figures_of_crops(
-        graphdef, params, make_crops(2, 5), batch_size=2, probe_rows=100
-    )
+    figures, _ = figures_of_crops(graphdef, params, make_crops(2, 5), batch_size=2, probe_rows=100)
     np.testing.assert_allclose(figures.entropy, np.log(5), rtol=1e-5)
 
 

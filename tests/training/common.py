@@ -26,14 +26,17 @@ def tiny_config(data_dir):
 
 
 def command(program, config, workdir):
-    """The command line of `python -m lenext.PROGRAM` for `config`, and its environment."""
-    arguments = ["--config=configs/quickstart.py:smoke", *_flags(config), f"--workdir={workdir}"]
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    """What `subprocess` needs for `python -m lenext.PROGRAM`."""
     return {
-        "args": [sys.executable, "-m", f"lenext.{program}", *arguments],
+        "args": [sys.executable, "-m", f"lenext.{program}", *arguments(config), f"--workdir={workdir}"],
         "cwd": REPOSITORY,
-        "env": environment,
+        "env": os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
     }
+
+
+def arguments(config):
+    """The command line's words for a config."""
+    return ["--config=configs/quickstart.py:smoke", *_flags(config)]
 
 
 def _flags(config, prefix="config"):

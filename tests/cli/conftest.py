@@ -1,0 +1,91 @@
+"""The entry points, called in this process: a start of their own costs seconds."""
+
+import logging
+import os
+import sys
+from typing import NamedTuple
+
+import pytest
+from absl import flags
+from absl import logging as absl_logging
+from absl.testing import flagsaver
+
+from lenext import cli
+from lenext.evaluation import evaluate
+from lenext.training import train
+from tests.training.common import REPOSITORY, arguments, tiny_config
+
+ENTRIES = {"train": train, "evaluate": evaluate}
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    # Not mktemp: tests in other folders find what the first of them prepared.
+    return tmp_path_factory.getbasetemp() / "tfds"
+
+
+@pytest.fixture
+def config(data_dir):
+    return tiny_config(data_dir)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Returns a caller of `python -m lenext.PROGRAM ARGUMENTS` from the repository."""
+
+    def call(program, *words):
+        monkeypatch.setattr(sys, "argv", [f"lenext.{program}", *map(str, words)])
+        monkeypatch.chdir(REPOSITORY)
+        root, verbosity = logging.getLogger(), absl_logging.get_verbosity()
+        level = root.level
+        capsys.readouterr()
+        code = 0
+        try:
+            # A process defines its flags once; here they are dropped again.
+            with flagsaver.flagsaver():
+                cli.run(ENTRIES[program])
+        except SystemExit as end:
+            code = end.code
+        finally:
+            root.setLevel(level)
+            absl_logging.set_verbosity(verbosity)
+        return Outcome(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def fails(call):
+    """Returns a caller that checks for one line on stderr, exit code 2, and gives the line."""
+
+    def fails(program, *words, code=2):
+        outcome = call(program, *words)
+        assert outcome.code == code, outcome.err
+        assert outcome.err.startswith("error: ")
+        assert outcome.err.count("\n") == 1
+        assert outcome.err.endswith("\n")
+        return outcome.err.removeprefix("error: ").rstrip("\n")
+
+    return fails
+
+
+@pytest.fixture
+def words(config, tmp_path):
+    """The words of a good command line; its workdir is tmp_path/run."""
+    return [*arguments(config), f"--workdir={tmp_path / 'run'}"]
+
+
+@pytest.fixture(scope="package")
+def trained(data_dir, tmp_path_factory):
+    """A workdir that holds a run of two steps; not to be written to."""
+    workdir = tmp_path_factory.mktemp("trained")
+    config = tiny_config(data_dir)
+    config.training.update(steps=2, eval_every=2, checkpoint_every=2)
+    train(config, workdir)
+    return workdir

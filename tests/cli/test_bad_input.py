@@ -1,0 +1,197 @@
+"""Each mistake is one line on stderr, exit code 2, and leaves nothing behind."""
+
+import shutil
+
+import pytest
+
+from tests.training.common import REPOSITORY, snapshot
+
+QUICKSTART = "--config=configs/quickstart.py:smoke"
+
+
+@pytest.fixture(params=["train", "evaluate"])
+def program(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request, tmp_path):
+    """Whatever a test here gets wrong, its workdir stays as it was: missing, if it was."""
+    before = snapshot(tmp_path)
+    yield
+    workdir_before = {k: v for k, v in before.items() if k.startswith("run")}
+    assert {k: v for k, v in snapshot(tmp_path).items() if k.startswith("run")} == workdir_before
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (["--config.eval.typo=1"], "typo"),
+            (["--config.modle.method=softmax"], "modle"),
+            (["--config.model.methods=softmax"], "methods"),
+            (["--config.training.steps=many"], "many"),
+            (["--config.training.steps=1.5"], "1.5"),
+            (["--config.optimizer.learning_rate=fast"], "fast"),
+            (["--config.model.use_bias=perhaps"], "perhaps"),
+            (["--wrokdir=x"], "wrokdir"),
+            (["stray"], "argument 'stray': should be a flag such as --config.key=value"),
+            (["softmax,rerope", "more"], "argument 'softmax,rerope': should be a flag"),
+        ],
+    )
+    def test_what_is_not_known(self, program, fails, words, changes, message):
+        assert message in fails(program, *words, *changes)
+
+    def test_no_config(self, program, fails, tmp_path):
+        error = fails(program, f"--workdir={tmp_path / 'run'}")
+        assert error == "--config=configs/NAME.py[:ARGUMENT] is missing"
+
+    def test_no_workdir(self, program, fails):
+        assert fails(program, QUICKSTART) == "--workdir=DIR is missing"
+
+    def test_nothing_at_all(self, program, fails):
+        assert "--config=" in fails(program)
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            ("configs/quickstart.py:nonsense", "config argument 'nonsense': should be of smoke"),
+            ("configs/quickstart.py:smoke,nonsense", "'smoke,nonsense': should be of smoke"),
+            ("configs/gau_alpha.py:tiny", "config argument 'tiny': should be of small"),
+            ("configs/gau_alpha.py:small,base", "config argument 'small,base'"),
+            ("configs/missing.py", "missing.py"),
+            ("configs", "configs"),
+            ("README.md", "README.md"),
+        ],
+    )
+    def test_configs_that_are_none(self, program, fails, tmp_path, argument, message):
+        assert message in fails(program, f"--config={argument}", f"--workdir={tmp_path / 'run'}")
+
+
+class TestTraining:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ("model.method=sotfmax", "unknown method 'sotfmax'; choose from softmax, "),
+            ("model.method=softmax|sotfmax", "unknown method 'sotfmax'"),
+            ("model.method=rerope(depth=3)", "method 'rerope' has no option 'depth'; choose from"),
+            ("model.method=rerope(window=wide)", "method 'rerope(window=wide)': should be a name"),
+            ("model.method=rerope(window=0)", "window=0: should be at least 1"),
+            ("model.method=rerope(window=4", "should be a name"),
+            ("model.method=softmax++rerope", "method 'softmax++rerope': should be a name"),
+            ("model.method=", "should name at least one method"),
+            ("model.family=mamba", "config.model.family='mamba': should be one of gau"),
+            ("model.dtype=float16", "config.model.dtype='float16': should be one of float32, bfl"),
+            ("model.num_layers=0", "config.model.num_layers=0: should be at least 1"),
+            ("model.dropout=1.0", "config.model.dropout=1.0: should be from 0 to below 1"),
+            ("model.key_size=7", "key_size=7"),
+            ("data.dataset=wikipedia", "unknown dataset 'wikipedia'; choose from: stdlib_source"),
+            ("data.tokenizer=words", "'words'"),
+            ("data.train_length=1", "config.data.train_length=1: should be at least 2"),
+            ("data.train_length=99999999", "training length 99999999: no document in split 'train'"),
+            ("data.mask_rate=0", "masking rate must be above 0"),
+            ("data.batch_size=0", "config.data.batch_size=0: should be at least 1"),
+            ("optimizer.name=sgd", "config.optimizer.name='sgd': should be one of adamw"),
+            ("optimizer.learning_rate=0", "config.optimizer.learning_rate=0.0: should be above 0"),
+            ("optimizer.learning_rate=nan", "config.optimizer.learning_rate=nan: should be above 0"),
+            ("optimizer.warmup_steps=-1", "config.optimizer.warmup_steps=-1: should be at least 0"),
+            ("optimizer.clip_norm=0", "config.optimizer.clip_norm=0.0: should be above 0"),
+            ("optimizer.b2=1", "config.optimizer.b2=1.0: should be from 0 to below 1"),
+            ("training.steps=0", "config.training.steps=0: should be at least 1"),
+            ("training.best_metric=f1", "config.training.best_metric='f1': should be one of eval/"),
+            ("evaluators.validation.type=bleu", "config.evaluators.validation.type='bleu'"),
+            ("evaluators.validation.length=99999999", "evaluation length 99999999: no document"),
+            ("seed=-1", "config.seed=-1: should be from 0 to 2^32 - 1"),
+        ],
+    )
+    def test_values(self, fails, words, change, message):
+        assert message in fails("train", *words, f"--config.{change}")
+
+    def test_the_longest_document_is_named(self, fails, words):
+        error = fails("train", *words, "--config.data.train_length=99999999")
+        assert "is that long; the longest, " in error
+        assert error.endswith(" tokens")
+
+    def test_workdir_that_is_a_file(self, fails, words, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        error = fails("train", *words, f"--workdir={tmp_path / 'file'}")
+        assert error == f"workdir {tmp_path / 'file'}: should be a folder"
+        assert (tmp_path / "file").read_text() == "mine"
+
+    # A superuser may write anywhere but here, so this stands for all that cannot be written.
+    @pytest.mark.parametrize("place", ["file/under", "/proc/run"])
+    def test_workdir_that_cannot_be_written(self, fails, words, tmp_path, place):
+        (tmp_path / "file").touch()
+        error = fails("train", *words, f"--workdir={tmp_path / place}")
+        assert error.startswith(f"workdir {tmp_path / place}: cannot be written (")
+
+    def test_data_dir_that_cannot_be_written(self, fails, words, tmp_path):
+        (tmp_path / "file").touch()
+        error = fails("train", *words, f"--config.data.data_dir={tmp_path / 'file'}")
+        assert "give a writable data_dir" in error
+
+    def test_workdir_of_another_run(self, fails, words, trained):
+        before = snapshot(trained)
+        error = fails("train", *words, f"--workdir={trained}")
+        for key in ("training.steps (12, was 2)", "training.checkpoint_every (3, was 2)"):
+            assert key in error
+        assert snapshot(trained) == before
+
+
+class TestEvaluation:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ("methods=softmax,sotfmax", "unknown method 'sotfmax'; choose from softmax, "),
+            ("methods=rerope(depth=3)", "method 'rerope' has no option 'depth'; choose from"),
+            ("methods=rerope(window=", "should be a name, names joined by +, or name(option=value)"),
+            ("methods=rope+", "should be a name"),
+            ("methods=,", "config.eval.methods: should name at least one method"),
+            ("lengths=1", "eval.lengths '1': should be whole numbers of 2 and more"),
+            ("lengths=64,-2", "eval.lengths '64,-2': should be whole numbers of 2 and more"),
+            ("lengths=64;128", "eval.lengths '64;128': should be whole numbers of 2 and more"),
+            ("lengths=sixty-four", "eval.lengths 'sixty-four': should be whole numbers"),
+            ("lengths=16,99999999", "evaluation length 99999999: no document in split 'validation'"),
+            ("split=exam", "unknown split 'exam' of stdlib_source; choose from: train, validation"),
+            ("documents=0", "config.eval.documents=0: should be at least 1"),
+            ("seed=-1", "config.eval.seed=-1: should be from 0 to 2^32 - 1"),
+        ],
+    )
+    def test_values(self, fails, words, trained, change, message):
+        before = snapshot(trained)
+        error = fails("evaluate", *words, f"--workdir={trained}", f"--config.eval.{change}")
+        assert message in error
+        assert snapshot(trained) == before
+
+    def test_the_first_parameter_of_another_shape_is_named(self, fails, words, trained):
+        before = snapshot(trained)
+        error = fails("evaluate", *words, f"--workdir={trained}", "--config.model.key_size=6")
+        assert error.startswith(
+            f"{trained / 'checkpoints' / '2'}: parameter layers.0.i_dense.kernel is [16, 72] there "
+            "and [16, 70] in the config's model"
+        )
+        assert snapshot(trained) == before
+
+    @pytest.mark.parametrize("place", ["run", "file", "empty", "/proc/run"])
+    def test_workdir_without_a_checkpoint(self, fails, words, tmp_path, place):
+        (tmp_path / "file").touch()
+        (tmp_path / "empty").mkdir()
+        workdir = tmp_path / place
+        error = fails("evaluate", *words, f"--workdir={workdir}")
+        assert error == f"workdir {workdir}: holds no checkpoint; train there first"
+        assert not list((tmp_path / "empty").iterdir())
+
+    def test_workdir_whose_config_is_broken(self, fails, words, trained, tmp_path):
+        workdir = shutil.copytree(trained, tmp_path / "broken")
+        (workdir / "config.json").write_text('{"data": ')
+        assert "config.json: should be JSON" in fails("evaluate", *words, f"--workdir={workdir}")
+
+    def test_results_that_cannot_be_written(self, fails, words, trained, tmp_path):
+        workdir = shutil.copytree(trained, tmp_path / "copy")
+        (workdir / "eval").touch()
+        error = fails("evaluate", *words, f"--workdir={workdir}")
+        assert error.startswith(f"{workdir / 'eval'}: cannot be written (")
+
+
+def test_paths_in_these_tests_exist():
+    assert (REPOSITORY / "configs" / "quickstart.py").is_file()
