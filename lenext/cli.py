@@ -20,7 +20,7 @@ EXIT_INTERRUPTED = 130
 
 USAGE = """{purpose}
 
-  --config=FILE[:ARGUMENT]   a config file, such as configs/quickstart.py or configs/quickstart.py:smoke
+  --config=FILE[:ARGUMENT]   a config file: configs/quickstart.py, configs/quickstart.py:smoke, …
   --config.KEY=VALUE         overrides one of its keys; lenext/config.py lists them
   --workdir=DIR              folder of the run"""
 

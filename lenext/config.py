@@ -75,6 +75,8 @@ def base_config() -> Config:
     config.eval.probe_rows = 32  # rows a sequence looked at for entropy and dilution
     config.eval.bootstrap = 2000  # resamples of the documents
     config.eval.seed = 0  # masks and bootstrap
+    config.lock()
+    config.evaluators.unlock()  # their names are the config's own
     return config
 
 
@@ -200,9 +202,19 @@ def validate(config: Config) -> None:
     for key, allowed in choices.items():
         if flat[key] not in allowed:
             raise UserError(f"config.{key}={flat[key]!r}: should be one of {', '.join(allowed)}")
-    for key, low, high in [("model.dropout", 0.0, 1.0)]:
-        if not low <= flat[key] < high:
-            raise UserError(f"config.{key}={flat[key]}: should be from {low:g} to below {high:g}")
+    for key in ("model.dropout", "optimizer.b1", "optimizer.b2"):
+        if not 0 <= flat[key] < 1:
+            raise UserError(f"config.{key}={flat[key]}: should be from 0 to below 1")
+    for key in ("optimizer.learning_rate", "optimizer.clip_norm"):
+        if not flat[key] > 0:
+            raise UserError(f"config.{key}={flat[key]}: should be above 0")
+    for key in ("optimizer.warmup_steps", "optimizer.weight_decay"):
+        if not flat[key] >= 0:
+            raise UserError(f"config.{key}={flat[key]}: should be at least 0")
+    if flat["model.key_size"] % 2:
+        raise UserError(
+            f"config.model.key_size={flat['model.key_size']}: should be even, for rotary pairs"
+        )
     for key in ("seed", "eval.seed"):
         if not 0 <= flat[key] < 2**32:
             raise UserError(f"config.{key}={flat[key]}: should be from 0 to 2^32 - 1")

@@ -70,6 +70,11 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
         seed=config.eval.seed,
         mask_rate=config.data.mask_rate,
     )
+    folder = workdir / "eval"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     records = sweep(model, methods, crops, tokenizer, settings)
 
     heading = f"trained with {stored['model']['method']} at {train_length} tokens, {step} steps"
@@ -86,8 +91,6 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
         },
         "records": records,
     }
-    folder = workdir / "eval"
-    folder.mkdir(exist_ok=True)
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
     write_atomically(folder / "results.csv", to_csv(records))
     write_atomically(folder / "results.md", markdown(records, heading))

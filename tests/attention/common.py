@@ -9,7 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from lenext.attention import attend, attention_weights, init_params, make_method, method_names
+from lenext.attention import (
+    attend,
+    attention_weights,
+    init_params,
+    make_method,
+    method_names,
+    row_statistics,
+)
 from tests.attention.reference import METHODS
 
 TRAIN_LENGTH = 32
@@ -23,8 +30,9 @@ COMPOSITIONS = [
     "rerope(window=20)+infoscale",
 ]
 
-# The same numbers to rounding in half the time. The tests of `attend` on its own compile as usual.
-QUICK = {"xla_backend_optimization_level": 0}
+# The same numbers to rounding, compiled in a quarter of the time. Tests that call `attend` itself
+# compile as usual.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 def known_to_reference(method: str) -> str:
@@ -88,6 +96,35 @@ def value_and_grads(
 
     out, pull = jax.vjp(function, q, k, v, params)
     return out, pull(cotangent)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("method", "causal", "implementation", "block_size"),
+    compiler_options=QUICK,
+)
+def quick_attend(
+    q, k, v, method, *, causal=False, implementation="naive", block_size=None, **places
+):
+    """attend, compiled quickly."""
+    return attend(
+        q, k, v, method, causal=causal,
+        implementation=implementation, block_size=block_size, **places,
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("method", "causal"), compiler_options=QUICK)
+def quick_weights(q, k, method, *, causal=False, **places):
+    """attention_weights, compiled quickly."""
+    return attention_weights(q, k, method, causal=causal, **places)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("method", "causal", "block_size"), compiler_options=QUICK
+)
+def quick_statistics(q, k, method, *, causal=False, block_size=None, **places):
+    """row_statistics, compiled quickly."""
+    return row_statistics(q, k, method, causal=causal, block_size=block_size, **places)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "causal"), compiler_options=QUICK)

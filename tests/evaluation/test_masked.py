@@ -41,12 +41,12 @@ def make_crops(count, length, seed=0):
 
 def plain_figures(graphdef, params, crops):
     """Loss, hits and count of each crop, one at a time, from logits over all tokens."""
-    model = nnx.merge(graphdef, params)
+    logits_of = jax.jit(nnx.merge(graphdef, params).__call__)
     rows = []
     for tokens, positions, targets in zip(
         crops["tokens"], crops["positions"], crops["targets"], strict=True
     ):
-        logits = np.asarray(model(jnp.asarray(tokens[None]))[0, positions], np.float64)
+        logits = np.asarray(logits_of(tokens[None])[0, positions], np.float64)
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
         chosen = shifted[np.arange(len(targets)), targets] / shifted.sum(axis=-1)
         hits = logits.argmax(axis=-1) == targets
@@ -54,7 +54,7 @@ def plain_figures(graphdef, params, crops):
     return np.array(rows).T
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(7, 3), (6, 3), (7, 7), (2, 9), (3, 1), (5, 4)])
+@pytest.mark.parametrize(("count", "batch_size"), [(7, 3), (6, 3), (7, 9), (7, 1)])
 def test_equals_a_plain_loop(settings, count, batch_size):
     graphdef, params = make_model(settings)
     crops = make_crops(count, 21)

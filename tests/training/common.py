@@ -28,7 +28,13 @@ def tiny_config(data_dir):
 def command(program, config, workdir):
     """What `subprocess` needs for `python -m lenext.PROGRAM`."""
     return {
-        "args": [sys.executable, "-m", f"lenext.{program}", *arguments(config), f"--workdir={workdir}"],
+        "args": [
+            sys.executable,
+            "-m",
+            f"lenext.{program}",
+            *arguments(config),
+            f"--workdir={workdir}",
+        ],
         "cwd": REPOSITORY,
         "env": os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
     }

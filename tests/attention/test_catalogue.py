@@ -1,0 +1,309 @@
+"""Names, options and composition: the strings that configs and command lines hold."""
+
+import copy
+import dataclasses
+import pickle
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from lenext.attention import init_params, make_method, method_names, method_options
+from tests.attention.common import DIM, HEADS, TRAIN_LENGTH, inputs, quick_attend, slopes
+from tests.attention.reference import METHODS, reference_attend
+
+AXES = ("position", "similarity", "temperature", "weighting", "visibility")
+STAGE = ["softmax", "softmax_plus", "log_length", "infoscale", "cosscale", "infoscale_cosscale",
+         "lssa", "lssar", "pi", "ntk", "yarn", "rerope", "rerope_log", "windowed", "lm_infinite",
+         "alibi", "nope", "sigmoid", "relu", "ssmax"]  # fmt: skip
+
+
+def make(name: str, **options):
+    return make_method(name, train_length=64, **options)
+
+
+def test_names():
+    names = method_names()
+    assert set(STAGE) <= set(names)
+    assert len(names) == len(set(names))
+    for name in names:
+        assert make(name).train_length == 64
+
+
+def test_every_name_has_a_reference():
+    """A name without one is tested by nobody: add it to METHODS in tests/attention/reference.py."""
+    assert set(method_names()) <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_methods_are_values(name):
+    """Equal arguments, equal and equally hashed methods: jit compiles once for both."""
+    one, two = make(name), make(name)
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one is not two
+    assert {one: 1}[two] == 1
+    assert make_method(name, train_length=65) != one
+    assert pickle.loads(pickle.dumps(one)) == one == copy.deepcopy(one)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.train_length = 3
+
+
+def test_no_two_names_are_one_method():
+    assert len({make(name) for name in method_names()}) == len(method_names())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("rerope_log", "rerope+log_length"),
+        ("rerope_log", "log_length+rerope"),
+        ("infoscale_cosscale", "cosscale+infoscale"),
+        ("infoscale_cosscale", "infoscale+cosscale"),
+        ("softmax+yarn", "yarn"),
+        ("yarn+softmax", "yarn"),
+        ("infoscale+log_length", "log_length"),
+        ("rerope + infoscale", "rerope+infoscale"),
+        ("alibi+rerope", "rerope"),
+        ("rerope+alibi", "alibi"),
+        ("lm_infinite+windowed", "rerope+windowed"),
+        ("infoscale+lssa", "lssa"),
+        ("infoscale()", "infoscale"),
+    ],
+)
+def test_composition(one, other):
+    assert make(one) == make(other)
+    assert hash(make(one)) == hash(make(other))
+
+
+def test_order_matters_where_parts_share_an_axis():
+    assert make("lssa+infoscale") != make("infoscale+lssa")
+    assert make("lssa+infoscale").weighting == make("lssa").weighting
+    assert make("lssa+infoscale").temperature == make("infoscale").temperature
+
+
+def test_axis_keywords():
+    """An axis by keyword is that axis of the named entry, whole."""
+    plus = make("rerope+infoscale", window=16)
+    assert make("rerope", temperature="infoscale", window=16) == plus
+    assert make("softmax", position="rerope", temperature="infoscale", window=16) == plus
+    assert make("lssa", temperature="softmax").temperature == make("softmax").temperature
+    assert make("softmax", weighting="lssar", power=3).weighting == make("lssar", power=3).weighting
+    assert make("infoscale", similarity="cosscale") == make("infoscale_cosscale")
+    assert make("rerope", visibility="lm_infinite") == make("lm_infinite")
+
+
+def test_options_reach_every_part():
+    """lm_infinite has a window on two axes; a shared option goes to all parts of a composition."""
+    made = make("lm_infinite", window=16)
+    assert made.position == make("rerope", window=16).position
+    assert made.visibility != make("lm_infinite").visibility
+    assert make("rerope+windowed", window=16).visibility == make("windowed", window=16).visibility
+    assert make("rerope+windowed", window=16).position == made.position
+    both = make("yarn+infoscale", scale=4.0, clamp=False)
+    assert both.position == make("yarn", scale=4.0).position
+    assert both.temperature == make("infoscale", clamp=False).temperature
+
+
+def test_options_in_brackets_belong_to_their_part():
+    made = make("rerope(window=16)+windowed(window=32)")
+    assert made.position == make("rerope", window=16).position
+    assert made.visibility == make("windowed", window=32).visibility
+    assert make("rerope(window=16)+infoscale") == make("rerope+infoscale", window=16)
+    assert make("lssar(power=3, offset=0.5)") == make("lssar", power=3, offset=0.5)
+    assert make("rope_pairs(pairing='halves')".replace("rope_pairs", "yarn")) == make(
+        "yarn", pairing="halves"
+    )
+    assert make("infoscale(clamp=False)") == make("infoscale", clamp=False)
+
+
+def test_brackets_change_no_axis_that_the_part_leaves_alone():
+    """InfoScale has no position of its own: its `base` must not undo the ReRoPE before it."""
+    try:
+        made = make("rerope+infoscale(base=500)")
+    except ValueError:
+        return  # refusing is as good
+    assert made.position in (make("rerope").position, make("rerope", base=500).position)
+
+
+def test_defaults():
+    """The default window is L, said or not, and the same for numbers of either type."""
+    assert make("rerope") == make("rerope", window=64)
+    assert make("windowed") == make("windowed", window=64)
+    assert make("lm_infinite") == make("lm_infinite", window=64, sinks=4)
+    assert make("cosscale") == make("cosscale", cos_scale=128)
+    assert make("lssar") == make("lssar", power=15, offset=1)
+    assert make("infoscale") == make("infoscale", clamp=True)
+    assert make("softmax") == make("softmax", base=10000.0, pairing="interleaved")
+    assert hash(make("lssar")) == hash(make("lssar", power=15.0))
+
+
+def test_options_tell_methods_apart():
+    methods = [
+        make("softmax"), make("softmax", base=500), make("softmax", pairing="halves"),
+        make("softmax", position="none"), make("pi", scale=2), make("pi", scale=4), make("pi"),
+        make("cosscale", cos_scale=16), make("infoscale", clamp=False), make("lssar", power=3),
+    ]  # fmt: skip
+    assert len(set(methods)) == len(methods)
+
+
+def test_method_options_are_what_make_method_takes():
+    for name in [*method_names(), "rerope+infoscale", "yarn(scale=2)+lssar"]:
+        options = method_options(name)
+        chosen = {key: value for key, value in options.items() if value is not None}
+        assert make(name, **chosen) == make(name)
+    assert {"window", "base", "pairing", "clamp"} <= method_options("rerope+infoscale").keys()
+    assert "window" not in method_options("softmax")
+    assert method_options("lssar")["power"] == 15
+
+
+@pytest.mark.parametrize("name", [name for name in method_names() if name != "nope"])
+def test_position_none(name):
+    """Rotation is off, so neither base nor pairing matters; ALiBi's bias stays."""
+    off = make(name, position="none")
+    assert off.temperature == make(name).temperature
+    if name == "alibi":
+        assert off == make(name)
+        return
+    q, k, v = inputs(seed=21, batch=1, queries=40, keys=40)
+    made = make_method(name, train_length=TRAIN_LENGTH, position="none")
+    expected = reference_attend(q, k, v, name, TRAIN_LENGTH, position="none")
+    np.testing.assert_allclose(quick_attend(q, k, v, made), expected, atol=3e-4)
+
+
+@pytest.mark.parametrize("name", ["softmax", "yarn", "rerope+infoscale"])
+def test_halves_are_interleaved_pairs_of_permuted_dimensions(name):
+    q, k, v = inputs(seed=22, batch=1, queries=40, keys=40)
+    order = np.arange(DIM).reshape(2, DIM // 2).T.ravel()  # 0, 8, 1, 9, ...
+    interleaved = make_method(name, train_length=TRAIN_LENGTH, pairing="interleaved")
+    halves = make_method(name, train_length=TRAIN_LENGTH, pairing="halves")
+    expected = quick_attend(q, k, v, halves, causal=True)
+    out = quick_attend(q[..., order], k[..., order], v, interleaved, causal=True)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    assert np.max(np.abs(quick_attend(q, k, v, interleaved, causal=True) - expected)) > 1e-2
+
+
+def test_init_params():
+    """Deterministic; nothing where nothing is learned; parts of a composition are kept."""
+    assert init_params(make("rerope+infoscale"), HEADS, DIM) == {}
+    for name in ["ssmax", "alibi+ssmax", "ssmax+lm_infinite"]:
+        learned = slopes(init_params(make(name), HEADS, DIM))
+        np.testing.assert_allclose(learned, np.full(HEADS, 1 / np.log(64)), rtol=1e-6)
+
+
+compositions = st.lists(st.sampled_from(method_names()), min_size=1, max_size=4)
+
+
+@hypothesis.given(compositions)
+def test_a_later_part_replaces_the_axes_in_which_it_differs_from_softmax(names):
+    made, softmax = make("+".join(names)), make("softmax")
+    for axis in AXES:
+        parts = [getattr(make(name), axis) for name in names]
+        chosen = [part for part in parts if part != getattr(softmax, axis)]
+        assert getattr(made, axis) == (chosen or [getattr(softmax, axis)])[-1]
+    assert made == make("+".join(["softmax", *names, "softmax"]))
+
+
+@hypothesis.settings(max_examples=12)
+@hypothesis.given(compositions, st.booleans())
+def test_any_composition_computes_what_its_axes_say(names, causal):
+    q, k, v = inputs(seed=23, batch=1, queries=25, keys=25)
+    method = "+".join(names)
+    out = quick_attend(q, k, v, make_method(method, train_length=8), causal=causal)
+    expected = reference_attend(q, k, v, method, 8, causal=causal)
+    np.testing.assert_allclose(out, expected, atol=3e-4)
+
+
+# Mistakes: one line, which names what was wrong and what would be right.
+
+
+def complaint(*args, **kwargs) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        make(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_unknown_name_names_the_choices():
+    for name in ["infoscales", "rerope+infoscales", "softmax+infoscales+rerope"]:
+        message = complaint(name)
+        assert "infoscales" in message
+        assert all(choice in message for choice in STAGE)
+    message = complaint("softmax", temperature="infoscales")
+    assert "infoscales" in message
+    assert "ssmax" in message
+
+
+def test_an_unknown_option_names_the_choices():
+    message = complaint("rerope+infoscale", windows=3)
+    assert all(word in message for word in ["windows", "window", "clamp", "base", "pairing"])
+    assert "windows" in complaint("rerope(windows=3)")
+    # An option of some other method is as unknown as any.
+    for name, options in [
+        ("softmax", {"window": 3}),
+        ("infoscale", {"scale": 2}),
+        ("lssa", {"power": 3}),
+        ("alibi", {"base": 500}),
+        ("windowed", {"sinks": 3}),
+        ("log_length", {"all_heads": True}),
+        ("cosscale", {"clamp": False}),
+        ("softmax_plus", {"clamp": True}),
+    ]:
+        assert next(iter(options)) in complaint(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rerope", {"window": 0}),
+        ("rerope", {"window": -4}),
+        ("rerope", {"window": 2.5}),
+        ("rerope", {"window": "64"}),
+        ("rerope", {"window": True}),
+        ("lm_infinite", {"sinks": -1}),
+        ("pi", {"scale": 0.5}),
+        ("yarn", {"scale": float("nan")}),
+        ("ntk", {"scale": float("inf")}),
+        ("softmax", {"base": -1}),
+        ("softmax", {"base": None}),
+        ("softmax", {"pairing": "thirds"}),
+        ("infoscale", {"clamp": 1}),
+        ("infoscale", {"clamp": "no"}),
+        ("lssar", {"power": 0}),
+        ("cosscale", {"cos_scale": "large"}),
+        ("rerope(window=0)", {}),
+        ("rerope(window='x')+infoscale", {}),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_range_names_itself(name, options):
+    message = complaint(name, **options)
+    option = next(iter(options), "window")
+    assert option in message
+    assert "should be" in message
+
+
+def test_a_wrong_pairing_names_the_choices():
+    message = complaint("softmax", pairing="thirds")
+    assert "interleaved" in message
+    assert "halves" in message
+
+
+@pytest.mark.parametrize("length", [1, 0, -3, 2.5, True, float("nan"), "many", None])
+def test_train_length(length):
+    with pytest.raises(ValueError, match=r"train_length.*at least 2") as caught:
+        make_method("softmax", train_length=length)
+    assert "\n" not in str(caught.value)
+    assert make_method("softmax", train_length=2).train_length == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "+", "rerope+", "+rerope", "rerope-infoscale", "rerope(16)", "rerope(window)", "rerope(",
+     "rerope(window=16", "rerope infoscale", "rerope(window=os)", "rerope(window=1+1j)", "1",
+     "rerope.x", "(rerope)()", "rerope(**{})", "[x for x in y]", "rerope\n+infoscale)", None, 3],
+    ids=repr,
+)  # fmt: skip
+def test_malformed_strings(name):
+    complaint(name)

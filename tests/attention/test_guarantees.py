@@ -1,0 +1,392 @@
+"""What the library promises of every method, whatever its formula: nine guarantees.
+
+Methods come from `method_names()`, so a new one is held to them from its first day.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lenext.attention import attend, init_params, make_method
+from tests.attention.common import (
+    EVERY_NAME,
+    HEADS,
+    QUICK,
+    inputs,
+    known_to_reference,
+    out_and_weights,
+    quick_attend,
+    quick_weights,
+    value_and_grads,
+    with_fixed_scale,
+)
+from tests.attention.reference import NORMALISED, infoscale, reference_attend, spec
+
+TRAIN_LENGTH = 16
+DOCUMENT = 64  # four times as long
+EXACT = 2e-5  # the same sums in another order, and rotations from other positions
+
+every_name = pytest.mark.parametrize("method", EVERY_NAME)
+both_ways = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+
+
+def normalised(method: str) -> bool:
+    return spec(known_to_reference(method))["weighting"][0] in NORMALISED
+
+
+@functools.cache
+def document():
+    """One document, [1, 64, ...]."""
+    return inputs(seed=11, batch=1, queries=DOCUMENT, keys=DOCUMENT)
+
+
+@functools.cache
+def alone(method: str, causal: bool):
+    """Output and weights of the document on its own."""
+    made = with_fixed_scale(method, TRAIN_LENGTH)
+    out, weights = out_and_weights(
+        *document(),
+        init_params(made, HEADS, document()[0].shape[-1]),
+        {},
+        method=made,
+        causal=causal,
+    )
+    return np.asarray(out), np.asarray(weights)
+
+
+# 1. The temperature is 1 at n = L, and not elsewhere.
+
+TEMPERATURES = ["softmax_plus", "log_length", "infoscale", "infoscale_cosscale", "ssmax",
+                "rerope_log"]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", TEMPERATURES)
+def test_temperature_is_one_at_the_training_length_only(method):
+    length = 512 if method == "softmax_plus" else TRAIN_LENGTH
+    q, k, _ = inputs(seed=12, batch=1, queries=4, keys=length + 8)
+    made = make_method(method, train_length=length)
+    plain = make_method(method, train_length=length, temperature="softmax")
+    assert made != plain
+    for size, same in [(length, True), (length + 8, False)]:
+        mask = np.arange(length + 8)[None] < size
+        ours, theirs = (
+            quick_weights(q, k, made, kv_mask=mask),
+            quick_weights(q, k, plain, kv_mask=mask),
+        )
+        assert np.allclose(ours, theirs, atol=1e-6) == same
+
+
+# 2. A row's temperature may as well be a factor on its query.
+
+
+@pytest.mark.parametrize("method", ["infoscale", "alibi+infoscale", "yarn+infoscale"])
+@both_ways
+def test_temperature_folds_into_the_query(method, causal):
+    """On the similarity only: with ALiBi the bias stays as it is."""
+    q, k, v = document()
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    plain = make_method(method, train_length=TRAIN_LENGTH, temperature="softmax")
+    n = np.arange(1, DOCUMENT + 1) if causal else np.full(DOCUMENT, DOCUMENT)
+    factor = np.maximum(1, infoscale(n.astype(np.float64), q.shape[-1], TRAIN_LENGTH))
+    folded = (q * factor[None, :, None, None]).astype(np.float32)
+    np.testing.assert_allclose(
+        quick_attend(q, k, v, made, causal=causal),
+        quick_attend(folded, k, v, plain, causal=causal),
+        atol=EXACT,
+    )
+
+
+# 3. Generating a token at a time gives what the whole sequence gives.
+
+
+@every_name
+def test_decoding_equals_prefill(method):
+    """64 steps as one batch: a query each, on a cache with room whose unused part holds noise."""
+    q, k, v = document()
+    made = with_fixed_scale(method, TRAIN_LENGTH)
+    room = DOCUMENT + 7
+    noise = np.random.default_rng(13).normal(scale=30, size=(DOCUMENT, room, 2, 16))
+    filled = np.arange(room) <= np.arange(DOCUMENT)[:, None]  # [step, cache]
+    cache_k, cache_v = noise.astype(np.float32), noise[..., :6].astype(np.float32)
+    for cache, x in [(cache_k, k), (cache_v, v)]:
+        cache[:, :DOCUMENT] = np.where(filled[:, :DOCUMENT, None, None], x, cache[:, :DOCUMENT])
+    out = quick_attend(
+        np.swapaxes(q, 0, 1), cache_k, cache_v, made, causal=True,
+        q_positions=np.arange(DOCUMENT)[:, None], kv_mask=filled,
+    )  # fmt: skip
+    np.testing.assert_allclose(np.asarray(out)[:, 0], alone(method, True)[0][0], atol=EXACT)
+
+
+@every_name
+def test_continuing_equals_prefill(method):
+    """The last 9 queries on all keys, with default positions."""
+    q, k, v = document()
+    made = with_fixed_scale(method, TRAIN_LENGTH)
+    out = quick_attend(q[:, -9:], k, v, made, causal=True)
+    np.testing.assert_allclose(out, alone(method, True)[0][:, -9:], atol=EXACT)
+
+
+# 4. A document gives the same alone, padded, and packed beside others.
+
+
+@both_ways
+@every_name
+def test_padding_and_packing(method, causal):
+    """Right padding, left padding, behind and before another document; positions 0..S-1.
+
+    Padding holds noise. The documents of a pack are told apart by ids only, so the count of visible
+    keys and the sinks have to start over by themselves; once more with positions that start over.
+    """
+    q, k, v = document()
+    made = with_fixed_scale(method, TRAIN_LENGTH)
+    keys, other = 103, 39
+    starts = [0, other, other, 0, other]
+    rng = np.random.default_rng(14)
+    parts = [
+        rng.normal(scale=5, size=(5, keys, *x.shape[2:])).astype(np.float32) for x in (q, k, v)
+    ]
+    mask = np.ones((5, keys), bool)
+    segments = np.zeros((5, keys), np.int32)
+    positions = np.tile(np.arange(keys), (5, 1))
+    for i, start in enumerate(starts):
+        inside = slice(start, start + DOCUMENT)
+        for part, x in zip(parts, (q, k, v), strict=True):
+            part[i, inside] = x[0]
+        if i < 2:
+            mask[i] = False
+            mask[i, inside] = True
+        else:
+            segments[i, inside] = [3, -1, 3][i - 2]
+    positions[4, other:] -= other
+    out, weights = out_and_weights(
+        *parts, init_params(made, HEADS, q.shape[-1]),
+        {
+            "q_positions": positions, "kv_positions": positions, "kv_mask": mask,
+            "q_segment_ids": segments, "kv_segment_ids": segments,
+        },
+        method=made, causal=causal,
+    )  # fmt: skip
+    expected, expected_weights = alone(method, causal)
+    for i, start in enumerate(starts):
+        inside = slice(start, start + DOCUMENT)
+        np.testing.assert_allclose(np.asarray(out)[i, inside], expected[0], atol=EXACT)
+        weights_inside = np.asarray(weights)[i, :, inside]
+        np.testing.assert_allclose(weights_inside[..., inside], expected_weights[0], atol=EXACT)
+        assert np.count_nonzero(weights_inside) == np.count_nonzero(weights_inside[..., inside])
+
+
+# 5. No name is another word for softmax.
+
+
+@both_ways
+@pytest.mark.parametrize("method", [name for name in EVERY_NAME if name != "softmax"])
+def test_every_method_differs_from_softmax(method, causal):
+    known_to_reference(method)
+    out, plain = alone(method, causal)[0], alone("softmax", causal)[0]
+    assert np.max(np.abs(out - plain)) > 1e-2
+
+
+def test_methods_differ_from_each_other():
+    """Two names for one thing would be a mix-up in the catalogue."""
+    outs = {method: alone(method, False)[0] for method in EVERY_NAME}
+    # At their first values, SSMax's s_h ln n is log_length's ln n / ln L.
+    for a, b in [(a, b) for a in outs for b in outs if a < b and {a, b} != {"ssmax", "log_length"}]:
+        assert np.max(np.abs(outs[a] - outs[b])) > 1e-3, (a, b)
+
+
+# 6. Blocks give what the definition gives, in value and gradient.
+
+
+def packed(batch: int, length: int):
+    """A padded pack: two documents and padding on either side, in the second sequence only."""
+    segments = np.tile(np.arange(length) < 27, (batch, 1)).astype(np.int32)
+    mask = np.ones((batch, length), bool)
+    mask[1, :5] = mask[1, -11:] = False
+    return {"kv_mask": mask, "q_segment_ids": segments, "kv_segment_ids": segments}
+
+
+@functools.cache
+def problem():
+    """q, k, v and a cotangent, B = 2, T = S = 63."""
+    q, k, v = inputs(seed=15, batch=2, queries=63, keys=63)
+    cotangent = np.random.default_rng(16).normal(size=(*q.shape[:3], v.shape[-1]))
+    return q, k, v, cotangent.astype(np.float32)
+
+
+def solve(method, causal, implementation, *, arguments=None, places=None, dtype="float32", **kw):
+    """Output and gradients as float32 arrays, from arguments rounded to dtype."""
+    arguments = [jnp.asarray(x, dtype) for x in arguments or problem()]
+    places = packed(2, 63) if places is None else places
+    params = init_params(method, HEADS, arguments[0].shape[-1])
+    out, gradients = value_and_grads(
+        *arguments,
+        params,
+        places,
+        method=method,
+        causal=causal,
+        implementation=implementation,
+        **kw,
+    )
+    assert {x.dtype for x in [out, *gradients[:3]]} == {jnp.dtype(dtype)}
+    return [np.asarray(x, np.float32) for x in jax.tree.leaves((out, gradients))]
+
+
+@functools.cache
+def by_definition(method: str, causal: bool, dtype: str = "float32"):
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    return solve(made, causal, "naive", dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("method", "causal"),
+    [*((name, True) for name in EVERY_NAME), ("softmax", False), ("lssar", False)],
+)
+def test_blocks_equal_the_definition_in_bfloat16(method, causal):
+    """Also against float64, from the same rounded inputs: 2 % of the largest output."""
+    made = make_method(known_to_reference(method), train_length=TRAIN_LENGTH)
+    ours = solve(made, causal, "blockwise", block_size=24, dtype="bfloat16")
+    definition = by_definition(method, causal, "bfloat16")
+    for a, b in zip(ours, definition, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-2 * np.max(np.abs(b)))
+    rounded = [np.asarray(jnp.asarray(x, "bfloat16"), np.float64) for x in problem()[:3]]
+    expected = reference_attend(*rounded, method, TRAIN_LENGTH, causal=causal, **packed(2, 63))
+    np.testing.assert_allclose(definition[0], expected, atol=2e-2 * np.max(np.abs(expected)))
+
+
+@both_ways
+@pytest.mark.parametrize("method", ["lm_infinite+ssmax", "lssar", "alibi+relu"])
+def test_blocks_equal_the_definition_in_a_pack(method, causal):
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    ours = solve(made, causal, "blockwise", block_size=24)
+    for a, b in zip(ours, solve(made, causal, "naive"), strict=True):
+        np.testing.assert_allclose(a, b, atol=EXACT * np.max(np.abs(b)))
+
+
+def test_results_are_the_same_to_the_bit_each_time():
+    made = make_method("lssar", train_length=TRAIN_LENGTH)
+    for a, b in zip(solve(made, True, "naive"), by_definition("lssar", True), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# 7. A row that sees nothing is zero and hurts no gradient.
+
+
+# Blocks run the same definition: three methods say enough of them.
+IN_BLOCKS = [(method, "blockwise") for method in ("softmax", "lssar", "lm_infinite")]
+
+
+@pytest.mark.parametrize(
+    ("method", "implementation"), [*((name, "naive") for name in EVERY_NAME), *IN_BLOCKS]
+)
+def test_rows_that_see_nothing(method, implementation):
+    """A sequence of padding alone, and queries of a document without keys."""
+    places = packed(2, 63)
+    places["kv_mask"] = places["kv_mask"] & [[False], [True]]
+    places["q_segment_ids"] = places["q_segment_ids"].copy()
+    places["q_segment_ids"][1, 40:50] = 8
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    block_size = None if implementation == "naive" else 24
+    out, dq, dk, dv, *_ = results = solve(
+        made, True, implementation, places=places, block_size=block_size
+    )
+    assert all(np.all(np.isfinite(x)) for x in results)
+    assert not np.any(out[0])
+    assert not np.any(out[1, 40:50])
+    for gradient in (dq[0], dk[0], dv[0], dq[1, 40:50]):
+        assert not np.any(gradient)
+    assert np.all(np.any(out[1, 5:40], axis=(1, 2)))
+
+
+# 8. Weights are weights, whatever the logits.
+
+
+@both_ways
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@every_name
+def test_weights_are_finite_positive_and_sum_to_one(method, dtype, causal):
+    """Queries so large that the logits of a dot product reach 1e4 and more, either sign."""
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    q, k, v, _ = problem()
+    largest = np.max(np.abs(np.einsum("btkgh,bskh->bkgts", q.reshape(2, 63, 2, 2, 16), k))) / 4
+    sizes = np.array([1e4 / largest, 1.0])[:, None, None, None]  # one sequence each
+    q, k, v = (jnp.asarray(x, dtype) for x in (q * sizes, k, v))
+    places = packed(2, 63)
+    params = init_params(made, HEADS, q.shape[-1])
+    out, weights = out_and_weights(q, k, v, params, places, method=made, causal=causal)
+    out, weights = np.asarray(out, np.float32), np.asarray(weights)
+    assert np.all(np.isfinite(out))
+    assert np.all(weights >= 0)
+    if normalised(method):
+        total = weights.sum(axis=-1)
+        some = np.broadcast_to(np.any(weights > 0, axis=(1, 3))[:, None], total.shape)
+        np.testing.assert_allclose(total[some], 1, rtol=1e-5)
+        assert np.mean(some) > 0.8
+    else:
+        assert np.max(weights) > 1.5 / 63  # not normalised by accident
+
+
+@every_name
+def test_gradients_are_finite_at_extreme_logits(method):
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    q, k, v, cotangent = problem()
+    for result in solve(made, True, "naive", arguments=(q * 3000, k, v, cotangent)):
+        assert np.all(np.isfinite(result))
+
+
+@every_name
+def test_gradients_are_finite_for_zero_vectors(method):
+    """Embeddings of padding are often zero: no direction, so no cosine, but no NaN either."""
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    q, k, v, cotangent = (x.copy() for x in problem())
+    q[:, 20:23], k[:, 20:30] = 0, 0
+    for result in solve(made, True, "naive", arguments=(q, k, v, cotangent)):
+        assert np.all(np.isfinite(result))
+
+
+# 9. What cannot be done is refused.
+
+
+def test_an_unknown_implementation_is_refused():
+    q, k, v = document()
+    made = make_method("softmax", train_length=TRAIN_LENGTH)
+    with pytest.raises(ValueError, match=r"flash.*naive.*blockwise"):
+        attend(q, k, v, made, implementation="flash")
+
+
+# And causality, by gradient.
+
+
+@every_name
+def test_no_output_depends_on_what_comes_after(method):
+    """A row in the pack's second document: nothing flows past its ends or to other queries."""
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    q, k, v, cotangent = problem()
+    row = 40
+    cotangent = np.where(np.arange(63)[None, :, None, None] == row, cotangent, 0)
+    _, dq, dk, dv, *_ = solve(made, True, "naive", arguments=(q, k, v, cotangent))
+    for gradient in (dk, dv):
+        assert not np.any(gradient[:, row + 1 :])
+        assert not np.any(gradient[:, :27])  # the document before
+        assert np.all(np.any(gradient[:, row - 5 : row + 1], axis=(1, 2, 3)))
+    assert not np.any(np.delete(dq, row, axis=1))
+    assert np.all(np.any(dq[:, row], axis=-1))
+
+
+def test_whole_rows_are_causal_in_blocks_too():
+    """The Jacobian of a sum over each block's rows, by perturbing one key: only later rows move."""
+    made = make_method("rerope+infoscale", train_length=TRAIN_LENGTH)
+    q, k, v, _ = problem()
+    function = jax.jit(
+        functools.partial(
+            attend, method=made, causal=True, implementation="blockwise", block_size=10
+        ),
+        compiler_options=QUICK,
+    )
+    moved_k, moved_v = k.copy(), v.copy()
+    moved_k[:, 33] += 1
+    moved_v[:, 33] += 1
+    change = np.any(np.asarray(function(q, k, v) != function(q, moved_k, moved_v)), axis=(0, 2, 3))
+    np.testing.assert_array_equal(change, np.arange(63) >= 33)

@@ -1,0 +1,285 @@
+"""Rows that one can work out on paper, one for each similarity, temperature, weighting and mask.
+
+The tests of a whole row use `position="none"` and keys of one, zero or minus one along the first
+dimension, so that the logits are small whole numbers.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lenext.attention import attention_weights, make_method
+from tests.attention.common import quick_statistics, quick_weights
+from tests.attention.reference import NORMALISED, spec
+
+E = math.e
+
+
+def row(method: str, cosines, *, dim: int = 4, train_length: int = 4, scaled=True, **options):
+    """Weights [S] of one query on unit keys at these cosines, which are the logits too."""
+    cosines = np.asarray(cosines, np.float32)
+    q = np.zeros((1, 1, 1, dim), np.float32)
+    q[..., 0] = math.sqrt(dim) if scaled else 1
+    k = np.zeros((1, len(cosines), 1, dim), np.float32)
+    k[0, :, 0, 0], k[0, :, 0, 1] = cosines, np.sqrt(1 - cosines**2)
+    made = make_method(method, train_length=train_length, position="none", **options)
+    return np.asarray(quick_weights(q, k, made))[0, 0, 0]
+
+
+def logits(method: str, delta, *, heads=1, query_dim=0, key_dim=0, dim=2, length=4, **options):
+    """Logits [D, heads] of q = sqrt(H) e_query on a lone k = e_key, at distances i - j = delta."""
+    delta = np.asarray(delta)
+    q = np.zeros((len(delta), 1, heads, dim), np.float32)
+    k = np.zeros((len(delta), 1, 1, dim), np.float32)
+    q[..., query_dim], k[..., key_dim] = math.sqrt(dim), 1
+    made = make_method(method, train_length=length, **options)
+    places = {"q_positions": delta[:, None] + 50, "kv_positions": np.full((len(delta), 1), 50)}
+    statistics = quick_statistics(q, k, made, **places)
+    return np.asarray(statistics.max_logit)[:, :, 0]
+
+
+close = np.testing.assert_allclose
+
+
+def test_softmax():
+    close(row("softmax", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
+    close(row("softmax", [1, 0, -1]), np.array([E, 1, 1 / E]) / (E + 1 + 1 / E), rtol=1e-6)
+
+
+def test_cosine_forgets_norms():
+    """c cos with no 1/sqrt(H): e^c, whatever the length of q."""
+    for scaled in (True, False):
+        close(row("cosscale", [0, 1], cos_scale=1, scaled=scaled), [1 / (1 + E), E / (1 + E)])
+        two = row("cosscale", [0, 1], cos_scale=2, scaled=scaled)
+        close(two, np.array([1, E**2]) / (1 + E**2), rtol=1e-6)
+    close(row("cosscale", [0.75, 0.75, 0.75 + 1 / 128])[2], E / (2 + E), rtol=1e-4)
+
+
+def test_log_length():
+    """L = 4: sixteen keys make the factor ln 16 / ln 4 = 2, two keys stay at 1 or give 1/2."""
+    weights = row("log_length", [1] + [0] * 15)
+    close(weights, np.array([E**2] + [1] * 15) / (E**2 + 15), rtol=1e-5)
+    close(row("log_length", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
+    half = math.exp(0.5)
+    close(row("log_length", [0, 1], clamp=False), np.array([1, half]) / (1 + half), rtol=1e-5)
+
+
+def test_softmax_plus():
+    """ln 2 / ln 512 = 1/9 and ln 8 / ln 512 = 1/3, whatever the training length."""
+    ninth, third = math.exp(1 / 9), math.exp(1 / 3)
+    for length in (4, 64):
+        weights = row("softmax_plus", [0, 1], train_length=length)
+        close(weights, np.array([1, ninth]) / (1 + ninth), rtol=1e-5)
+        weights = row("softmax_plus", [1] + [0] * 7, train_length=length)
+        close(weights[0], third / (third + 7), rtol=1e-5)
+
+
+def temperatures(method: str, counts, *, dim: int, length: int, params=None, heads: int = 1, **kw):
+    """The factor [len(counts), heads] that rows of so many visible keys get: all logits are it."""
+    keys = max(counts)
+    q = np.zeros((len(counts), 1, heads, dim), np.float32)
+    k = np.zeros((len(counts), keys, 1, dim), np.float32)
+    q[..., 0], k[..., 0] = math.sqrt(dim), 1
+    made = make_method(method, train_length=length, position="none", **kw)
+    mask = np.arange(keys) < np.asarray(counts)[:, None]
+    statistics = quick_statistics(q, k, made, kv_mask=mask, params=params, block_size=1)
+    return np.asarray(statistics.max_logit)[:, :, 0]
+
+
+def test_infoscale_table():
+    """The table of the formula sheet, H = 128, L = 64; exactly 1 at L and, clamped, below."""
+    counts = [128, 256, 512, 1024, 2048, 4096, 64, 5]
+    factors = temperatures("infoscale", counts, dim=128, length=64)[:, 0]
+    close(factors[:6], [1.077, 1.149, 1.215, 1.277, 1.336, 1.392], atol=5e-4)
+    close(factors[6:], 1, rtol=1e-6)
+    factors = temperatures("infoscale", [64, 5, 1], dim=128, length=64, clamp=False)[:, 0]
+    below = math.sqrt((1 - 5 ** (-1 / 64)) / (1 - 64 ** (-1 / 64)))
+    close(factors, [1, below, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_ssmax():
+    """1 at L to begin with; s_h ln n with each head's own s."""
+    counts, length = [64, 4096, 8], 64
+    close(temperatures("ssmax", counts, dim=8, length=length)[:, 0], [1, 2, 0.5], rtol=1e-6)
+    params = {"temperature": {"slope": jnp.array([0.5, 2.0])}}
+    factors = temperatures("ssmax", counts, dim=8, length=length, heads=2, params=params)
+    close(factors, np.log([[64, 64], [4096, 4096], [8, 8]]) * [0.5, 2.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["infoscale", "log_length"])
+@pytest.mark.parametrize("length", [7, 64, 1000])
+def test_temperature_is_exactly_one_at_the_training_length(method, length):
+    """Bit for bit what the method gives without its temperature."""
+    plain = make_method(method, train_length=length, temperature="softmax")
+    made = make_method(method, train_length=length)
+    q, k = (np.random.default_rng(i).normal(size=(1, length, 1, 8)).astype("f4") for i in (0, 1))
+    q = q[:, -3:]
+    np.testing.assert_array_equal(attention_weights(q, k, made), attention_weights(q, k, plain))
+
+
+def test_lssa():
+    """ln(H) ln(n) cos, softplus, row sum. Alone, a key has logit 0 and weight 1."""
+    close(row("lssa", [0.3]), [1.0])
+    one = math.log(1 + math.exp(math.log(4) * math.log(2)))
+    close(row("lssa", [0, 1]), np.array([math.log(2), one]) / (math.log(2) + one), rtol=1e-5)
+    close(row("lssa", [0, 1], scaled=False), row("lssa", [0, 1]), rtol=1e-5)
+
+
+def test_lssar_takes_no_offset_from_short_rows():
+    """n <= 3: the powers of LSSA's weights themselves."""
+    close(row("lssar", [0.3]), [1.0])
+    top = (math.log(1 + math.exp(math.log(4) * math.log(2))) / math.log(2)) ** 15
+    close(row("lssar", [0, 1]), np.array([1, top]) / (1 + top), rtol=1e-4)
+    top = (math.log(1 + math.exp(math.log(4) * math.log(3))) / math.log(2)) ** 3
+    weights = row("lssar", [0, 1, 0], power=3)
+    close(weights, np.array([1, top, 1]) / (2 + top), rtol=1e-4)
+
+
+def test_lssar_takes_its_offset_from_rows_of_four():
+    """Below-average keys get nothing; two equal ones above share; the rest by their excess."""
+    close(row("lssar", [1, 0, 0, 0]), [1, 0, 0, 0])
+    close(row("lssar", [1, 0, 1, 0]), [0.5, 0, 0.5, 0], rtol=1e-6)
+    logit = math.log(4) ** 2
+    soft = [math.log(1 + math.exp(logit * cosine)) for cosine in (1, 0.75, 0, 0)]
+    excess = [max(0, 4 * s / sum(soft) - 1) for s in soft]
+    expected = np.array(excess) / sum(excess)
+    close(row("lssar", [1, 0.75, 0, 0], power=1), expected, rtol=1e-5)
+    assert 0 < expected[1] < expected[0]
+    cubed = np.array(excess) ** 3
+    close(row("lssar", [1, 0.75, 0, 0], power=3), cubed / cubed.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["lssar", "lssar(power=3)+nope"])
+def test_lssar_rows_of_equal_weights_fall_back(method, dtype):
+    """Nothing exceeds the average, up to rounding: LSSA's weights, for any n and any key."""
+    rng = np.random.default_rng(0)
+    counts = np.concatenate([np.arange(1, 12), rng.integers(12, 700, size=40), [700]])
+    direction = rng.normal(size=(len(counts), 1, 1, 64))
+    # One direction at many lengths: the cosines agree up to rounding only.
+    k = jnp.asarray(direction * rng.uniform(0.1, 30, size=(1, 700, 1, 1)), dtype)
+    if dtype == "bfloat16":  # rounding turns the keys themselves: keep the lengths to powers of two
+        k = jnp.asarray(direction, dtype) * 2.0 ** rng.integers(-3, 5, size=(1, 700, 1, 1))
+        k = k.astype(dtype)
+    q = jnp.asarray(rng.normal(size=(len(counts), 1, 1, 64)), dtype)
+    mask = np.arange(700) < counts[:, None]
+    made = make_method(method, train_length=64, position="none")
+    weights = np.asarray(quick_weights(q, k, made, kv_mask=mask))[:, 0, 0]
+    close(weights.sum(axis=-1), 1, rtol=1e-5)
+    close(weights * counts[:, None], mask, rtol=1e-3)
+
+
+def test_sigmoid():
+    """sigmoid(l - ln 2): 1 / (1 + 2 e^-l)."""
+    close(row("sigmoid", [0, 1]), [1 / 3, E / (E + 2)], rtol=1e-6)
+    close(row("sigmoid", [0, 0, 0, 0]), [0.2] * 4, rtol=1e-6)
+
+
+def test_relu():
+    close(row("relu", [-1, 1]), [0, 0.5], rtol=1e-6)
+    close(row("relu", [0.5, 1, -0.5, 0]), [0.125, 0.25, 0, 0], rtol=1e-6)
+
+
+def test_rope_turns_by_the_distance():
+    """H = 2: one pair, a radian a token. The sine's sign is RoFormer's: q turned by +i."""
+    delta = np.array([0, 1, 2, -1, 30])
+    close(logits("softmax", delta)[:, 0], np.cos(delta), atol=1e-5)
+    close(logits("softmax", delta, key_dim=1)[:, 0], np.sin(delta), atol=1e-5)
+    close(logits("nope", delta)[:, 0], 1, atol=1e-6)
+
+
+def test_pairs_of_dimensions():
+    """H = 4: dimension 0 pairs with 1 or with 2, at a radian a token."""
+    for pairing, partner, stranger in [("interleaved", 1, 2), ("halves", 2, 1)]:
+        kw = {"dim": 4, "pairing": pairing}
+        close(logits("softmax", [1], key_dim=partner, **kw), math.sin(1), atol=1e-6)
+        close(logits("softmax", [1], key_dim=stranger, **kw), 0, atol=1e-6)
+
+
+def test_scaled_positions():
+    """PI divides positions by s; YaRN also grows the logits by (0.1 ln s + 1)^2; NTK neither."""
+    delta = np.array([0, 1, 8])
+    close(logits("pi", delta, scale=4)[:, 0], np.cos(delta / 4), atol=1e-5)
+    gain = (0.1 * math.log(4) + 1) ** 2
+    # H = 2, L = 4: the only pair is the first, which YaRN and NTK leave as it is.
+    close(logits("yarn", delta, scale=4)[:, 0], gain * np.cos(delta), atol=1e-5)
+    close(logits("ntk", delta, scale=4)[:, 0], np.cos(delta), atol=1e-5)
+    # H = 4: the last pair, 0.01 radians a token at base 10^4, slows by s in both.
+    last = {"dim": 4, "query_dim": 2, "key_dim": 3, "scale": 4}
+    close(logits("ntk", delta, **last)[:, 0], np.sin(delta * 0.01 / 4), atol=1e-6)
+    close(logits("yarn", delta, **last)[:, 0], gain * np.sin(delta * 0.01 / 4), atol=1e-6)
+
+
+def test_clamped_distance():
+    """ReRoPE stops turning at |distance| = w, on both sides; the default w is L."""
+    delta = np.array([-9, -4, -3, -2, 0, 2, 3, 4, 9])
+    clamped = np.clip(delta, -3, 3)
+    close(logits("rerope", delta, window=3)[:, 0], np.cos(clamped), atol=1e-5)
+    close(logits("rerope", delta, window=3, key_dim=1)[:, 0], np.sin(clamped), atol=1e-5)
+    close(logits("rerope", delta, key_dim=1)[:, 0], np.sin(np.clip(delta, -4, 4)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "slopes"),
+    [
+        (8, [2.0**-h for h in range(1, 9)]),
+        (12, [2.0**-h for h in range(1, 9)] + [2.0**-h for h in (0.5, 1.5, 2.5, 3.5)]),
+        (1, [2.0**-8]),
+        (3, [2.0**-4, 2.0**-8, 2.0**-2]),
+    ],
+)
+def test_alibi_slopes(heads, slopes):
+    """-m |distance| on top of q.k/sqrt(H) = 1, the same ahead as behind."""
+    delta = np.array([0, 1, 7, -7])
+    expected = 1 - np.abs(delta)[:, None] * np.array(slopes)
+    close(logits("alibi", delta, heads=heads), expected, rtol=1e-6)
+
+
+def seen(method: str, query: int, *, causal: bool, **options) -> list[int]:
+    """The keys of twelve that a query sees: with q = 0 they share the row evenly."""
+    q, k = np.zeros((1, 12, 1, 2), np.float32), np.ones((1, 12, 1, 2), np.float32)
+    made = make_method(method, train_length=3, **options)
+    weights = np.asarray(quick_weights(q, k, made, causal=causal))[0, 0, query]
+    keys = np.flatnonzero(weights)
+    close(weights[keys], 1 / len(keys), rtol=1e-6)
+    return keys.tolist()
+
+
+def test_visible_keys():
+    assert seen("softmax", 4, causal=True) == [0, 1, 2, 3, 4]
+    assert seen("softmax", 4, causal=False) == list(range(12))
+    assert seen("windowed", 8, causal=True) == [6, 7, 8]
+    assert seen("windowed", 8, causal=False) == [6, 7, 8, 9, 10]
+    assert seen("windowed", 1, causal=True, window=1) == [1]
+    assert seen("lm_infinite", 8, causal=True, sinks=2) == [0, 1, 6, 7, 8]
+    assert seen("lm_infinite", 8, causal=False, sinks=2) == [0, 1, 6, 7, 8, 9, 10]
+    assert seen("lm_infinite", 11, causal=False) == [0, 1, 2, 3, 9, 10, 11]
+    assert seen("lm_infinite", 1, causal=True) == [0, 1]
+    assert seen("lm_infinite", 1, causal=False) == [0, 1, 2, 3]
+    assert seen("rerope", 11, causal=True) == list(range(12))
+
+
+def test_an_empty_row_is_zero():
+    for method in ["softmax", "lssar", "sigmoid", "relu", "lssa"]:
+        made = make_method(method, train_length=4)
+        q, k = np.ones((1, 3, 1, 2), np.float32), np.ones((1, 3, 1, 2), np.float32)
+        mask = np.array([[False, True, True]])
+        weights = np.asarray(quick_weights(q, k, made, causal=True, kv_mask=mask))
+        np.testing.assert_array_equal(weights[0, 0, 0], 0)
+        if spec(method)["weighting"][0] in NORMALISED:
+            close(weights[0, 0, 1], [0, 1, 0], rtol=1e-6)
+
+
+def test_gradient_of_two_keys():
+    """d/dl of softmax([0, l]) at 0 is 1/4."""
+    q = jnp.array([math.sqrt(2), 0])[None, None, None, :]
+    made = make_method("nope", train_length=4)
+
+    def second(logit):
+        k = jnp.zeros((1, 2, 1, 2)).at[0, 1, 0, 0].set(logit)
+        return attention_weights(q, k, made)[0, 0, 0, 1]
+
+    close(jax.grad(second)(0.0), 0.25, rtol=1e-6)

@@ -1,0 +1,114 @@
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from lenext.errors import TrainingError
+from tests.training.common import command, read_metrics
+
+
+class TestInThisProcess:
+    def test_train_then_evaluate_then_train_again(self, call, words, tmp_path):
+        words = [*words, "--config.training.steps=2", "--config.eval.lengths=16"]
+        outcome = call("train", *words)
+        assert outcome.code == 0, outcome.err
+        assert "trained to step 2" in outcome.out
+        assert [record["step"] for record in read_metrics(tmp_path / "run")] == [1, 2]
+        assert "loss" in outcome.err
+        assert "tokens/s" in outcome.err
+
+        outcome = call("evaluate", *words, "--config.eval.methods=rerope(window=4)+infoscale")
+        assert outcome.code == 0, outcome.err
+        results = json.loads((tmp_path / "run" / "eval" / "results.json").read_text())
+        assert {r["method"] for r in results["records"]} == {"rerope(window=4)+infoscale"}
+        assert "rerope(window=4)+infoscale" in outcome.out
+
+        outcome = call("train", *words)
+        assert outcome.code == 0, outcome.err
+        assert "is trained to its last step, 2" in outcome.out
+
+    def test_flags_override_the_config(self, call, words, monkeypatch):
+        given = []
+        monkeypatch.setattr("lenext.training.train", lambda *args: given.append(args))
+        flags = ["--config.training.steps=1", "--config.seed", "5", "--config.model.use_bias=true"]
+        assert call("train", *words, *flags, "--workdir=elsewhere").code == 0
+        ((config, workdir),) = given
+        assert (config.training.steps, config.seed, config.model.use_bias) == (1, 5, True)
+        assert str(workdir) == "elsewhere"
+
+    def test_a_run_that_fails_by_itself_exits_with_1(self, fails, words, monkeypatch):
+        def fail(*_):
+            raise TrainingError("loss nan at step 3:\n stopped")
+
+        monkeypatch.setattr("lenext.training.train", fail)
+        assert fails("train", *words, code=1) == "loss nan at step 3: stopped"
+
+    def test_an_interrupted_run_says_how_to_go_on(self, call, words, monkeypatch):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("lenext.training.loop.shard_batch", interrupt)
+        outcome = call("train", *words)
+        assert outcome.code == 130
+        last = outcome.err.splitlines()[-1]
+        assert last == "error: interrupted; the same command resumes from the last checkpoint"
+
+    def test_a_bug_keeps_its_traceback(self, call, words, monkeypatch):
+        def fail(*_):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("lenext.training.loop.shard_batch", fail)
+        with pytest.raises(ZeroDivisionError):
+            call("train", *words)
+
+    @pytest.mark.parametrize("program", ["train", "evaluate"])
+    @pytest.mark.parametrize("flag", ["--help", "-h"])
+    def test_help(self, call, program, flag):
+        outcome = call(program, flag)
+        assert outcome.code == 0
+        for name in ("--config=", "--config.KEY=VALUE", "--workdir=DIR", f"lenext.{program}"):
+            assert name in outcome.out
+        assert outcome.err == ""
+
+
+class TestAsProcesses:
+    """What only a process of its own shows: the exit code, and nothing said by libraries."""
+
+    def test_a_mistake(self, config, tmp_path):
+        call = command("train", config, tmp_path / "run")
+        call["args"].append("--config.eval.typo=1")
+        done = subprocess.run(**call, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: ")
+        assert "typo" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+    def test_a_workdir_without_a_checkpoint(self, config, tmp_path):
+        call = command("evaluate", config, tmp_path / "run")
+        done = subprocess.run(**call, capture_output=True, text=True, check=False)
+        workdir = tmp_path / "run"
+        assert (done.returncode, done.stdout, done.stderr) == (
+            2, "", f"error: workdir {workdir}: holds no checkpoint; train there first\n"
+        )  # fmt: skip
+
+    def test_an_interrupt_and_what_libraries_say(self, config, tmp_path):
+        config.training.update(steps=100_000, checkpoint_every=50)
+        call = command("train", config, tmp_path / "run")
+        with subprocess.Popen(
+            **call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while not (tmp_path / "run" / "checkpoints" / "50").exists():
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+        assert process.returncode == 130
+        assert out.startswith("GAUEncoder, softmax, on 1 cpu\n")
+        *bars, last = err.splitlines()
+        assert last == "error: interrupted; the same command resumes from the last checkpoint"
+        # Nothing but progress: no warning of any library.
+        assert all("step/s" in bar or not bar.strip() for bar in bars), err
