@@ -40,7 +40,7 @@ def run(purpose: str, entry: Callable[[ml_collections.ConfigDict, Path], Any]) -
     logging.getLogger().setLevel(logging.WARNING)
     try:
         config = _parse(config_flag)
-        if workdir_flag.value is None:
+        if not workdir_flag.value:
             raise UserError("--workdir=DIR is missing")
         entry(config, Path(workdir_flag.value))
     except UserError as error:

@@ -2,6 +2,8 @@
 
 import ast
 import dataclasses
+import numbers
+from collections.abc import Sequence
 from typing import Any
 
 from lenext.attention import position, similarity, temperature, visibility, weighting
@@ -95,7 +97,8 @@ def make_method(name: str, *, train_length: int, **options: Any) -> Method:
       ValueError: for an unknown name, an unknown option or a value out of range, naming the
         choices; for train_length < 2.
     """
-    if isinstance(train_length, bool) or train_length != int(train_length) or train_length < 2:
+    whole = isinstance(train_length, numbers.Integral) and not isinstance(train_length, bool)
+    if not whole or train_length < 2:
         raise ValueError(f"train_length={train_length!r}: should be a whole number, at least 2")
     axes = _compose(parse(name))
     for axis in AXES:
@@ -107,7 +110,7 @@ def make_method(name: str, *, train_length: int, **options: Any) -> Method:
             axes[axis] = choice
         elif choice is not None:
             axes[axis] = getattr(_entry(choice), axis)
-    axes = _apply(axes, options, name)
+    axes = _apply(axes, options, name, also=AXES)
     resolved: dict[str, Any] = {
         axis: choice.resolve(int(train_length)) for axis, choice in axes.items()
     }
@@ -149,10 +152,15 @@ def _entry(name: str) -> Entry:
 
 def _compose(parts: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """One choice an axis: each part replaces the axes in which it differs from softmax."""
-    axes = {axis: getattr(SOFTMAX, axis) for axis in AXES}
+    axes: dict[str, Any] = {}
     for name, options in parts:
-        chosen = _apply({axis: getattr(_entry(name), axis) for axis in AXES}, options, name)
-        axes |= {axis: c for axis, c in chosen.items() if c != getattr(SOFTMAX, axis)}
+        entry = _entry(name)
+        own = {
+            axis: getattr(entry, axis)
+            for axis in AXES
+            if not axes or getattr(entry, axis) != getattr(SOFTMAX, axis)
+        }
+        axes |= _apply(own, options, name)
     return axes
 
 
@@ -160,11 +168,13 @@ def _options(axes: dict[str, Axis]) -> dict[str, Any]:
     return {f.name: getattr(c, f.name) for c in axes.values() for f in c.option_fields()}
 
 
-def _apply(axes: dict[str, Any], options: dict[str, Any], name: str) -> dict[str, Any]:
-    """Sets options on every axis that has them."""
+def _apply(
+    axes: dict[str, Any], options: dict[str, Any], name: str, also: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Sets options on every axis that has them; `also` are names to offer where none has."""
     known = _options(axes)
     for unknown in options.keys() - known.keys():
-        choices = ", ".join(known | dict.fromkeys(AXES))
+        choices = ", ".join([*known, *also]) or "none"
         raise ValueError(f"method {name!r} has no option {unknown!r}; choose from {choices}")
 
     def updated(choice: Axis) -> Axis:

@@ -3,9 +3,11 @@
 Compiling is what takes the time here, so the files agree on few shapes.
 """
 
+import contextlib
 import functools
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -76,6 +78,17 @@ def slopes(params):
     leaves = jax.tree.leaves(params)
     assert len(leaves) <= 1, "the reference knows one learned part a method"
     return np.asarray(leaves[0], np.float64) if leaves else None
+
+
+@contextlib.contextmanager
+def unchecked_types():
+    """As users have it: while tests run, annotations are checked before lenext's own checks."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @functools.partial(

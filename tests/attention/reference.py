@@ -19,8 +19,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "ssmax": {"temperature": "ssmax"},
     "cosscale": {"similarity": "cosine"},
     "infoscale_cosscale": {"temperature": "infoscale", "similarity": "cosine"},
-    "lssa": {"temperature": "ln_n", "similarity": "cosine_ln_h", "weighting": "softplus"},
-    "lssar": {"temperature": "ln_n", "similarity": "cosine_ln_h", "weighting": "reweighted"},
+    "lssa": {"temperature": "lssa", "similarity": "unit", "weighting": "softplus"},
+    "lssar": {"temperature": "lssa", "similarity": "unit", "weighting": "reweighted"},
     "sigmoid": {"weighting": "sigmoid"},
     "relu": {"weighting": "relu"},
     "pi": {"position": "pi"},
@@ -143,7 +143,7 @@ def similarity(axes, q, k, delta, length, keys):
     else:
         q = q / np.linalg.norm(q, axis=-1, keepdims=True)
         k = k / np.linalg.norm(k, axis=-1, keepdims=True)
-        factor = np.log(dim) if sim_kind == "cosine_ln_h" else sim_options.get("cos_scale", 128.0)
+        factor = 1 if sim_kind == "unit" else sim_options.get("cos_scale", 128.0)
 
     score = np.zeros((q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
     for p in range(dim // 2):
@@ -166,8 +166,8 @@ def temperature(axes, n, dim, length, params):
         return np.ones_like(n)
     if kind == "softmax_plus":
         return np.log(n) / np.log(512)
-    if kind == "ln_n":
-        return np.log(n)
+    if kind == "lssa":  # both logarithms go together: in a composition neither is of use alone
+        return np.log(dim) * np.log(n)
     if kind == "ssmax":
         return params[None, :, None, None] * np.log(n)
     law = np.log(n) / np.log(length) if kind == "log_length" else infoscale(n, dim, length)

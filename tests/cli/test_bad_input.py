@@ -46,8 +46,9 @@ class TestCommandLine:
         error = fails(program, f"--workdir={tmp_path / 'run'}")
         assert error == "--config=configs/NAME.py[:ARGUMENT] is missing"
 
-    def test_no_workdir(self, program, fails):
-        assert fails(program, QUICKSTART) == "--workdir=DIR is missing"
+    @pytest.mark.parametrize("flags", [[], ["--workdir="]])
+    def test_no_workdir(self, program, fails, flags):
+        assert fails(program, QUICKSTART, *flags) == "--workdir=DIR is missing"
 
     def test_nothing_at_all(self, program, fails):
         assert "--config=" in fails(program)
