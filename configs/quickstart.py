@@ -16,10 +16,10 @@ METHODS = (
 
 def quickstart(config: Config) -> None:
     """Sizes and steps for a few minutes on two cores."""
-    config.training.update(steps=1500, log_every=50, eval_every=500, checkpoint_every=500)
+    config.training.update(steps=1200, log_every=50, eval_every=400, checkpoint_every=400)
     config.eval.methods = METHODS
     config.eval.lengths = "64,128,256,512,1024,2048,4096"
-    config.eval.update(documents=24, tokens=65536)
+    config.eval.update(documents=20, tokens=32768)
 
 
 def get_config(arg: str | None = None) -> Config:

@@ -54,6 +54,6 @@ def test_own_method_example(clean_catalogue):
     np.testing.assert_allclose(attend(q, k, v, method), expected, atol=1e-5)
     blocks = attend(q, k, v, method, implementation="blockwise", block_size=48)
     np.testing.assert_allclose(blocks, expected, atol=1e-5)
-    with pytest.raises(ValueError, match="exponent=-1.0: should be at least 0"):
+    with pytest.raises(ValueError, match=r"exponent=-1\.0: should be at least 0"):
         make_method("power_length(exponent=-1.0)", train_length=64)
     assert jnp.all(jnp.isfinite(blocks))

@@ -32,9 +32,13 @@ COMPOSITIONS = [
     "rerope(window=20)+infoscale",
 ]
 
-# The same numbers to rounding, compiled in a quarter of the time. Tests that call `attend` itself
+# The same numbers to rounding, compiled in a fifth of the time. Tests that call `attend` itself
 # compile as usual.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 
 
 def known_to_reference(method: str) -> str:

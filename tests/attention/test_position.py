@@ -114,7 +114,7 @@ def test_golden_values_are_what_transformers_computes():
 
 @pytest.mark.parametrize("name", ["softmax", "pi", "ntk", "yarn"])
 def test_distances_count_at_a_million_tokens(name):
-    """Near position 10^6 a float32 product of position and frequency is off by hundredths of a radian."""
+    """There a float32 product of position and frequency is off by hundredths of a radian."""
     setting = {"dim": 32, "base": 10000.0, "train_length": 512, "scale": 3.0}
     options = {} if name == "softmax" else {"scale": setting["scale"]}
     made = make_method(name, train_length=setting["train_length"], **options)
