@@ -3,7 +3,8 @@
     python -m lenext.train --config=configs/quickstart.py --workdir=runs/quickstart
     python -m lenext.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
 
-Or `make quickstart`. TIME
+Or `make quickstart`. About three minutes each on two CPU cores. Expect an accuracy of 0.67 at 64
+bytes, and at 4096: softmax 0.17, rerope 0.36, rerope+infoscale 0.59, lm_infinite and windowed 0.66.
 """
 
 from lenext.config import Config, read_arg
