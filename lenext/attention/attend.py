@@ -63,8 +63,7 @@ def attend(
     if implementation not in IMPLEMENTATIONS:
         choices = ", ".join(IMPLEMENTATIONS)
         raise ValueError(f"implementation {implementation!r}: choose from {choices}")
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size={block_size}: should be at least 1")
+    _check_block_size(block_size)
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     if v.ndim != 4 or v.shape[:3] != k.shape[:3]:
         raise ValueError(f"v {v.shape}: should be [B, S, K, V] beside k {k.shape}")
@@ -128,6 +127,7 @@ def row_statistics(
 
     O(block * S) memory. Arguments as in `attend`; what the figures mean: `RowStatistics`.
     """
+    _check_block_size(block_size)
     q, k = jnp.asarray(q), jnp.asarray(k)
     places, ordered, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
@@ -216,6 +216,18 @@ def _resolve(
     initial = init_params(method, num_heads, head_dim)
     if params is None:
         params = initial
-    elif jax.tree.structure(params) != jax.tree.structure(initial):
-        raise ValueError(f"params {params.keys()}: should have the form of init_params' result")
+    elif _form(params) != _form(initial):
+        raise ValueError(
+            f"params {_form(params)}: should be {_form(initial)}, as init_params gives"
+        )
     return places, ordered, params
+
+
+def _form(params: Any) -> Any:
+    """Parameters' nesting and shapes, to compare and to print."""
+    return jax.tree.map(lambda x: str(list(jnp.shape(x))), params)
+
+
+def _check_block_size(block_size: int | None) -> None:
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size={block_size}: should be at least 1")
