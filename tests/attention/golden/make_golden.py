@@ -10,13 +10,15 @@ import pathlib
 
 FILE = pathlib.Path(__file__).with_name("positions.json")
 
-# Head size, base, training length, factor: YaRN's ramp starts at pair 0, in the midst, or nowhere.
+# YaRN's ramp starts at the first pair, in the midst, or nowhere, and ends in the midst or past the
+# last pair.
 SETTINGS = [
     {"dim": 16, "base": 10000.0, "train_length": 32, "scale": 4.0},
     {"dim": 64, "base": 10000.0, "train_length": 512, "scale": 8.0},
     {"dim": 128, "base": 10000.0, "train_length": 4096, "scale": 2.0},
     {"dim": 128, "base": 500000.0, "train_length": 8192, "scale": 16.0},
     {"dim": 8, "base": 10000.0, "train_length": 4, "scale": 3.0},
+    {"dim": 64, "base": 500.0, "train_length": 8192, "scale": 4.0},
 ]
 HEADS = [1, 2, 3, 4, 6, 8, 12, 16, 20]
 
