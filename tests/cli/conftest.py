@@ -10,7 +10,13 @@ import pytest
 from absl import logging as absl_logging
 from absl.testing import flagsaver
 
-from lenext.training import train
+from lenext.checkpoints import Checkpoints
+from lenext.config import read_methods
+from lenext.data import ByteTokenizer
+from lenext.models import build_model
+from lenext.training.optimizer import make_optimizer, make_schedule
+from lenext.training.step import init_state
+from lenext.workdir import write_run_config
 from tests.training.common import REPOSITORY, arguments, tiny_config
 
 
@@ -81,9 +87,15 @@ def words(config, tmp_path):
 
 @pytest.fixture(scope="package")
 def trained(data_dir, tmp_path_factory):
-    """A workdir that holds a run of two steps; not to be written to."""
+    """A workdir that holds a checkpoint, of a model as it was initialised; not to be written to."""
     workdir = tmp_path_factory.mktemp("trained")
     config = tiny_config(data_dir)
     config.training.update(steps=2, eval_every=2, checkpoint_every=2)
-    train(config, workdir)
+    methods = read_methods(config.model.method, config.data.train_length)
+    model = build_model(config.model, methods, ByteTokenizer().vocab_size, seed=0)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 2))
+    write_run_config(workdir, config)
+    checkpoints = Checkpoints(workdir, best_metric=config.training.best_metric)
+    checkpoints.save(2, init_state(model, optimizer), {}, {})
+    checkpoints.close()
     return workdir

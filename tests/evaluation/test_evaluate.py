@@ -15,7 +15,7 @@ from lenext.data import ByteTokenizer, evaluation_crops, load_corpus, masked_cro
 from lenext.errors import UserError
 from lenext.evaluation import evaluate
 from lenext.models import build_model
-from tests.training.common import snapshot, tiny_config
+from tests.training.common import read_metrics, snapshot, tiny_config
 
 KEYS = {
     "method", "length", "metric", "protocol", "value", "interval", "documents", "tokens",
@@ -193,6 +193,8 @@ def test_touches_nothing_of_the_run_and_replaces_results(copied, config):
 @pytest.mark.parametrize("method", ["lssar", "cosscale(cos_scale=16)"])
 def test_runs_of_methods_that_need_training(copied, config, method):
     workdir = copied(method)
+    losses = [record["loss"] for record in read_metrics(workdir)]
+    assert losses[-1] < losses[0]
     config.eval.update(methods=f"{method},softmax", lengths="16")
     records = evaluate(config, workdir)  # its own method, whatever config.model.method says
     assert not table(records)[method, 16]["unsuited"]
