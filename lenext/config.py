@@ -21,21 +21,31 @@ def base_config() -> Config:
     config.seed = 0  # initial values, data order, masks, dropout
 
     config.model = ConfigDict()
-    config.model.family = "gau"
+    config.model.family = "gau"  # an encoder for masked language modelling; or "decoder", causal
     # A method, or several joined by | that repeat over the layers: "rerope(window=32)|softmax".
     config.model.method = "softmax"
     config.model.hidden_size = 128
     config.model.intermediate_size = 256
-    config.model.key_size = 64
+    config.model.key_size = 64  # of a head
     config.model.num_layers = 3
+    config.model.num_heads = 4  # this and the next five: decoder only (a GAU has one head)
+    config.model.num_kv_heads = 0  # shared by groups of queries; 0 for as many as num_heads
+    config.model.mlp = "gated"  # or "plain"
+    config.model.qk_norm = False
+    config.model.tied_head = True
+    config.model.remat = False  # less memory for more time in the backward pass
     config.model.dropout = 0.0
     config.model.use_bias = False
     config.model.dtype = "float32"  # of the computation; parameters and reductions are float32
 
     config.data = ConfigDict()
+    # stdlib_source, stdlib_packages, text_files, or tfds:NAME.
     config.data.dataset = "stdlib_source"
+    config.data.files = ""  # of text_files: folder, file or pattern; several with commas
+    config.data.field = "text"  # where a jsonl line or a TFDS example has its text
     config.data.data_dir = ""  # where prepared datasets lie; "" for TFDS's own place
-    config.data.tokenizer = "bytes"
+    config.data.tokenizer = "bytes"  # or the path of a tokenizer.json or a BERT vocab.txt
+    config.data.packing = False  # several documents a row, so that short ones are used too
     config.data.train_length = 64  # L, tokens
     config.data.batch_size = 64  # sequences a step, all devices and processes together
     config.data.mask_rate = 0.15
@@ -67,10 +77,13 @@ def base_config() -> Config:
     config.eval = ConfigDict()  # what `python -m lenext.evaluate` sweeps
     config.eval.methods = "softmax"  # separated by commas; the first is the one compared with
     config.eval.lengths = "64,128,256,512,1024"
+    # mlm15 or single_mask for a GAU, full_context or sliding_window for a decoder.
     config.eval.protocol = "mlm15"
     config.eval.split = "validation"
     config.eval.documents = 64  # the longest documents of the split, at most
     config.eval.tokens = 65536  # a length, at least; each document gives at least one crop
+    config.eval.masks = 8  # single_mask: positions a crop, each masked in a pass of its own
+    config.eval.stride = 32  # sliding_window: how many last tokens of a window are predicted
     config.eval.batch_tokens = 4096  # in one forward pass, at least one sequence
     config.eval.probe_rows = 32  # rows a sequence looked at for entropy and dilution
     config.eval.bootstrap = 2000  # resamples of the documents
@@ -180,9 +193,9 @@ def validate(config: Config) -> None:
     """
     at_least_one = [
         "model.hidden_size", "model.intermediate_size", "model.key_size", "model.num_layers",
-        "data.batch_size", "training.steps", "training.log_every", "training.eval_every",
+        "model.num_heads", "data.batch_size", "training.steps", "training.log_every", "training.eval_every",
         "training.checkpoint_every", "training.keep_latest", "eval.documents", "eval.tokens",
-        "eval.batch_tokens", "eval.probe_rows", "eval.bootstrap",
+        "eval.batch_tokens", "eval.probe_rows", "eval.bootstrap", "eval.masks", "eval.stride",
     ]  # fmt: skip
     flat = dict(_flatten(plain(config)))
     for key in at_least_one:
@@ -193,11 +206,11 @@ def validate(config: Config) -> None:
             f"config.data.train_length={flat['data.train_length']}: should be at least 2"
         )
     choices = {
-        "model.family": ("gau",),
+        "model.family": ("gau", "decoder"),
+        "model.mlp": ("gated", "plain"),
         "model.dtype": ("float32", "bfloat16"),
         "optimizer.name": ("adamw",),
         "optimizer.schedule": ("cosine",),
-        "eval.protocol": ("mlm15",),
     }
     for key, allowed in choices.items():
         if flat[key] not in allowed:
@@ -214,6 +227,11 @@ def validate(config: Config) -> None:
     if flat["model.key_size"] % 2:
         raise UserError(
             f"config.model.key_size={flat['model.key_size']}: should be even, for rotary pairs"
+        )
+    heads, kv_heads = flat["model.num_heads"], flat["model.num_kv_heads"]
+    if kv_heads < 0 or (kv_heads and heads % kv_heads):
+        raise UserError(
+            f"config.model.num_kv_heads={kv_heads}: should divide model.num_heads={heads}, or be 0"
         )
     for key in ("seed", "eval.seed"):
         if not 0 <= flat[key] < 2**32:

@@ -207,6 +207,10 @@ class Visibility(Axis):
         del delta, ordinal
         return None
 
+    def keeps(self) -> tuple[int, int] | None:
+        """How many first and last keys of a document causal rows to come may see; None for all."""
+        return None
+
 
 AXES = ("position", "similarity", "temperature", "weighting", "visibility")
 

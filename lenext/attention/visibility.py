@@ -20,6 +20,9 @@ class Window(Visibility, Windowed):
         del ordinal
         return jnp.abs(delta) < self.reach
 
+    def keeps(self):  # noqa: D102
+        return 0, self.reach
+
 
 @dataclasses.dataclass(frozen=True)
 class SinkWindow(Visibility, Windowed):
@@ -29,3 +32,6 @@ class SinkWindow(Visibility, Windowed):
 
     def __call__(self, delta, ordinal):  # noqa: D102
         return (jnp.abs(delta) < self.reach) | (ordinal < self.sinks)
+
+    def keeps(self):  # noqa: D102
+        return self.sinks, self.reach

@@ -3,7 +3,7 @@
 from lenext.data.corpus import DATASETS, Corpus, load_corpus
 from lenext.data.crops import Crops, evaluation_crops, masked_crops
 from lenext.data.masking import mask_tokens
-from lenext.data.pipeline import masked_lm_batches, random_crops
+from lenext.data.pipeline import causal_lm_batches, masked_lm_batches, random_crops
 from lenext.data.prepare import open_builder
 from lenext.data.stdlib_source import StdlibSource
 from lenext.data.tokenizers import TOKENIZERS, ByteTokenizer, Tokenizer, get_tokenizer
@@ -16,6 +16,7 @@ __all__ = [
     "Crops",
     "StdlibSource",
     "Tokenizer",
+    "causal_lm_batches",
     "evaluation_crops",
     "get_tokenizer",
     "load_corpus",

@@ -25,6 +25,7 @@ def masked_lm_batches(
     seed: int,
     tokenizer: Tokenizer,
     rate: float = 0.15,
+    packing: bool = False,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.IterDataset:
@@ -93,3 +94,17 @@ def random_crops(corpus: Corpus, *, length: int, seed: int) -> grain.MapDataset:
     crops = grain.MapDataset.range(int(crops_in.sum())).seed(seed)
     # Repeating before the random map gives each epoch its own randomness.
     return crops.shuffle().repeat().random_map(cut)
+
+
+def causal_lm_batches(
+    corpus, *, length, batch_size, seed, tokenizer, packing=False, shard_index=0, shard_count=1
+):
+    """Stand-in."""
+    crops = random_crops(corpus, length=length + 1, seed=seed)
+
+    def split(crop):
+        crop = crop.astype(np.int32)
+        return {"tokens": crop[:-1], "targets": crop[1:], "weights": np.ones(length, np.float32)}
+
+    batches = crops.map(split).batch(batch_size // shard_count, drop_remainder=True)
+    return batches[shard_index::shard_count].to_iter_dataset(READ_OPTIONS)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lenext.models.objectives import masked_lm
+from lenext.models import token_figures
 
 Batch = dict[str, Array]
 
@@ -46,11 +46,15 @@ def _forward(params: Any, batch: Batch, *, graphdef: Any, probe_rows: int) -> di
     # Rows evenly spread over the sequence, each the middle of its share.
     rows = min(probe_rows, length)
     probe = jnp.asarray((np.arange(rows) * 2 + 1) * length // (2 * rows)) if rows else None
-    sums = masked_lm(model, batch, probe=probe)
-    figures = {"loss": sums.loss, "correct": sums.correct, "count": sums.count}
-    if sums.rows is not None:
+    seen = token_figures(model, batch, probe=probe)
+    figures = {
+        "loss": jnp.sum(seen.loss * seen.weights, axis=-1),
+        "correct": jnp.sum(seen.correct * seen.weights, axis=-1),
+        "count": jnp.sum(seen.weights, axis=-1),
+    }
+    if seen.rows is not None:
         for name in ("entropy", "dilution"):  # [layers, B, heads, rows]
-            figures[name] = jnp.mean(getattr(sums.rows, name), axis=(0, 2, 3))
+            figures[name] = jnp.mean(getattr(seen.rows, name), axis=(0, 2, 3))
     return figures
 
 

@@ -1,14 +1,22 @@
 """Flax models that take their attention method as data."""
 
-from lenext.models.build import build_model
+from lenext.models.build import FAMILIES, Model, build_model
+from lenext.models.decoder import Decoder, DecoderConfig
 from lenext.models.gau import GAUConfig, GAUEncoder
+from lenext.models.objectives import TokenFigures, token_figures
 from lenext.models.swap import model_methods, parameter_table, with_method
 
 __all__ = [
+    "FAMILIES",
+    "Decoder",
+    "DecoderConfig",
     "GAUConfig",
     "GAUEncoder",
+    "Model",
+    "TokenFigures",
     "build_model",
     "model_methods",
     "parameter_table",
+    "token_figures",
     "with_method",
 ]

@@ -1,26 +1,43 @@
 """Models from configs."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from flax import nnx
 
 from lenext.attention import Method
 from lenext.config import Config
+from lenext.models.decoder import Decoder, DecoderConfig
 from lenext.models.gau import GAUConfig, GAUEncoder
 
+Model: TypeAlias = GAUEncoder | Decoder
 
-def build_model(
-    config: Config, methods: Sequence[Method], vocab_size: int, seed: int
-) -> GAUEncoder:
+FAMILIES: dict[str, type[Model]] = {"gau": GAUEncoder, "decoder": Decoder}
+"""What `config.model.family` may be."""
+
+
+def build_model(config: Config, methods: Sequence[Method], vocab_size: int, seed: int) -> Model:
     """The model that `config` (the section `model`) describes, freshly initialised from `seed`."""
-    sizes = GAUConfig(
-        vocab_size=vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        key_size=config.key_size,
-        num_layers=config.num_layers,
-        dropout=config.dropout,
-        use_bias=config.use_bias,
-        dtype=config.dtype,
+    rngs = nnx.Rngs(seed)
+    shared = {
+        "vocab_size": vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_layers": config.num_layers,
+        "dropout": config.dropout,
+        "use_bias": config.use_bias,
+        "dtype": config.dtype,
+    }
+    if config.family == "gau":
+        return GAUEncoder(GAUConfig(key_size=config.key_size, **shared), methods, rngs=rngs)
+    sizes = DecoderConfig(
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads or config.num_heads,
+        head_dim=config.key_size,
+        mlp=config.mlp,
+        qk_norm=config.qk_norm,
+        tied_head=config.tied_head,
+        remat=config.remat,
+        **shared,
     )
-    return GAUEncoder(sizes, methods, rngs=nnx.Rngs(seed))
+    return Decoder(sizes, methods, rngs=rngs)

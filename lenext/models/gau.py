@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, RowStatistics
-from lenext.models.layers import Attention, dense, rms_norm, run_layers
+from lenext.models.layers import Attention, Context, dense, rms_norm, run_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +71,15 @@ class GAULayer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
+        context: Context,
         *,
-        mask: Bool[Array, "B T"] | None,
         dropout_key: Array | None,
-        probe: Int[Array, " R"] | None,
     ) -> tuple[Float[Array, "B T D"], RowStatistics | None]:
         """x, one unit on; and the statistics of the probed rows."""
         e = self.config.intermediate_size
         u, v, z = jnp.split(jax.nn.silu(dense(self.i_dense, x)), [e, 2 * e], axis=-1)
         q, k = self.q_scale(z), self.k_scale(z)
-        out, figures = self.attention(
-            q[:, :, None], k[:, :, None], v[:, :, None], mask=mask, probe=probe
-        )
+        out, figures = self.attention(q[:, :, None], k[:, :, None], v[:, :, None], context)
         out = dense(self.o_dense, u * out[:, :, 0])
         out = self.dropout(out, deterministic=dropout_key is None, rngs=dropout_key)
         return rms_norm(x + out), figures
@@ -95,6 +93,8 @@ class GAUEncoder(nnx.Module):
       methods: one attention method, or a pattern that repeats over the layers.
       rngs: for the initial values.
     """
+
+    objective: ClassVar[str] = "masked_lm"
 
     def __init__(self, config: GAUConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs):
         self.config = config
@@ -117,17 +117,21 @@ class GAUEncoder(nnx.Module):
         *,
         token_types: Int[Array, "B T"] | None = None,
         mask: Bool[Array, "B T"] | None = None,
+        positions: Int[Array, "..."] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
         dropout_key: Array | None = None,
         probe: Int[Array, " R"] | None = None,
     ) -> tuple[Float[Array, "B T D"], RowStatistics | None]:
-        """Hidden states, and the statistics of the attention rows at positions `probe`.
+        """Hidden states, and the statistics of the attention rows `probe`.
 
         Args:
           tokens: token ids.
           token_types: ids of token types; default 0.
           mask: False marks padding.
+          positions: [B, T] or [T], in tokens; default 0..T-1.
+          segment_ids: documents of a pack, which do not see each other; ids are only compared.
           dropout_key: turns dropout on.
-          probe: query positions whose rows to look at.
+          probe: indices of the query rows to look at.
 
         Returns:
           Hidden states in the compute type, and statistics of shape [layers, B, 1, R] (None
@@ -141,8 +145,10 @@ class GAUEncoder(nnx.Module):
         x = rms_norm(self.word_embedding(tokens) + self.type_embedding(types))
         x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
 
+        context = Context(mask, positions, segment_ids, probe)
+
         def apply(layer: GAULayer, x: Array, key: Array | None):
-            return layer(x, mask=mask, dropout_key=key, probe=probe)
+            return layer(x, context, dropout_key=key)
 
         return run_layers(self.layers, x.astype(self.config.dtype), keys, apply)
 

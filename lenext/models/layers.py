@@ -1,7 +1,7 @@
-"""Layers that models share: the attention seam, RMS normalisation, dropout."""
+"""What models share: the attention seam, RMS normalisation, the run through the layers."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,36 @@ def dense(linear: nnx.Linear, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]
     """
     batch, length, width = x.shape
     return linear(x.reshape(batch * length, width)).reshape(batch, length, -1)
+
+
+class Context(NamedTuple):
+    """What attention is told of a sequence beside q, k and v.
+
+    Attributes:
+      mask: False marks padding.
+      positions: of every token, in tokens; default 0..T-1. One axis where all sequences agree.
+      segment_ids: documents of a pack.
+      probe: indices of query rows to look at.
+    """
+
+    mask: Bool[Array, "B T"] | None = None
+    positions: Int[Array, "..."] | None = None
+    segment_ids: Int[Array, "B T"] | None = None
+    probe: Int[Array, " R"] | None = None
+
+
+class KVCache(NamedTuple):
+    """Keys (before rotation) and values of one layer, as far as later rows may still see them.
+
+    Attributes:
+      k: keys.
+      v: values.
+      positions: absolute position of each place; -1 where it is empty.
+    """
+
+    k: Float[Array, "B C K H"]
+    v: Float[Array, "B C K V"]
+    positions: Int[Array, " C"]
 
 
 class Attention(nnx.Module):
@@ -55,18 +85,74 @@ class Attention(nnx.Module):
         q: Float[Array, "B T N H"],
         k: Float[Array, "B T K H"],
         v: Float[Array, "B T K V"],
-        *,
-        mask: Bool[Array, "B T"] | None,
-        probe: Int[Array, " R"] | None,
+        context: Context,
     ) -> tuple[Float[Array, "B T N V"], RowStatistics | None]:
-        """Attention, and the statistics of the rows at positions `probe` if there are any."""
-        params = jax.tree.map(lambda p: p[...], self.learned, is_leaf=_is_param)
-        shared: dict[str, Any] = {"causal": self.causal, "kv_mask": mask, "params": params}
-        out = attend(q, k, v, self.method, implementation=self.implementation, **shared)
-        if probe is None:
+        """Attention, and the statistics of the probed rows if there are any."""
+        shared = self._shared() | {"kv_mask": context.mask, "kv_segment_ids": context.segment_ids}
+        out = attend(
+            q, k, v, self.method, q_positions=context.positions, kv_positions=context.positions,
+            q_segment_ids=context.segment_ids, implementation=self.implementation, **shared,
+        )  # fmt: skip
+        if context.probe is None:
             return out, None
-        figures = row_statistics(q[:, probe], k, self.method, q_positions=probe, **shared)
+        at = context.probe
+        positions = jnp.arange(q.shape[1]) if context.positions is None else context.positions
+        segment_ids = None if context.segment_ids is None else context.segment_ids[:, at]
+        figures = row_statistics(
+            q[:, at], k, self.method, q_positions=positions[..., at], kv_positions=positions,
+            q_segment_ids=segment_ids, **shared,
+        )  # fmt: skip
         return out, figures
+
+    def _shared(self) -> dict[str, Any]:
+        params = jax.tree.map(lambda p: p[...], self.learned, is_leaf=_is_param)
+        return {"causal": self.causal, "params": params}
+
+    def empty_cache(self, batch: int, capacity: int, kv_heads: int, dtype: Any) -> KVCache:
+        """A cache for sequences of up to `capacity` tokens, or the window's size if that is less.
+
+        The first key always has a place: where a document starts is read off the keys.
+        """
+        keeps = self.method.visibility.keeps()
+        size = capacity if keeps is None else min(capacity, max(1, keeps[0]) + keeps[1])
+        shape = (batch, size, kv_heads, self.head_dim)
+        empty = jnp.zeros(shape, dtype)
+        return KVCache(empty, empty, jnp.full((size,), -1, jnp.int32))
+
+    def step(
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B T K H"],
+        v: Float[Array, "B T K V"],
+        positions: Int[Array, " T"],
+        cache: KVCache,
+    ) -> tuple[Float[Array, "B T N V"], KVCache]:
+        """Attention of the next T tokens to the cache and each other; and the cache with them."""
+        joined = KVCache(
+            jnp.concatenate([cache.k, k], axis=1),
+            jnp.concatenate([cache.v, v], axis=1),
+            jnp.concatenate([cache.positions, positions]),
+        )
+        batch, places = q.shape[0], joined.positions
+        out = attend(
+            q, joined.k, joined.v, self.method, q_positions=positions, kv_positions=places,
+            kv_mask=jnp.broadcast_to(places >= 0, (batch, places.size)),
+            implementation=self.implementation, **self._shared(),
+        )  # fmt: skip
+        # The first keys keep their places, the others go round; later ones take the place of those
+        # that no row to come can see. What does not stay is sent beyond the end, and dropped.
+        size = cache.positions.size
+        keeps = self.method.visibility.keeps()
+        first = size if keeps is None else min(size, max(1, keeps[0]))
+        turn = max(1, size - first)
+        place = jnp.where(positions < first, positions, first + (positions - first) % turn)
+        stays = (positions < first) | (positions > positions[-1] - turn)
+        place = jnp.where(stays, place, size)
+        return out, KVCache(
+            cache.k.at[:, place].set(k, mode="drop"),
+            cache.v.at[:, place].set(v, mode="drop"),
+            cache.positions.at[place].set(positions, mode="drop"),
+        )
 
 
 def _is_param(x: Any) -> bool:
@@ -78,6 +164,8 @@ def run_layers(
     x: Float[Array, "B T D"],
     keys: Array | None,
     apply: Callable[[Any, Any, Any], tuple[Array, Any]],
+    *,
+    remat: bool = False,
 ) -> tuple[Float[Array, "B T D"], Any]:
     """Runs x through layers by a scan, so that depth costs no compilation.
 
@@ -90,6 +178,7 @@ def run_layers(
       x: what enters the first.
       keys: one random key a layer, or None.
       apply: (layer, x, key) to the next x and figures to collect (a pytree, or None).
+      remat: the backward pass computes a group of layers anew from what entered it.
 
     Returns:
       What leaves the last layer, and the figures with the layers as a new first axis.
@@ -116,5 +205,7 @@ def run_layers(
         (stack(*states[slot::period]), None if keys is None else keys[slot::period])
         for slot in range(period)
     ]
+    # A scan keeps the forward pass from being merged with its repetition by itself.
+    body = jax.checkpoint(body, prevent_cse=False) if remat else body
     x, figures = jax.lax.scan(body, x, slots)
     return x, jax.tree.map(lambda f: f.reshape(depth, *f.shape[2:]), figures)

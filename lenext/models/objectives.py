@@ -1,51 +1,78 @@
 """What a model is trained and judged by."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int
 
 from lenext.attention import RowStatistics
-from lenext.models.gau import GAUEncoder
 
 
-class TokenSums(NamedTuple):
-    """Sums over each sequence's predicted tokens, and the probed attention rows."""
+class TokenFigures(NamedTuple):
+    """Figures of each predicted token, float32, and the probed attention rows.
 
-    loss: Float[Array, " B"]
-    correct: Float[Array, " B"]
-    count: Float[Array, " B"]
+    Attributes:
+      loss: cross-entropy, in nats.
+      correct: 1 where the likeliest token is the right one.
+      log_z: log of the sum of the exponentiated logits, which a z-loss holds near 0.
+      weights: 0 for what is not to count.
+      rows: [layers, B, heads, R], where rows were asked for.
+    """
+
+    loss: Float[Array, "B P"]
+    correct: Float[Array, "B P"]
+    log_z: Float[Array, "B P"]
+    weights: Float[Array, "B P"]
     rows: RowStatistics | None
 
 
-def masked_lm(
-    model: GAUEncoder,
+def token_figures(
+    model: Any,
     batch: dict[str, Array],
     *,
     dropout_key: Array | None = None,
     probe: Int[Array, " R"] | None = None,
-) -> TokenSums:
-    """Cross-entropy (nats) and hits of a masked language model at the masked positions.
-
-    The head sees those positions only, so logits take [B, K, V] whatever the length.
+) -> TokenFigures:
+    """Figures of a batch under the model's own objective, `model.objective`.
 
     Args:
-      model: the encoder.
-      batch: tokens [B, T] with their masks, positions [B, K] of what is predicted, targets [B, K]
-        and weights [B, K] (0 for none).
+      model: a model of `lenext.models`.
+      batch: tokens [B, T]; targets and weights [B, P]; positions [B, P] of what is predicted in a
+        masked language model; and segment_ids [B, T] where rows are packs of documents.
       dropout_key: turns dropout on.
       probe: positions of attention rows to look at.
     """
-    hidden, rows = model.encode(batch["tokens"], dropout_key=dropout_key, probe=probe)
-    chosen = jnp.take_along_axis(hidden, batch["positions"][:, :, None], axis=1)
-    logits = model.logits(chosen)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
-    hits = jnp.argmax(logits, axis=-1) == batch["targets"]
-    weights = batch["weights"]
-    return TokenSums(
-        loss=jnp.sum(losses * weights, axis=-1),
-        correct=jnp.sum(jnp.where(hits, weights, 0.0), axis=-1),
-        count=jnp.sum(weights, axis=-1),
+    hidden, rows = model.encode(
+        batch["tokens"],
+        segment_ids=batch.get("segment_ids"),
+        dropout_key=dropout_key,
+        probe=probe,
+    )
+    hidden = OBJECTIVES[model.objective](hidden, batch)
+    logits = model.logits(hidden)
+    targets = batch["targets"]
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    target_logits = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[:, :, 0]
+    return TokenFigures(
+        loss=log_z - target_logits,
+        correct=(jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32),
+        log_z=log_z,
+        weights=batch["weights"],
         rows=rows,
     )
+
+
+def masked_lm(hidden: Float[Array, "B T D"], batch: dict[str, Array]) -> Float[Array, "B P D"]:
+    """The masked positions: the head sees no others, so logits take [B, P, V] whatever T."""
+    return jnp.take_along_axis(hidden, batch["positions"][:, :, None], axis=1)
+
+
+def causal_lm(hidden: Float[Array, "B T D"], batch: dict[str, Array]) -> Float[Array, "B T D"]:
+    """Every position predicts the token after it."""
+    del batch
+    return hidden
+
+
+OBJECTIVES = {"masked_lm": masked_lm, "causal_lm": causal_lm}
+"""Name to the hidden states that predict."""

@@ -6,15 +6,15 @@ import jax
 from flax import nnx
 
 from lenext.attention import Method
-from lenext.models.gau import GAUEncoder
+from lenext.models.build import Model
 
 
-def model_methods(model: GAUEncoder) -> tuple[Method, ...]:
+def model_methods(model: Model) -> tuple[Method, ...]:
     """The method of each layer, first to last."""
     return tuple(layer.attention.method for layer in model.layers)
 
 
-def with_method(model: GAUEncoder, method: Method | Sequence[Method]) -> GAUEncoder:
+def with_method(model: Model, method: Method | Sequence[Method]) -> Model:
     """The same weights under another method (or a pattern that repeats over the layers).
 
     Parameters are shared, not copied, and the model given stays as it is. Learned parts that a

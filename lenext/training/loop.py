@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from lenext.checkpoints import Checkpoints
 from lenext.config import Config, read_methods, validate
-from lenext.data import get_tokenizer, load_corpus, masked_lm_batches
+from lenext.data import get_tokenizer, load_corpus
 from lenext.errors import TrainingError, UserError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import build_model, parameter_table
+from lenext.training.batches import make_batches
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.sharding import check_batch, data_mesh, replicate, shard_batch
@@ -40,18 +41,7 @@ def train(config: Config, workdir: Path) -> None:
     check_batch(config.data.batch_size, mesh)
     tokenizer = get_tokenizer(config.data.tokenizer)
     corpus = load_corpus(config.data.dataset, "train", tokenizer, config.data.data_dir or None)
-    batches = iter(
-        masked_lm_batches(
-            corpus,
-            length=config.data.train_length,
-            batch_size=config.data.batch_size,
-            seed=config.seed,
-            tokenizer=tokenizer,
-            rate=config.data.mask_rate,
-            shard_index=jax.process_index(),
-            shard_count=jax.process_count(),
-        )
-    )
+    batches = make_batches(config, corpus, tokenizer)
     evaluators = make_evaluators(config, tokenizer)
 
     methods = read_methods(config.model.method, config.data.train_length)

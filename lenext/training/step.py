@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from lenext.models.objectives import masked_lm
+from lenext.models import token_figures
 
 State = dict[str, Any]
 """{"params": pure dict of arrays, "optimizer": Optax state}."""
@@ -39,9 +39,10 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), step) if dropout else None
 
         def loss_function(params):
-            sums = masked_lm(nnx.merge(graphdef, params), batch, dropout_key=key)
-            count = jnp.maximum(jnp.sum(sums.count), 1.0)
-            return jnp.sum(sums.loss) / count, jnp.sum(sums.correct) / count
+            figures = token_figures(nnx.merge(graphdef, params), batch, dropout_key=key)
+            count = jnp.maximum(jnp.sum(figures.weights), 1.0)
+            loss = jnp.sum(figures.loss * figures.weights) / count
+            return loss, jnp.sum(figures.correct * figures.weights) / count
 
         value_and_grad = jax.value_and_grad(loss_function, has_aux=True)
         (loss, accuracy), grads = value_and_grad(state["params"])

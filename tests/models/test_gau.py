@@ -8,6 +8,7 @@ from flax import nnx
 
 from lenext.attention import make_method
 from lenext.models import GAUConfig, GAUEncoder, model_methods, parameter_table, with_method
+from lenext.models.layers import Context
 
 SIZES = GAUConfig(vocab_size=11, hidden_size=12, intermediate_size=20, key_size=8, num_layers=3)
 
@@ -177,7 +178,7 @@ def test_pattern_repeats_over_layers(pattern):
     x = model.word_embedding(tokens) + model.type_embedding(jnp.zeros_like(tokens))
     x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-12)
     for i, layer in enumerate(model.layers):
-        x, seen = layer(x, mask=None, dropout_key=None, probe=jnp.arange(9))
+        x, seen = layer(x, Context(probe=jnp.arange(9)), dropout_key=None)
         np.testing.assert_allclose(figures.entropy[i], seen.entropy, atol=1e-5)
     np.testing.assert_allclose(hidden, x, atol=1e-5)
 

@@ -11,8 +11,7 @@ from flax import nnx
 
 from configs import quickstart
 from lenext.attention import make_method
-from lenext.models import GAUConfig, GAUEncoder
-from lenext.models.objectives import masked_lm
+from lenext.models import GAUConfig, GAUEncoder, token_figures
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state, make_train_step
 
@@ -72,19 +71,20 @@ def test_golden_metrics(name):
     np.testing.assert_allclose(three_steps(name), GOLDEN[name], rtol=2e-5)
 
 
-def test_loss_is_the_mean_over_predicted_tokens():
+def test_figures_of_predicted_tokens():
     built, data = model("softmax"), batch()
     logits = np.asarray(built(data["tokens"]), np.float64)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     rows, columns = np.arange(2)[:, None], np.asarray(data["positions"])
     expected = -log_probs[rows, columns, np.asarray(data["targets"])]
-    sums = masked_lm(built, data)
-    np.testing.assert_allclose(sums.loss, expected.sum(1), rtol=1e-5)
-    np.testing.assert_array_equal(sums.count, [5, 5])
-    half = masked_lm(built, data | {"weights": data["weights"].at[:, 2:].set(0.0)})
-    np.testing.assert_allclose(half.loss, expected[:, :2].sum(1), rtol=1e-5)
+    figures = token_figures(built, data)
+    np.testing.assert_allclose(figures.loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        figures.log_z, np.log(np.exp(logits).sum(-1))[rows, columns], rtol=1e-5
+    )
+    np.testing.assert_array_equal(figures.weights, data["weights"])
     hits = logits[rows, columns].argmax(-1) == np.asarray(data["targets"])
-    np.testing.assert_array_equal(sums.correct, hits.sum(1))
+    np.testing.assert_array_equal(figures.correct, hits)
 
 
 if __name__ == "__main__":

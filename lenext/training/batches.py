@@ -1,0 +1,29 @@
+"""The batches that a config asks for."""
+
+from typing import Any
+
+import jax
+
+from lenext.config import Config
+from lenext.data import Corpus, Tokenizer, causal_lm_batches, masked_lm_batches
+from lenext.models import FAMILIES
+
+
+def make_batches(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> Any:
+    """This process's share of the endless batches: a Grain iterator, which saves its place.
+
+    Raises:
+      UserError: for lengths or sizes that the data does not hold.
+    """
+    shared: dict[str, Any] = {
+        "length": config.data.train_length,
+        "batch_size": config.data.batch_size,
+        "seed": config.seed,
+        "tokenizer": tokenizer,
+        "packing": config.data.packing,
+        "shard_index": jax.process_index(),
+        "shard_count": jax.process_count(),
+    }
+    if FAMILIES[config.model.family].objective == "masked_lm":
+        return iter(masked_lm_batches(corpus, rate=config.data.mask_rate, **shared))
+    return iter(causal_lm_batches(corpus, **shared))
