@@ -94,6 +94,12 @@ class Checkpoints:
         args = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
         return self.manager.restore(step, args=args)["params"]
 
+    def vocab_size(self, step: int) -> int:
+        """Rows of the token embedding of a step's parameters."""
+        shapes = self.manager.item_metadata(step)["params"].tree
+        name = "word_embedding" if "word_embedding" in shapes else "embedding"
+        return int(shapes[name]["embedding"].shape[0])
+
     def check_parameters(self, step: int, params: Any) -> None:
         """Checks that a checkpoint's parameters are the model's.
 

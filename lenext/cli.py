@@ -26,29 +26,62 @@ USAGE = """{purpose}
 
 
 def run(purpose: str, entry: Callable[[ml_collections.ConfigDict, Path], Any]) -> None:
-    """Parses --config and --workdir, calls `entry`, and exits.
+    """Parses --config and --workdir, calls `entry`, and exits; see `guard`."""
 
-    Exit codes: 0; 2 with one line on stderr for what the user can mend; 1 with one line for a run
-    that failed by itself. Anything else is a bug and keeps its traceback.
-    """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(USAGE.format(purpose=purpose))
-        return
-    config_flag = config_flags.DEFINE_config_file("config", None, "Config file[:argument].")
-    workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger().setLevel(logging.WARNING)
-    try:
+    def main() -> None:
+        config_flag = config_flags.DEFINE_config_file("config", None, "Config file[:argument].")
+        workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
         config = _parse(config_flag)
         if not workdir_flag.value:
             raise UserError("--workdir=DIR is missing")
         entry(config, Path(workdir_flag.value))
+
+    guard(
+        USAGE.format(purpose=purpose),
+        main,
+        interrupted="interrupted; the same command resumes from the last checkpoint",
+    )
+
+
+def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
+    """Calls `main` and exits, or prints `usage` where help was asked for.
+
+    Exit codes: 0; 2 with one line on stderr for what the user can mend; 1 with one line for a run
+    that failed by itself; 130 with the line `interrupted`. Anything else is a bug and keeps its
+    traceback.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(usage)
+        return
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger().setLevel(logging.WARNING)
+    try:
+        main()
     except UserError as error:
         _fail(error, EXIT_USAGE)
     except TrainingError as error:
         _fail(error, EXIT_FAILED)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command resumes from the last checkpoint", EXIT_INTERRUPTED)
+        _fail(interrupted, EXIT_INTERRUPTED)
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def parse_flags() -> None:
+    """Parses the command line into the flags defined so far.
+
+    Raises:
+      UserError: for unknown flags, values of another type, and words that are no flags.
+    """
+    try:
+        rest = flags.FLAGS(sys.argv)[1:]
+    except flags.Error as error:
+        raise UserError(_reason(error)) from None
+    if rest:
+        raise UserError(f"argument {rest[0]!r}: should be a flag such as --workdir=DIR")
 
 
 def _parse(config_flag: flags.FlagHolder) -> ml_collections.ConfigDict:

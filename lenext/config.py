@@ -36,6 +36,7 @@ def base_config() -> Config:
     config.model.remat = False  # less memory for more time in the backward pass
     config.model.dropout = 0.0
     config.model.use_bias = False
+    config.model.vocab_size = 0  # 0 for the tokeniser's; more leaves ids unused
     config.model.dtype = "float32"  # of the computation; parameters and reductions are float32
 
     config.data = ConfigDict()
@@ -166,6 +167,21 @@ def read_lengths(text: str) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words))
 
 
+def read_vocab_size(config: Config, tokenizer_size: int) -> int:
+    """The model's vocabulary: `config.model.vocab_size`, or the tokeniser's.
+
+    Raises:
+      UserError: the tokeniser has ids that the model lacks.
+    """
+    size = config.model.vocab_size or tokenizer_size
+    if size < tokenizer_size:
+        raise UserError(
+            f"config.model.vocab_size={size}: should be at least {tokenizer_size}, the vocabulary "
+            f"of the tokenizer {config.data.tokenizer}"
+        )
+    return size
+
+
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     """Keys in which two plain configs differ, as "data.batch_size (64, was 32)"."""
     if not (isinstance(ours, Mapping) and isinstance(theirs, Mapping)):
@@ -178,6 +194,21 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
         else:
             found += differences(ours[key], theirs[key], name)
     return found
+
+
+def with_defaults(stored: Mapping[str, Any]) -> Config:
+    """A config from a run's plain one; keys that are newer than the run have their defaults.
+
+    Raises:
+      UserError: for a key that there is no more.
+    """
+    config = base_config()
+    config.evaluators = ConfigDict()
+    try:
+        config.update(stored)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the run's config.json: {' '.join(str(error).split())}") from None
+    return config
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -193,8 +224,8 @@ def validate(config: Config) -> None:
     """
     at_least_one = [
         "model.hidden_size", "model.intermediate_size", "model.key_size", "model.num_layers",
-        "model.num_heads", "data.batch_size", "training.steps", "training.log_every", "training.eval_every",
-        "training.checkpoint_every", "training.keep_latest", "eval.documents", "eval.tokens",
+        "model.num_heads", "data.batch_size", "training.steps", "training.log_every",
+        "training.eval_every", "training.checkpoint_every", "training.keep_latest", "eval.documents", "eval.tokens",
         "eval.batch_tokens", "eval.probe_rows", "eval.bootstrap", "eval.masks", "eval.stride",
     ]  # fmt: skip
     flat = dict(_flatten(plain(config)))
@@ -228,6 +259,8 @@ def validate(config: Config) -> None:
         raise UserError(
             f"config.model.key_size={flat['model.key_size']}: should be even, for rotary pairs"
         )
+    if flat["model.vocab_size"] < 0:
+        raise UserError(f"config.model.vocab_size={flat['model.vocab_size']}: should be at least 0")
     heads, kv_heads = flat["model.num_heads"], flat["model.num_kv_heads"]
     if kv_heads < 0 or (kv_heads and heads % kv_heads):
         raise UserError(

@@ -8,7 +8,7 @@ from lenext.attention.attend import (
 )
 from lenext.attention.catalogue import make_method, method_names, method_options
 from lenext.attention.diagnostics import RowStatistics
-from lenext.attention.method import Method, Params, init_params, unsuited_axes
+from lenext.attention.method import Method, Params, init_params, pin_scale, unsuited_axes
 
 __all__ = [
     "Method",
@@ -21,6 +21,7 @@ __all__ = [
     "make_method",
     "method_names",
     "method_options",
+    "pin_scale",
     "row_statistics",
     "unsuited_axes",
 ]

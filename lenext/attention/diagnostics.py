@@ -45,7 +45,8 @@ def statistics(scored: Scores, method: Method) -> RowStatistics:
         return jnp.sum(jnp.where(keys, w, 0.0), axis=-1)
 
     entropy = -jnp.sum(jnp.where(w > 0, w * jnp.log(jnp.where(w > 0, w, 1.0)), 0.0), axis=-1)
-    dilution = jnp.where(occupied, 1.0 - weight_on(jnp.abs(rows.delta) < rows.train_length), 0.0)
+    # Not 1 less the rest, which rounding would take below 0.
+    dilution = jnp.where(occupied, weight_on(jnp.abs(rows.delta) >= rows.train_length), 0.0)
     largest = jnp.max(jnp.where(mask, logits, -jnp.inf), axis=-1)
     return RowStatistics(
         entropy=entropy,

@@ -255,3 +255,16 @@ def unsuited_axes(method: Method, trained: Method) -> list[str]:
     """
     ours, theirs = method.axes(), trained.axes()
     return [axis for axis in AXES if ours[axis].kind not in ("any", theirs[axis].kind)]
+
+
+def pin_scale(method: Method, key_length: int) -> Method:
+    """The method with a scale s that would follow the keys at hand fixed at `key_length` keys.
+
+    For generation, where the number of keys grows: a method whose `scale` is not set (pi, ntk,
+    yarn) takes max(1, key_length / L) throughout. Others come back as they are.
+    """
+    if getattr(method.position, "scale", 1.0) is not None:
+        return method
+    scale = max(1.0, key_length / method.train_length)
+    position: Any = dataclasses.replace(method.position, **{"scale": scale})
+    return dataclasses.replace(method, position=position)

@@ -74,7 +74,13 @@ class Corpus:
 
 
 def load_corpus(
-    dataset: str, split: str, tokenizer: Tokenizer, data_dir: str | Path | None = None
+    dataset: str,
+    split: str,
+    tokenizer: Tokenizer,
+    data_dir: str | Path | None = None,
+    *,
+    files="",
+    field="text",
 ) -> Corpus:
     """Prepares `dataset` if need be, reads one split and tokenises it.
 

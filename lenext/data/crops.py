@@ -26,7 +26,9 @@ class Crops:
     start: Int64[np.ndarray, " crops"]
 
 
-def evaluation_crops(corpus: Corpus, *, length: int, documents: int, tokens: int) -> Crops:
+def evaluation_crops(
+    corpus: Corpus, *, length: int, documents: int, tokens: int, lookahead: int = 0
+) -> Crops:
     """Cuts crops of `length` from the longest documents, without overlap, repeat or padding.
 
     The `documents` longest that hold at least one crop are used, ties by name, so those used at a
@@ -49,6 +51,7 @@ def evaluation_crops(corpus: Corpus, *, length: int, documents: int, tokens: int
             f"evaluation needs at least 1 document and 1 token, not {documents} and {tokens}"
         )
     corpus.require_document(length, "evaluation")
+    length += lookahead
     lengths = corpus.lengths
     by_length = sorted(range(len(lengths)), key=lambda i: (-lengths[i], corpus.names[i]))
     chosen = [i for i in by_length[:documents] if lengths[i] >= length]

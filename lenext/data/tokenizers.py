@@ -50,6 +50,8 @@ class ByteTokenizer:
     mask_id: int = 256
     pad_id: int = 257
     num_regular: int = 256
+    byte_level: bool = True
+    eos_id: None = None
 
     def encode(self, text: bytes | str) -> UInt16[np.ndarray, " n"]:
         """Returns the bytes of `text` (a str's in UTF-8), one id a byte."""

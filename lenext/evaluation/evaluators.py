@@ -1,4 +1,4 @@
-"""Evaluators that run during training, named in the config by "type"."""
+"""Evaluators that run during training; their "type" in the config is a protocol's name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,12 +7,17 @@ import numpy as np
 from flax import nnx
 
 from lenext.config import Config
-from lenext.data import Tokenizer, evaluation_crops, load_corpus, masked_crops
+from lenext.data import Tokenizer, load_corpus
 from lenext.errors import UserError
-from lenext.evaluation.masked import figures_of_crops
+from lenext.evaluation.figures import figures_of
+from lenext.evaluation.protocols import Sampling, get_protocol
+from lenext.models import FAMILIES
 
 Evaluator = Callable[[nnx.GraphDef, Any], dict[str, float]]
 """(graphdef, params) to figures by name."""
+
+FIGURES = ("loss", "accuracy")
+"""What every evaluator gives."""
 
 
 def make_evaluators(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluator]:
@@ -22,17 +27,11 @@ def make_evaluators(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluator
       UserError: for an unknown type, or crops that the data does not hold; for a
         `training.best_metric` that none of them gives.
     """
-    evaluators = {}
-    metrics = []
-    for name, settings in config.evaluators.items():
-        if settings.type not in EVALUATORS:
-            raise UserError(
-                f"config.evaluators.{name}.type={settings.type!r}: should be one of "
-                f"{', '.join(EVALUATORS)}"
-            )
-        make, figures = EVALUATORS[settings.type]
-        evaluators[name] = make(settings, config, tokenizer)
-        metrics += [f"eval/{name}/{figure}" for figure in figures]
+    evaluators = {
+        name: _make_evaluator(name, settings, config, tokenizer)
+        for name, settings in config.evaluators.items()
+    }
+    metrics = [f"eval/{name}/{figure}" for name in evaluators for figure in FIGURES]
     if config.training.best_metric not in metrics:
         raise UserError(
             f"config.training.best_metric={config.training.best_metric!r}: should be one of "
@@ -41,30 +40,34 @@ def make_evaluators(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluator
     return evaluators
 
 
-def mlm15(settings: Config, config: Config, tokenizer: Tokenizer) -> Evaluator:
-    """Masked-LM loss and accuracy at one length, masks as in training."""
+def _make_evaluator(name: str, settings: Config, config: Config, tokenizer: Tokenizer) -> Evaluator:
+    """Loss and accuracy at one length."""
+    objective = FAMILIES[config.model.family].objective
+    protocol = get_protocol(settings.type, objective, f"config.evaluators.{name}.type")
     data = config.data
-    corpus = load_corpus(data.dataset, settings.split, tokenizer, data.data_dir or None)
-    crops = evaluation_crops(
-        corpus, length=settings.length, documents=settings.documents, tokens=settings.tokens
+    corpus = load_corpus(
+        data.dataset, settings.split, tokenizer, data.data_dir or None,
+        files=data.files, field=data.field,
+    )  # fmt: skip
+    sampling = Sampling(
+        documents=settings.documents,
+        tokens=settings.tokens,
+        seed=config.eval.seed,
+        mask_rate=data.mask_rate,
+        masks=config.eval.masks,
+        stride=config.eval.stride,
     )
-    batches = masked_crops(crops, seed=config.eval.seed, tokenizer=tokenizer, rate=data.mask_rate)
+    sequences = protocol.prepare(corpus, tokenizer, settings.length, settings.length, sampling)
     batch_size = max(1, config.eval.batch_tokens // settings.length)
 
     def run(graphdef: nnx.GraphDef, params: Any) -> dict[str, float]:
-        figures, _ = figures_of_crops(
-            graphdef, params, batches, batch_size=batch_size, probe_rows=0
+        figures, _ = figures_of(
+            graphdef, params, sequences.batch, batch_size=batch_size, probe_rows=0
         )
-        count = float(np.sum(figures.count))
+        count = float(np.sum(figures.weights))
         return {
-            "loss": float(np.sum(figures.loss)) / count,
-            "accuracy": float(np.sum(figures.correct)) / count,
+            "loss": float(np.sum(figures.loss * figures.weights)) / count,
+            "accuracy": float(np.sum(figures.correct * figures.weights)) / count,
         }
 
     return run
-
-
-EVALUATORS: dict[str, tuple[Callable[..., Evaluator], tuple[str, ...]]] = {
-    "mlm15": (mlm15, ("loss", "accuracy")),
-}
-"""Type to its maker and the figures that it gives."""

@@ -1,7 +1,7 @@
-"""The picture of a sweep: a metric against length, a line a method."""
+"""The pictures of a sweep: a metric against length, and loss against position."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,13 +13,38 @@ from lenext.evaluation.report import label
 COLOURS = ["#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]
 DASHES = ["-", "--", ":", "-."]
 
+Records = Sequence[dict[str, Any]]
 
-def plot(records: Sequence[dict[str, Any]], metric: str, train_length: int, title: str) -> bytes:
+
+def plot(records: Records, metric: str, train_length: int, title: str) -> bytes:
     """A PNG of `metric` against length (log axis) with 95 % bands, the training length marked."""
     chosen = [r for r in records if r["metric"] == metric]
-    lengths = sorted({r["length"] for r in chosen})
+    ticks = {r["length"]: f"{r['length']:,}" for r in chosen}
+    ylabel = f"{metric} ({chosen[0]['protocol']})"
+    return _curves(
+        chosen, lambda r: r["length"], ticks, ("length (tokens)", ylabel), train_length, title
+    )
+
+
+def plot_by_position(records: Records, train_length: int, title: str) -> bytes:
+    """A PNG of loss against position at the longest length; each bucket stands at its end."""
+    longest = max(r["length"] for r in records if r["positions"])
+    chosen = [r for r in records if r["positions"] and r["length"] == longest]
+    ticks = {r["positions"][1]: f"{r['positions'][1]:,}" for r in chosen}
+    labels = "context (tokens), from half of it up", f"loss at length {longest:,}"
+    return _curves(chosen, lambda r: r["positions"][1], ticks, labels, train_length, title)
+
+
+def _curves(
+    records: Records,
+    x_of: Callable[[dict[str, Any]], int],
+    ticks: dict[int, str],
+    labels: tuple[str, str],
+    train_length: int,
+    title: str,
+) -> bytes:
     curves: dict[str, list[dict[str, Any]]] = {}
-    for record in chosen:
+    for record in records:
         curves.setdefault(record["method"], []).append(record)
     order = list(curves)
     with matplotlib.rc_context(
@@ -28,13 +53,13 @@ def plot(records: Sequence[dict[str, Any]], metric: str, train_length: int, titl
         figure = Figure(figsize=(9.0, 5.0), layout="constrained")
         axes = figure.add_subplot()
         # The legend follows the curves' ends from top to bottom, so the eye need not search.
-        ends = sorted(curves, key=lambda m: max(curves[m], key=lambda r: r["length"])["value"])
+        ends = sorted(curves, key=lambda m: max(curves[m], key=x_of)["value"])
         for method in reversed(ends):
-            curve = sorted(curves[method], key=lambda r: r["length"])
+            curve = sorted(curves[method], key=x_of)
             index = order.index(method)
             colour = COLOURS[index % len(COLOURS)]
             dash = DASHES[index // len(COLOURS) % len(DASHES)]
-            x = [r["length"] for r in curve]
+            x = [x_of(r) for r in curve]
             axes.plot(
                 x, [r["value"] for r in curve], dash, color=colour, marker="o", markersize=4,
                 linewidth=2, label=label(curve[0]),
@@ -42,15 +67,15 @@ def plot(records: Sequence[dict[str, Any]], metric: str, train_length: int, titl
             low, high = zip(*(r["interval"] for r in curve), strict=True)
             axes.fill_between(x, low, high, color=colour, alpha=0.08, linewidth=0)
         axes.set_xscale("log", base=2)
-        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        axes.set_xticks(sorted(ticks), [ticks[x] for x in sorted(ticks)])
         axes.minorticks_off()
         axes.axvline(train_length, color="0.5", linewidth=1, linestyle=(0, (4, 4)))
         axes.annotate(
             f"trained at {train_length:,}", (train_length, 1.0), (4, -2), color="0.4", fontsize=9,
             xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
         )  # fmt: skip
-        axes.set_xlabel("length (tokens)")
-        axes.set_ylabel(f"{metric} ({chosen[0]['protocol']})")
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
         axes.set_title(title, loc="left", fontsize=12)
         axes.grid(axis="y", color="0.9", linewidth=0.8)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

@@ -2,41 +2,71 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-Records = Sequence[dict[str, Any]]
+Record = dict[str, Any]
+Records = Sequence[Record]
 
 UNSUITED = "†"
 
 
-def _columns(records: Records, metric: str) -> tuple[list[str], list[int], dict[tuple, dict]]:
-    chosen = {(r["method"], r["length"]): r for r in records if r["metric"] == metric}
-    methods = list(dict.fromkeys(method for method, _ in chosen))
-    lengths = sorted({length for _, length in chosen})
-    return methods, lengths, chosen
+class Table:
+    """Figures by method and column, from records of one metric.
+
+    Attributes:
+      columns: their headings, ascending.
+      rows: method as shown, and its records by column.
+    """
+
+    def __init__(self, records: Records, column: Callable[[Record], Any], name: Callable):
+        found = sorted({column(record) for record in records})
+        cells = {(record["method"], column(record)): record for record in records}
+        self.columns = [name(x) for x in found]
+        self.rows: list[tuple[str, list[Record]]] = [
+            (label(cells[method, found[0]]), [cells[method, x] for x in found])
+            for method in dict.fromkeys(record["method"] for record in records)
+        ]
 
 
-def label(record: dict[str, Any]) -> str:
+def by_length(records: Records, metric: str) -> Table:
+    """A metric's table: columns are lengths."""
+    return Table([r for r in records if r["metric"] == metric], lambda r: r["length"], str)
+
+
+def by_position(records: Records) -> tuple[int, Table] | None:
+    """The longest length and its loss by position; None where there is none."""
+    chosen = [record for record in records if record["positions"]]
+    if not chosen:
+        return None
+    longest = max(record["length"] for record in chosen)
+    chosen = [record for record in chosen if record["length"] == longest]
+    return longest, Table(chosen, lambda r: tuple(r["positions"]), lambda x: f"{x[0]} … {x[1] - 1}")
+
+
+def label(record: Record) -> str:
     """A method's name, marked where the weights were not trained for it."""
     return record["method"] + (f" {UNSUITED}" if record["unsuited"] else "")
 
 
 def text_table(records: Records, metric: str) -> str:
     """Method by length, three decimals, for a terminal."""
-    methods, lengths, cells = _columns(records, metric)
-    names = [label(cells[method, lengths[0]]) for method in methods]
-    width = max(map(len, [*names, metric]))
-    lines = [f"{metric:<{width}}" + "".join(f"{length:>8}" for length in lengths)]
-    for method, name in zip(methods, names, strict=True):
-        values = (cells[method, length]["value"] for length in lengths)
-        lines.append(f"{name:<{width}}" + "".join(f"{value:>8.3f}" for value in values))
+    table = by_length(records, metric)
+    width = max(len(text) for text in [*(name for name, _ in table.rows), metric])
+    lines = [f"{metric:<{width}}" + "".join(f"{length:>8}" for length in table.columns)]
+    for name, row in table.rows:
+        lines.append(f"{name:<{width}}" + "".join(f"{figure(r['value']):>8}" for r in row))
     return "\n".join([*lines, *footnotes(records)])
+
+
+def figure(value: float) -> str:
+    """Three decimals; four digits where those are too many."""
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
 def footnotes(records: Records) -> list[str]:
     """What a table's reader has to know of its rows and columns."""
-    lengths = {r["length"]: r for r in records}
+    lengths = {r["length"]: r for r in records if not r["positions"]}
     counts = ", ".join(
         f"{r['documents']} ({r['predictions']:,})" for _, r in sorted(lengths.items())
     )
@@ -51,20 +81,28 @@ def footnotes(records: Records) -> list[str]:
 def markdown(records: Records, heading: str) -> str:
     """All metrics as Markdown tables, each figure with its 95 % interval."""
     parts = [f"# {heading}"]
-    for metric in dict.fromkeys(r["metric"] for r in records):
-        methods, lengths, cells = _columns(records, metric)
-        parts += ["", f"## {metric}", ""]
-        parts.append("| method | " + " | ".join(map(str, lengths)) + " |")
-        parts.append("|---|" + "---:|" * len(lengths))
-        for method in methods:
-            row = [cells[method, length] for length in lengths]
-            figures = (
-                f"{r['value']:.3f} [{r['interval'][0]:.3f}, {r['interval'][1]:.3f}]" for r in row
-            )
-            name = label(row[0]).replace("|", r"\|")  # a pattern of methods is no border of cells
-            parts.append(f"| {name} | " + " | ".join(figures) + " |")
+    for metric in dict.fromkeys(r["metric"] for r in records if not r["positions"]):
+        parts += _markdown_table(metric, by_length(records, metric))
+    positions = by_position(records)
+    if positions:
+        longest, table = positions
+        parts += _markdown_table(f"loss by position, at length {longest}", table)
     notes = ["Brackets: 95 % interval by bootstrap over documents.", *footnotes(records)]
     return "\n".join([*parts, "", *(f"- {note}" for note in notes), ""])
+
+
+def _markdown_table(title: str, table: Table) -> list[str]:
+    lines = ["", f"## {title}", ""]
+    lines.append("| method | " + " | ".join(table.columns) + " |")
+    lines.append("|---|" + "---:|" * len(table.columns))
+    for name, row in table.rows:
+        cells = []
+        for record in row:
+            low, high = record["interval"]
+            cells.append(f"{figure(record['value'])} [{figure(low)}, {figure(high)}]")
+        escaped = name.replace("|", r"\|")  # a pattern of methods is no border of cells
+        lines.append(f"| {escaped} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def to_csv(records: Records) -> str:
@@ -77,11 +115,11 @@ def to_csv(records: Records) -> str:
     return out.getvalue()
 
 
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
+def _flat(record: Record) -> Record:
     flat = {}
     for key, value in record.items():
         if key.endswith("interval"):
             flat[f"{key}_low"], flat[f"{key}_high"] = value
         else:
-            flat[key] = " ".join(value) if isinstance(value, list) else value
+            flat[key] = " ".join(map(str, value)) if isinstance(value, list) else value
     return flat

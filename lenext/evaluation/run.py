@@ -3,26 +3,32 @@
 import json
 from pathlib import Path
 
-from flax import nnx
-
-from lenext.checkpoints import Checkpoints
-from lenext.config import Config, plain, read_lengths, read_methods, split_list, validate
-from lenext.data import evaluation_crops, get_tokenizer, load_corpus
+from lenext.config import (
+    Config,
+    plain,
+    read_lengths,
+    read_methods,
+    read_vocab_size,
+    split_list,
+    validate,
+)
+from lenext.data import get_tokenizer, load_corpus
 from lenext.errors import UserError
-from lenext.evaluation.plot import plot
+from lenext.evaluation.plot import plot, plot_by_position
+from lenext.evaluation.protocols import Sampling, get_protocol
 from lenext.evaluation.report import markdown, text_table, to_csv
 from lenext.evaluation.sweep import Settings, sweep
 from lenext.files import write_atomically
-from lenext.models import build_model
+from lenext.models.pretrained import load_run
 from lenext.provenance import provenance
-from lenext.workdir import read_run_config
 
 
 def evaluate(config: Config, workdir: Path) -> list[dict]:
     """Sweeps length x method over the newest checkpoint of `workdir`; prints and writes the result.
 
     The model's sizes and the sweep come from `config`; the method and the length that the weights
-    were trained with from the run itself. Writes DIR/eval/results.json, .csv, .md and .png.
+    were trained with from the run itself. Writes DIR/eval/results.json, .csv, .md and .png, and
+    by_position.png for a protocol that gives loss by position.
 
     Returns:
       The records, see `lenext.evaluation.sweep.sweep`.
@@ -32,70 +38,72 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
         another shape, or a length that no document has.
     """
     validate(config)
-    stored = read_run_config(workdir)
-    checkpoints = Checkpoints(workdir) if (workdir / "checkpoints").is_dir() else None
-    step = checkpoints.latest() if checkpoints else None
-    if stored is None or checkpoints is None or step is None:
-        raise UserError(f"workdir {workdir}: holds no checkpoint; train there first")
-    train_length = stored["data"]["train_length"]
-    trained = read_methods(stored["model"]["method"], train_length)
-    names = split_list(config.eval.methods)
-    methods = {name: read_methods(name, train_length) for name in names}
+    data, settings = config.data, config.eval
+    lengths = read_lengths(settings.lengths)
+    tokenizer = get_tokenizer(data.tokenizer)
+    vocab_size = read_vocab_size(config, tokenizer.vocab_size)
+    model, trained, step = load_run(workdir, model_config=config.model, vocab_size=vocab_size)
+    train_length = trained.data.train_length
+    methods = {name: read_methods(name, train_length) for name in split_list(settings.methods)}
     if not methods:
         raise UserError("config.eval.methods: should name at least one method")
-    lengths = read_lengths(config.eval.lengths)
-
-    tokenizer = get_tokenizer(config.data.tokenizer)
-    model = nnx.eval_shape(
-        lambda: build_model(config.model, trained, tokenizer.vocab_size, config.seed)
-    )
-    graphdef, abstract = nnx.split(model)
-    params = checkpoints.restore_params(step, nnx.to_pure_dict(abstract))
-    checkpoints.close()
-    model = nnx.merge(graphdef, params)
+    protocol = get_protocol(settings.protocol, model.objective, "config.eval.protocol")
 
     corpus = load_corpus(
-        config.data.dataset, config.eval.split, tokenizer, config.data.data_dir or None
+        data.dataset, settings.split, tokenizer, data.data_dir or None,
+        files=data.files, field=data.field,
+    )  # fmt: skip
+    sampling = Sampling(
+        documents=settings.documents,
+        tokens=settings.tokens,
+        seed=settings.seed,
+        mask_rate=data.mask_rate,
+        masks=settings.masks,
+        stride=settings.stride,
     )
-    crops = {
-        length: evaluation_crops(
-            corpus, length=length, documents=config.eval.documents, tokens=config.eval.tokens
-        )
+    sequences = {
+        length: protocol.prepare(corpus, tokenizer, length, max(lengths), sampling)
         for length in lengths
     }
-    settings = Settings(
-        batch_tokens=config.eval.batch_tokens,
-        probe_rows=config.eval.probe_rows,
-        bootstrap=config.eval.bootstrap,
-        seed=config.eval.seed,
-        mask_rate=config.data.mask_rate,
-    )
     folder = workdir / "eval"
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-    records = sweep(model, methods, crops, tokenizer, settings)
+    how = Settings(
+        protocol=settings.protocol,
+        byte_level=tokenizer.byte_level,
+        batch_tokens=settings.batch_tokens,
+        probe_rows=settings.probe_rows,
+        bootstrap=settings.bootstrap,
+        seed=settings.seed,
+    )
+    records = sweep(model, methods, sequences, how)
 
-    heading = f"trained with {stored['model']['method']} at {train_length} tokens, {step} steps"
+    heading = f"trained with {trained.model.method} at {train_length} tokens, {step} steps"
     results = {
         "provenance": provenance()
         | {
             "config": plain(config),
-            "trained": stored,
-            "seeds": [stored["seed"]],
+            "trained": plain(trained),
+            "seeds": [trained.seed],
             "steps": step,
-            "tokens": step * stored["data"]["batch_size"] * train_length,
+            "tokens": step * trained.data.batch_size * train_length,
             "data": corpus.describe(),
             "fingerprint": corpus.fingerprint,
         },
         "records": records,
     }
+    headline = protocol.headline
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
     write_atomically(folder / "results.csv", to_csv(records))
     write_atomically(folder / "results.md", markdown(records, heading))
-    write_atomically(folder / "results.png", plot(records, "accuracy", train_length, heading))
-    print(f"\n{workdir}: {heading}\n\n{text_table(records, 'accuracy')}\n")
+    write_atomically(folder / "results.png", plot(records, headline, train_length, heading))
+    if any(record["positions"] for record in records):
+        write_atomically(
+            folder / "by_position.png", plot_by_position(records, train_length, heading)
+        )
+    print(f"\n{workdir}: {heading}\n\n{text_table(records, headline)}\n")
     print(f"all metrics, with intervals: {folder / 'results.md'}, .csv, .json")
     print(f"picture: {folder / 'results.png'}")
     return records

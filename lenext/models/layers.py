@@ -116,8 +116,9 @@ class Attention(nnx.Module):
         keeps = self.method.visibility.keeps()
         size = capacity if keeps is None else min(capacity, max(1, keeps[0]) + keeps[1])
         shape = (batch, size, kv_heads, self.head_dim)
-        empty = jnp.zeros(shape, dtype)
-        return KVCache(empty, empty, jnp.full((size,), -1, jnp.int32))
+        # An array each: steps may donate them.
+        k, v = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+        return KVCache(k, v, jnp.full((size,), -1, jnp.int32))
 
     def step(
         self,

@@ -13,7 +13,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from lenext.checkpoints import Checkpoints
-from lenext.config import Config, read_methods, validate
+from lenext.config import Config, read_methods, read_vocab_size, validate
 from lenext.data import get_tokenizer, load_corpus
 from lenext.errors import TrainingError, UserError
 from lenext.evaluation.evaluators import make_evaluators
@@ -45,7 +45,8 @@ def train(config: Config, workdir: Path) -> None:
     evaluators = make_evaluators(config, tokenizer)
 
     methods = read_methods(config.model.method, config.data.train_length)
-    model = build_model(config.model, methods, tokenizer.vocab_size, config.seed)
+    vocab_size = read_vocab_size(config, tokenizer.vocab_size)
+    model = build_model(config.model, methods, vocab_size, config.seed)
     graphdef = nnx.graphdef(model)
     print(f"{type(model).__name__}, {config.model.method}, on {mesh.size} {jax.default_backend()}")
     print(parameter_table(model))

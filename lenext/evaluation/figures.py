@@ -1,4 +1,4 @@
-"""Masked-LM figures of crops of one length: loss, accuracy, and what attention rows look like."""
+"""A model's figures on sequences of one length: each prediction's loss, and how rows attend."""
 
 import functools
 import time
@@ -15,12 +15,20 @@ from lenext.models import token_figures
 Batch = dict[str, Array]
 
 
-class CropFigures(NamedTuple):
-    """Per crop: sums over predicted tokens, and means over layers, heads and probed rows."""
+class Figures(NamedTuple):
+    """Per prediction, and per sequence means over layers, heads and probed rows.
 
-    loss: Float[np.ndarray, " C"]
-    correct: Float[np.ndarray, " C"]
-    count: Float[np.ndarray, " C"]
+    Attributes:
+      loss: nats.
+      correct: 1 where the likeliest token is the right one.
+      weights: 0 for what is not to count.
+      entropy: of attention rows, in nats; NaN where none were probed.
+      dilution: weight beyond the training length; NaN where no rows were probed.
+    """
+
+    loss: Float[np.ndarray, "C P"]
+    correct: Float[np.ndarray, "C P"]
+    weights: Float[np.ndarray, "C P"]
     entropy: Float[np.ndarray, " C"]
     dilution: Float[np.ndarray, " C"]
 
@@ -47,37 +55,34 @@ def _forward(params: Any, batch: Batch, *, graphdef: Any, probe_rows: int) -> di
     rows = min(probe_rows, length)
     probe = jnp.asarray((np.arange(rows) * 2 + 1) * length // (2 * rows)) if rows else None
     seen = token_figures(model, batch, probe=probe)
-    figures = {
-        "loss": jnp.sum(seen.loss * seen.weights, axis=-1),
-        "correct": jnp.sum(seen.correct * seen.weights, axis=-1),
-        "count": jnp.sum(seen.weights, axis=-1),
-    }
+    figures = {"loss": seen.loss, "correct": seen.correct, "weights": seen.weights}
     if seen.rows is not None:
         for name in ("entropy", "dilution"):  # [layers, B, heads, rows]
             figures[name] = jnp.mean(getattr(seen.rows, name), axis=(0, 2, 3))
     return figures
 
 
-def figures_of_crops(
+def figures_of(
     graphdef: nnx.GraphDef,
     params: Any,
-    crops: dict[str, np.ndarray],
+    sequences: dict[str, np.ndarray],
     *,
     batch_size: int,
     probe_rows: int,
-) -> tuple[CropFigures, Cost]:
-    """Runs a model over masked crops of one length.
+) -> tuple[Figures, Cost]:
+    """Runs a model over sequences of one length.
 
     Args:
       graphdef: the model's, with the method to evaluate.
       params: its parameters, a pure dict.
-      crops: from `lenext.data.masked_crops`: tokens [C, n], positions, targets, weights [C, k].
-      batch_size: crops a forward pass; a last one that is not full is filled up, not compiled anew.
-      probe_rows: attention rows a crop to look at; 0 leaves entropy and dilution NaN.
+      sequences: arrays of C rows: tokens [C, n], targets, weights [C, P], and for a masked
+        language model positions [C, P] (see `lenext.models.token_figures`).
+      batch_size: rows a forward pass; a last one that is not full is filled up, not compiled anew.
+      probe_rows: attention rows a sequence to look at; 0 leaves entropy and dilution NaN.
     """
-    total = len(crops["tokens"])
+    total = len(sequences["tokens"])
     batch_size = min(batch_size, total)
-    example = {name: jnp.asarray(rows[:batch_size]) for name, rows in crops.items()}
+    example = {name: jnp.asarray(rows[:batch_size]) for name, rows in sequences.items()}
     start = time.perf_counter()
     compiled = _forward.lower(params, example, graphdef=graphdef, probe_rows=probe_rows).compile()
     compile_seconds = time.perf_counter() - start
@@ -87,12 +92,12 @@ def figures_of_crops(
     for first in range(0, total, batch_size):
         # Wrapped-around rows fill the last batch; they are cut off below.
         index = np.arange(first, first + batch_size) % total
-        batch = {name: jnp.asarray(rows[index]) for name, rows in crops.items()}
+        batch = {name: jnp.asarray(rows[index]) for name, rows in sequences.items()}
         parts.append(jax.device_get(compiled(params, batch)))
     seconds = time.perf_counter() - start
     joined = {name: np.concatenate([p[name] for p in parts])[:total] for name in parts[0]}
     missing = np.full(total, np.nan, np.float32)
-    figures = CropFigures(**{name: joined.get(name, missing) for name in CropFigures._fields})
+    figures = Figures(**{name: joined.get(name, missing) for name in Figures._fields})
     return figures, Cost(seconds, compile_seconds, _peak_bytes(compiled))
 
 

@@ -1,0 +1,104 @@
+"""Metrics of figures, over documents, with intervals by resampling them."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Int64
+
+from lenext.evaluation.bootstrap import interval, ratios
+from lenext.evaluation.figures import Figures
+
+FIRST_BUCKET = 16
+
+
+class Metric(NamedTuple):
+    """A ratio of sums over documents.
+
+    Attributes:
+      name: what it is called in records.
+      numerator: one a document.
+      denominator: one a document.
+      transform: what is made of the ratio.
+      positions: [from, to) where the metric is of these positions only.
+    """
+
+    name: str
+    numerator: Float[np.ndarray, " D"]
+    denominator: Float[np.ndarray, " D"]
+    transform: Callable[[Any], Any] = np.positive
+    positions: tuple[int, int] | None = None
+
+    def estimate(self, draws: Int[np.ndarray, "times D"]) -> "Estimate":
+        """The metric over all documents, and over each draw of them."""
+        value = self.transform(self.numerator.sum() / self.denominator.sum())
+        return Estimate(
+            float(value), self.transform(ratios(self.numerator, self.denominator, draws))
+        )
+
+
+class Estimate(NamedTuple):
+    """A figure, and what it comes to in each resample of the documents."""
+
+    value: float
+    samples: np.ndarray
+
+    def describe(self, baseline: "Estimate") -> dict[str, Any]:
+        """The figure with its interval, and its difference to a baseline on the same resamples."""
+        return {
+            "value": self.value,
+            "interval": list(interval(self.samples)),
+            "difference": self.value - baseline.value,
+            "difference_interval": list(interval(self.samples - baseline.samples)),
+        }
+
+
+def metrics_of(
+    figures: Figures,
+    document: Int64[np.ndarray, " C"],
+    *,
+    causal: bool,
+    by_position: bool,
+    byte_level: bool,
+) -> list[Metric]:
+    """What there is to say of sequences, each metric summed over each document's sequences.
+
+    Args:
+      figures: of the sequences.
+      document: which document each was cut from; documents are in ascending order in the metrics.
+      causal: perplexity has a meaning, and bits per byte.
+      by_position: prediction p was made from p + 1 tokens: loss by position has a meaning.
+      byte_level: tokens are bytes.
+    """
+    documents, place = np.unique(document, return_inverse=True)
+
+    def total(x: np.ndarray) -> np.ndarray:
+        return np.bincount(place, weights=x, minlength=len(documents))
+
+    weighted = figures.loss * figures.weights
+    loss, count = total(weighted.sum(axis=1)), total(figures.weights.sum(axis=1))
+    hits = total((figures.correct * figures.weights).sum(axis=1))
+    rows = total(np.ones(len(document)))
+    accuracy, mean_loss = Metric("accuracy", hits, count), Metric("loss", loss, count)
+    found = [accuracy, mean_loss]
+    if causal:
+        found = [mean_loss, Metric("perplexity", loss, count, transform=np.exp), accuracy]
+    if causal and byte_level:
+        found.append(Metric("bits_per_byte", loss / math.log(2), count))
+    found.append(Metric("entropy", total(figures.entropy), rows))
+    found.append(Metric("dilution", total(figures.dilution), rows))
+    for low, high in buckets(figures.loss.shape[1]) if by_position else []:
+        some = total(weighted[:, low:high].sum(axis=1))
+        counted = total(figures.weights[:, low:high].sum(axis=1))
+        found.append(Metric("loss_by_position", some, counted, positions=(low, high)))
+    return found
+
+
+def buckets(length: int) -> list[tuple[int, int]]:
+    """Positions 0 … length - 1 in doublings: [0, 16), [16, 32), [32, 64) and on."""
+    edges, edge = [0], FIRST_BUCKET
+    while edge < length:
+        edges.append(edge)
+        edge *= 2
+    return list(zip(edges, [*edges[1:], length], strict=True))

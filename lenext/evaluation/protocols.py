@@ -1,0 +1,157 @@
+"""Protocols: what a model is asked at a length. Figures of two protocols do not compare."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from lenext.data import Corpus, Crops, Tokenizer, evaluation_crops, masked_crops
+from lenext.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What is drawn from a corpus; what each means stands in `lenext.config`, section `eval`."""
+
+    documents: int
+    tokens: int
+    seed: int
+    mask_rate: float = 0.15
+    masks: int = 8
+    stride: int = 32
+
+
+class Sequences(NamedTuple):
+    """Rows of one length, ready for a model.
+
+    Attributes:
+      batch: tokens [C, n], targets and weights [C, P], and positions [C, P] where tokens are
+        masked.
+      document: index in the corpus of the document that each row was cut from.
+      ordered: prediction p is made from p + 1 tokens, so that loss by position has a meaning.
+    """
+
+    batch: dict[str, np.ndarray]
+    document: Int64[np.ndarray, " C"]
+    ordered: bool = False
+
+
+Prepare = Callable[[Corpus, Tokenizer, int, int, Sampling], Sequences]
+"""(corpus, tokenizer, length, longest length of the sweep, sampling) to sequences."""
+
+
+def mlm15(
+    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, sampling: Sampling
+) -> Sequences:
+    """BERT's 15 % of all positions, corrupted as in training, in one pass."""
+    del longest
+    crops = _crops(corpus, length, sampling)
+    batch = masked_crops(crops, seed=sampling.seed, tokenizer=tokenizer, rate=sampling.mask_rate)
+    return Sequences(batch, crops.document)
+
+
+def single_mask(
+    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, sampling: Sampling
+) -> Sequences:
+    """One masked token a pass, at `masks` random positions of each crop (arXiv 2501.08570).
+
+    Nothing else is corrupted. Positions depend on (seed, document, start, length) only.
+    """
+    del longest
+    crops = _crops(corpus, length, sampling)
+    count = min(sampling.masks, length)
+    places = [
+        np.random.default_rng((sampling.seed, document, start, length)).choice(
+            length, count, replace=False
+        )
+        for document, start in zip(crops.document, crops.start, strict=True)
+    ]
+    place = np.concatenate(places)[:, None]
+    tokens = np.repeat(crops.tokens.astype(np.int32), count, axis=0)
+    targets = np.take_along_axis(tokens, place, axis=1)
+    np.put_along_axis(tokens, place, tokenizer.mask_id, axis=1)
+    batch = {
+        "tokens": tokens,
+        "positions": place.astype(np.int32),
+        "targets": targets,
+        "weights": np.ones(targets.shape, np.float32),
+    }
+    return Sequences(batch, np.repeat(crops.document, count))
+
+
+def full_context(
+    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, sampling: Sampling
+) -> Sequences:
+    """Every token of a crop from all those before it: position t sees t tokens and no more."""
+    del tokenizer, longest
+    crops = _crops(corpus, length, sampling, lookahead=1)
+    return Sequences(_next_tokens(crops.tokens), crops.document, ordered=True)
+
+
+def sliding_window(
+    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, sampling: Sampling
+) -> Sequences:
+    """The last `stride` tokens of each window, so that all have a context of about the length.
+
+    Each is predicted from length - stride + 1 to length tokens. They are the same tokens at every
+    length of the sweep: those at the end of crops of the longest.
+
+    Raises:
+      UserError: `stride` exceeds the length.
+    """
+    del tokenizer
+    if sampling.stride > length:
+        raise UserError(
+            f"config.eval.stride={sampling.stride}: should be at most each length, here {length}"
+        )
+    crops = _crops(corpus, longest, sampling, lookahead=1)
+    batch = _next_tokens(crops.tokens[:, longest - length :])
+    batch["weights"][:, : length - sampling.stride] = 0.0
+    return Sequences(batch, crops.document)
+
+
+def _crops(corpus: Corpus, length: int, sampling: Sampling, *, lookahead: int = 0) -> Crops:
+    return evaluation_crops(
+        corpus, length=length, documents=sampling.documents, tokens=sampling.tokens,
+        lookahead=lookahead,
+    )  # fmt: skip
+
+
+def _next_tokens(tokens: np.ndarray) -> dict[str, np.ndarray]:
+    inputs, targets = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
+    return {"tokens": inputs, "targets": targets, "weights": np.ones(targets.shape, np.float32)}
+
+
+class Protocol(NamedTuple):
+    """A protocol: the objective of the models that it is for, and how it asks."""
+
+    objective: str
+    prepare: Prepare
+
+    @property
+    def headline(self) -> str:
+        """The metric that stands for the protocol in tables and pictures."""
+        return "accuracy" if self.objective == "masked_lm" else "loss"
+
+
+PROTOCOLS = {
+    "mlm15": Protocol("masked_lm", mlm15),
+    "single_mask": Protocol("masked_lm", single_mask),
+    "full_context": Protocol("causal_lm", full_context),
+    "sliding_window": Protocol("causal_lm", sliding_window),
+}
+
+
+def get_protocol(name: str, objective: str, key: str) -> Protocol:
+    """The protocol called `name`, if it suits models of `objective`; `key` is where it was named.
+
+    Raises:
+      UserError: there is none of that name, or it is for other models.
+    """
+    choices = [known for known, protocol in PROTOCOLS.items() if protocol.objective == objective]
+    if name not in choices:
+        what = "masked language model" if objective == "masked_lm" else "causal language model"
+        raise UserError(f"{key}={name!r}: should be one of {', '.join(choices)} for a {what}")
+    return PROTOCOLS[name]

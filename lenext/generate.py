@@ -1,0 +1,90 @@
+"""Samples from a decoder: python -m lenext.generate --workdir=DIR --prompt="def main("."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from lenext import cli
+from lenext.attention import unsuited_axes
+from lenext.config import read_methods
+from lenext.data import get_tokenizer
+from lenext.errors import UserError
+from lenext.models import Decoder, model_methods, with_method
+from lenext.models.generation import Sampling, generate
+from lenext.models.pretrained import load_run
+
+USAGE = f"""{__doc__}
+
+  --workdir=DIR       folder of a run of a decoder
+  --prompt=TEXT       what to go on from
+  --max_tokens=200    how many tokens to draw
+  --method=METHOD     in place of the one it was trained with
+  --temperature=1     0 takes the likeliest token
+  --top_k=0           only the k likeliest tokens; 0 for all
+  --top_p=1           only the likeliest tokens that together hold this probability
+  --seed=0            of the draws"""
+
+
+def main() -> None:
+    """Parses the flags and streams the text to stdout.
+
+    Raises:
+      UserError: for flags that do not fit, or a workdir that holds no decoder.
+    """
+    workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
+    prompt_flag = flags.DEFINE_string("prompt", None, "What to go on from.")
+    method_flag = flags.DEFINE_string("method", None, "In place of the trained one.")
+    max_tokens = flags.DEFINE_integer("max_tokens", 200, "How many tokens to draw.")
+    temperature = flags.DEFINE_float("temperature", 1.0, "0 takes the likeliest token.")
+    top_k = flags.DEFINE_integer("top_k", 0, "Only the k likeliest; 0 for all.")
+    top_p = flags.DEFINE_float("top_p", 1.0, "Only those that hold this probability.")
+    seed = flags.DEFINE_integer("seed", 0, "Of the draws.")
+    cli.parse_flags()
+    if not workdir_flag.value:
+        raise UserError("--workdir=DIR is missing")
+    if not prompt_flag.value:
+        raise UserError("--prompt=TEXT is missing or empty")
+    sampling = Sampling(temperature.value, top_k.value, top_p.value)
+
+    workdir = Path(workdir_flag.value)
+    model, config, _ = load_run(workdir)
+    if not isinstance(model, Decoder):
+        raise UserError(
+            f"workdir {workdir}: holds a masked language model; text is drawn from a decoder "
+            "(config.model.family=decoder)"
+        )
+    if method_flag.value:
+        pattern = read_methods(method_flag.value, config.data.train_length)
+        trained = model_methods(model)
+        model = with_method(model, pattern)
+        unsuited = [
+            axis
+            for ours, theirs in zip(model_methods(model), trained, strict=True)
+            for axis in unsuited_axes(ours, theirs)
+        ]
+        if unsuited:
+            axes = ", ".join(dict.fromkeys(unsuited))
+            cli.warn(
+                f"{method_flag.value} wants weights trained for it, which these were not ({axes})"
+            )
+    tokenizer = get_tokenizer(config.data.tokenizer)
+    prompt = np.asarray(tokenizer.encode(prompt_flag.value), np.int32)[None]
+    sys.stdout.write(prompt_flag.value)
+    ids, shown = [], ""
+    for token in generate(model, prompt, max_tokens.value, sampling=sampling, seed=seed.value):
+        if token[0] == tokenizer.eos_id:
+            break
+        ids.append(int(token[0]))
+        text = tokenizer.decode(np.asarray(ids, np.int32))
+        # A character may be of several tokens; it is shown when the last has come.
+        if not text.endswith("\ufffd"):
+            sys.stdout.write(text[len(shown) :])
+            sys.stdout.flush()
+            shown = text
+    print()
+
+
+if __name__ == "__main__":
+    cli.guard(USAGE, main, interrupted="interrupted")

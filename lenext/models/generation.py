@@ -1,0 +1,125 @@
+"""Sampling from a decoder, one token at a time over a cache of keys and values."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from lenext.attention import pin_scale
+from lenext.errors import UserError
+from lenext.models.decoder import Decoder
+from lenext.models.layers import KVCache
+from lenext.models.swap import model_methods, with_method
+
+PREFILL_TOKENS = 512  # of a prompt in one pass, so that rows of attention stay small
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    Attributes:
+      temperature: divides the logits; 0 takes the likeliest token.
+      top_k: only the k likeliest tokens; 0 for all.
+      top_p: only the likeliest tokens that together hold this probability; 1 for all.
+
+    Raises:
+      UserError: for values out of these ranges.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature={self.temperature}: should be at least 0")
+        if self.top_k < 0:
+            raise UserError(f"top_k={self.top_k}: should be at least 0")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p}: should be above 0 and at most 1")
+
+
+def draw(logits: Float[Array, "B V"], key: Array, sampling: Sampling) -> Int[Array, " B"]:
+    """One token a row."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits, axis=-1)
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        least = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    if sampling.top_p < 1:
+        ordered = -jnp.sort(-logits, axis=-1)
+        chances = jax.nn.softmax(ordered, axis=-1)
+        # A token counts if those likelier than it do not reach top_p by themselves.
+        inside = jnp.cumsum(chances, axis=-1) - chances < sampling.top_p
+        least = jnp.min(jnp.where(inside, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    return jax.random.categorical(key, logits, axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "sampling"), donate_argnames="caches")
+def _advance(
+    params: Any,
+    tokens: Int[Array, "B T"],
+    first: Int[Array, ""],
+    caches: list[KVCache],
+    key: Array,
+    *,
+    graphdef: Any,
+    sampling: Sampling,
+) -> tuple[Int[Array, " B"], list[KVCache]]:
+    logits, caches = nnx.merge(graphdef, params).step(tokens, first, caches)
+    return draw(logits, jax.random.fold_in(key, first + tokens.shape[1]), sampling), caches
+
+
+def generate(
+    model: Decoder,
+    prompt: Int[np.ndarray, "B T"],
+    max_tokens: int,
+    *,
+    sampling: Sampling = Sampling(),  # noqa: B008
+    seed: int = 0,
+) -> Iterator[Int[np.ndarray, " B"]]:
+    """Yields the next token of every row, `max_tokens` times.
+
+    Each layer keeps the keys and values that its method can still see: all of them, or a window's.
+    Position factors that follow the whole length take that of prompt and `max_tokens` together.
+
+    Args:
+      model: a decoder, under any method.
+      prompt: at least one token a row; rows are of one length.
+      max_tokens: how many tokens to draw.
+      sampling: how to draw them.
+      seed: of the draws.
+
+    Raises:
+      UserError: for an empty prompt or a `max_tokens` below 1.
+    """
+    batch, length = prompt.shape
+    if length < 1:
+        raise UserError("prompt: should hold at least one token")
+    if max_tokens < 1:
+        raise UserError(f"max_tokens={max_tokens}: should be at least 1")
+    capacity = length + max_tokens
+    pinned = [pin_scale(method, capacity) for method in model_methods(model)]
+    model = with_method(model, pinned)
+    graphdef, state = nnx.split(model)
+    params, caches = nnx.to_pure_dict(state), model.empty_caches(batch, capacity)
+    advance = functools.partial(
+        _advance, params, key=jax.random.key(seed), graphdef=graphdef, sampling=sampling
+    )
+    token = jnp.zeros((batch,), jnp.int32)
+    for first in range(0, length, PREFILL_TOKENS):
+        part = jnp.asarray(prompt[:, first : first + PREFILL_TOKENS], jnp.int32)
+        token, caches = advance(part, jnp.int32(first), caches)
+    yield np.asarray(token)
+    for first in range(length, capacity - 1):
+        token, caches = advance(token[:, None], jnp.int32(first), caches)
+        yield np.asarray(token)

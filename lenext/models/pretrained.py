@@ -1,0 +1,82 @@
+"""Models from workdirs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from lenext.attention import Method
+from lenext.checkpoints import Checkpoints
+from lenext.config import Config, read_methods, with_defaults
+from lenext.errors import UserError
+from lenext.models.build import Model, build_model
+from lenext.workdir import read_run_config
+
+
+class Pretrained(NamedTuple):
+    """A trained model and where it comes from.
+
+    Attributes:
+      model: under the methods that it was trained with.
+      config: of the run.
+      step: of the checkpoint.
+    """
+
+    model: Model
+    config: Config
+    step: int
+
+
+def load_run(
+    workdir: Path, *, model_config: Config | None = None, vocab_size: int | None = None
+) -> Pretrained:
+    """The newest checkpoint of a workdir.
+
+    Args:
+      workdir: of a run.
+      model_config: sizes to take in place of the run's own (section `model`), which must be the
+        same but may say another compute type.
+      vocab_size: that the model must have; default: what it has.
+
+    Raises:
+      UserError: for a workdir without a checkpoint, or a checkpoint of another shape.
+    """
+    stored = read_run_config(workdir)
+    checkpoints = Checkpoints(workdir) if (workdir / "checkpoints").is_dir() else None
+    step = checkpoints.latest() if checkpoints else None
+    if stored is None or checkpoints is None or step is None:
+        raise UserError(f"workdir {workdir}: holds no checkpoint; train there first")
+    config = with_defaults(stored)
+    sizes = config.model if model_config is None else model_config
+    methods = read_methods(config.model.method, config.data.train_length)
+    if vocab_size is None:
+        vocab_size = checkpoints.vocab_size(step)
+    graphdef, abstract = abstract_model(sizes, methods, vocab_size)
+    params = checkpoints.restore_params(step, nnx.to_pure_dict(abstract))
+    checkpoints.close()
+    return Pretrained(nnx.merge(graphdef, params), config, step)
+
+
+def load_pretrained(workdir: str | Path) -> Model:
+    """The model of a workdir's newest checkpoint, under the methods that it was trained with.
+
+    Args:
+      workdir: of a run.
+
+    Returns:
+      A model: `model(tokens)` gives float32 logits [B, T, V] for int tokens [B, T];
+      `lenext.models.with_method(model, method)` gives the same weights under another method.
+
+    Raises:
+      UserError: for a workdir without a checkpoint, or a checkpoint that its config does not fit.
+    """
+    return load_run(Path(workdir)).model
+
+
+def abstract_model(
+    sizes: Config, methods: Sequence[Method], vocab_size: int
+) -> tuple[nnx.GraphDef, Any]:
+    """A model's structure and shapes, without its values."""
+    model = nnx.eval_shape(lambda: build_model(sizes, methods, vocab_size, seed=0))
+    return nnx.split(model)

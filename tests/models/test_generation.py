@@ -1,0 +1,99 @@
+"""Sampling: greedy text is the full context's argmax; draws follow their distribution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lenext.attention import pin_scale
+from lenext.errors import UserError
+from lenext.models import generation, model_methods, with_method
+from lenext.models.generation import Sampling, draw, generate
+from tests.models.test_decoder import build, tokens_of
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def texts(model, prompt, count, **options):
+    return np.stack(list(generate(model, np.asarray(prompt), count, **options)), axis=1)
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        "softmax", "rerope(window=4)+infoscale", "lssar", "yarn", "alibi", "lm_infinite(window=6)",
+        "windowed(window=3)|windowed(window=3)|nope",
+    ],
+)  # fmt: skip
+def test_greedy_text_is_the_full_contexts_argmax(methods, monkeypatch):
+    """Token for token, to more than three times the training length; the prompt in parts."""
+    monkeypatch.setattr(generation, "PREFILL_TOKENS", 4)
+    model = build(methods)
+    tokens = np.asarray(tokens_of(2, 10))
+    ours = texts(model, tokens, 20, sampling=GREEDY)
+    # The whole context anew for every token; what a method takes for the length is the final one.
+    pinned = with_method(model, [pin_scale(m, 30) for m in model_methods(model)])
+    full = jax.jit(pinned.__call__)
+    for _ in range(20):
+        padded = np.pad(tokens, [(0, 0), (0, 30 - tokens.shape[1])])
+        logits = np.asarray(full(jnp.asarray(padded)))[:, tokens.shape[1] - 1]
+        two = np.sort(logits, axis=-1)[:, -2:]
+        assert (two[:, 1] - two[:, 0] > 1e-4).all()  # no tie that rounding could turn
+        tokens = np.concatenate([tokens, logits.argmax(-1)[:, None]], axis=1)
+    np.testing.assert_array_equal(ours, tokens[:, 10:])
+    assert len(np.unique(ours)) > 2
+
+
+def test_draws_follow_the_seed():
+    model = build()
+    one = texts(model, tokens_of(3, 5), 12, seed=1)
+    np.testing.assert_array_equal(one, texts(model, tokens_of(3, 5), 12, seed=1))
+    assert (one != texts(model, tokens_of(3, 5), 12, seed=2)).any()
+
+
+def frequencies(logits, sampling, times=4000):
+    rows = jnp.tile(jnp.asarray(logits, jnp.float32)[None], (times, 1))
+    return np.bincount(np.asarray(draw(rows, jax.random.key(0), sampling)), minlength=4) / times
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(), [0.1, 0.2, 0.4, 0.3]),
+        # p^2 over its sum, 0.01 + 0.04 + 0.16 + 0.09
+        (Sampling(temperature=0.5), [1 / 30, 4 / 30, 16 / 30, 9 / 30]),
+        (Sampling(top_k=2), [0, 0, 4 / 7, 3 / 7]),
+        (Sampling(top_p=0.6), [0, 0, 4 / 7, 3 / 7]),
+        (Sampling(top_p=0.75), [0, 2 / 9, 4 / 9, 3 / 9]),
+        (Sampling(top_p=0.3), [0, 0, 1, 0]),
+        (Sampling(top_k=3, top_p=0.7), [0, 0, 4 / 7, 3 / 7]),
+        (Sampling(temperature=0.0), [0, 0, 1, 0]),
+        (Sampling(top_k=99), [0.1, 0.2, 0.4, 0.3]),
+    ],
+)
+def test_distribution_of_draws(sampling, expected):
+    found = frequencies(np.log([0.1, 0.2, 0.4, 0.3]), sampling)
+    np.testing.assert_allclose(found, expected, atol=0.03)
+    np.testing.assert_array_equal(found == 0, np.asarray(expected) == 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, r"temperature=-1\.0: should be at least 0"),
+        ({"temperature": float("nan")}, r"temperature=nan: should be at least 0"),
+        ({"top_k": -1}, r"top_k=-1: should be at least 0"),
+        ({"top_p": 0.0}, r"top_p=0\.0: should be above 0 and at most 1"),
+        ({"top_p": 1.5}, r"top_p=1\.5: should be above 0 and at most 1"),
+    ],
+)
+def test_sampling_out_of_range(options, message):
+    with pytest.raises(UserError, match=message):
+        Sampling(**options)
+
+
+def test_nothing_to_go_on_from_or_to():
+    with pytest.raises(UserError, match="prompt: should hold at least one token"):
+        texts(build(), np.zeros((1, 0), np.int32), 3)
+    with pytest.raises(UserError, match="max_tokens=0: should be at least 1"):
+        texts(build(), tokens_of(1, 3), 0)
