@@ -1,21 +1,26 @@
 """Data: datasets, tokenisers, and the pipelines and crops that train and evaluate on them."""
 
-from lenext.data.corpus import DATASETS, Corpus, load_corpus
+from lenext.data.corpus import Corpus, load_corpus
 from lenext.data.crops import Crops, evaluation_crops, masked_crops
+from lenext.data.datasets import DATASETS
 from lenext.data.masking import mask_tokens
 from lenext.data.pipeline import causal_lm_batches, masked_lm_batches, random_crops
 from lenext.data.prepare import open_builder
+from lenext.data.stdlib_packages import StdlibPackages
 from lenext.data.stdlib_source import StdlibSource
-from lenext.data.tokenizers import TOKENIZERS, ByteTokenizer, Tokenizer, get_tokenizer
+from lenext.data.text_files import TextFiles
+from lenext.data.tokenizers import ByteTokenizer, Tokenizer, VocabularyTokenizer, get_tokenizer
 
 __all__ = [
     "DATASETS",
-    "TOKENIZERS",
     "ByteTokenizer",
     "Corpus",
     "Crops",
+    "StdlibPackages",
     "StdlibSource",
+    "TextFiles",
     "Tokenizer",
+    "VocabularyTokenizer",
     "causal_lm_batches",
     "evaluation_crops",
     "get_tokenizer",

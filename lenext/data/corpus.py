@@ -1,24 +1,22 @@
-"""A dataset's split as tokens in memory, its documents end to end."""
+"""A dataset's split as tokens, mapped from disk, its documents end to end."""
 
 import dataclasses
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from lenext.data.prepare import open_builder
-from lenext.data.stdlib_source import StdlibSource
+from lenext.data.datasets import open_texts
+from lenext.data.token_cache import cached_tokens
 from lenext.data.tokenizers import Tokenizer
 from lenext.errors import UserError
-
-# TFDS builders whose examples have `path` and `text`, and which know their data's `fingerprint`.
-DATASETS = {"stdlib_source": StdlibSource}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corpus:
-    """Documents of one split, tokenised, sorted by name.
+    """Documents of one split, tokenised, sorted by name (those of "tfds:NAME" by place).
 
     Attributes:
       tokens: all ids, documents end to end.
@@ -31,7 +29,7 @@ class Corpus:
 
     tokens: Integer[np.ndarray, " tokens"]
     offsets: Int64[np.ndarray, " borders"]
-    names: list[str]
+    names: Sequence[str]
     fingerprint: str
     name: str
     split: str
@@ -45,20 +43,29 @@ class Corpus:
         """Returns the tokens of document `index`, a view."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
-    def require_document(self, length: int, purpose: str) -> None:
-        """Checks that crops of `length` tokens can be cut from some document.
+    def require_document(
+        self, length: int, purpose: str, *, lookahead: int = 0, advice: str = ""
+    ) -> None:
+        """Checks that crops of `length` + `lookahead` tokens can be cut from some document.
+
+        Args:
+          length: tokens that a model sees.
+          purpose: "training" or "evaluation": whose length it is.
+          lookahead: tokens after them that are only predicted.
+          advice: ends the message, after a semicolon.
 
         Raises:
-          UserError: `length` is below 2 or no document is that long; `purpose` ("training",
-            "evaluation") says whose length it is.
+          UserError: `length` is below 2 or no document is that long.
         """
         if length < 2:
             raise UserError(f"{purpose} length must be at least 2, not {length}")
         longest = int(np.argmax(self.lengths))
-        if self.lengths[longest] < length:
+        if self.lengths[longest] < length + lookahead:
+            wanted = f" with {lookahead} more to predict" if lookahead else ""
             raise UserError(
                 f"{purpose} length {length}: no document in split {self.split!r} of {self.name} is "
-                f"that long; the longest, {self.names[longest]}, has {self.lengths[longest]} tokens"
+                f"that long{wanted}; the longest, {self.names[longest]}, has "
+                f"{self.lengths[longest]} tokens" + (f"; {advice}" if advice else "")
             )
 
     def describe(self) -> dict[str, str | int]:
@@ -79,35 +86,37 @@ def load_corpus(
     tokenizer: Tokenizer,
     data_dir: str | Path | None = None,
     *,
-    files="",
-    field="text",
+    files: str = "",
+    field: str = "text",
 ) -> Corpus:
-    """Prepares `dataset` if need be, reads one split and tokenises it.
+    """Prepares `dataset` if need be, tokenises one split of it if need be, and maps it into memory.
+
+    Both are done once and kept in `data_dir`, by fingerprints of the data and of the tokeniser, so
+    that what is found there is never stale. Several processes may do so at once.
 
     Args:
-      dataset: a name in `DATASETS`.
-      split: "train" or "validation".
-      tokenizer: turns each document's bytes into ids.
+      dataset: a name in `DATASETS`, or "tfds:NAME" or "tfds:NAME/CONFIG" for any dataset of TFDS's
+        with a text; its documents keep its order, and are named by it.
+      split: "train" or "validation". Where a TFDS dataset has no validation, its test stands for
+        it, or else the last tenth of its train.
+      tokenizer: turns each document into ids; its `eos_id`, if any, ends each document.
       data_dir: where prepared datasets are kept; None is TFDS's own choice, TFDS_DATA_DIR or
         ~/tensorflow_datasets.
+      files: for "text_files", which: folders, files and globs, separated by commas.
+      field: the feature of a TFDS dataset, or key of the .jsonl files, that holds the text.
 
     Raises:
-      UserError: unknown dataset or split, or a `data_dir` that cannot be written to.
+      UserError: unknown dataset, split or field; files that are missing, empty or not what they
+        should be; or a `data_dir` that has to be written to and cannot.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"unknown dataset {dataset!r}; choose from: {', '.join(DATASETS)}")
-    builder = open_builder(DATASETS[dataset], data_dir)
-    if split not in builder.info.splits:
-        splits = ", ".join(sorted(builder.info.splits))
-        raise UserError(f"unknown split {split!r} of {dataset}; choose from: {splits}")
-    source = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]: its decorator
-    examples = sorted(source, key=lambda example: example["path"])
-    documents = [tokenizer.encode(example["text"]) for example in examples]
+    texts = open_texts(dataset, split, data_dir, files, field)
+    identity = [dataset, split, texts.full_name, texts.fingerprint]
+    kept = cached_tokens(texts.root / "lenext_tokens", identity, texts.read, tokenizer)
     return Corpus(
-        tokens=np.concatenate(documents),
-        offsets=np.cumsum([0, *map(len, documents)], dtype=np.int64),
-        names=[example["path"].decode() for example in examples],
-        fingerprint=builder.fingerprint,
+        tokens=kept.tokens,
+        offsets=kept.offsets,
+        names=kept.names,
+        fingerprint=texts.fingerprint,
         name=dataset,
         split=split,
     )

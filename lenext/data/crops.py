@@ -1,6 +1,7 @@
 """Crops for evaluation: the same every time, at every length from the same documents."""
 
 import dataclasses
+import heapq
 
 import numpy as np
 from jaxtyping import Int64, Integer
@@ -31,6 +32,9 @@ def evaluation_crops(
 ) -> Crops:
     """Cuts crops of `length` from the longest documents, without overlap, repeat or padding.
 
+    With `lookahead`, crops are that many tokens longer, for what is predicted after the last one;
+    in all that follows n = length + lookahead is a crop's length.
+
     The `documents` longest that hold at least one crop are used, ties by name, so those used at a
     short length contain those used at a longer one. Each of these D is divided into
     m = max(1, round(tokens / (D · length))) equal parts (as many as hold a crop if that is fewer)
@@ -38,33 +42,36 @@ def evaluation_crops(
 
     Args:
       corpus: where crops are cut.
-      length: tokens in a crop, n.
+      length: tokens that a model sees.
       documents: at most how many documents.
       tokens: about how many tokens in all crops together.
+      lookahead: tokens of a crop beyond `length`; 1 for causal models.
 
     Raises:
-      UserError: no document is `length` long, `length` is below 2, or `documents` or `tokens`
+      UserError: no document is n long, `length` is below 2, or `documents` or `tokens`
         below 1.
     """
     if documents < 1 or tokens < 1:
         raise UserError(
             f"evaluation needs at least 1 document and 1 token, not {documents} and {tokens}"
         )
-    corpus.require_document(length, "evaluation")
-    length += lookahead
+    corpus.require_document(length, "evaluation", lookahead=lookahead)
+    n = length + lookahead
     lengths = corpus.lengths
-    by_length = sorted(range(len(lengths)), key=lambda i: (-lengths[i], corpus.names[i]))
-    chosen = [i for i in by_length[:documents] if lengths[i] >= length]
+    longest = heapq.nsmallest(
+        documents, range(len(lengths)), key=lambda i: (-lengths[i], corpus.names[i])
+    )
+    chosen = [i for i in longest if lengths[i] >= n]
     wanted = max(1, round(tokens / (len(chosen) * length)))
     document, start = [], []
     for i in chosen:
-        m = min(wanted, lengths[i] // length)
+        m = min(wanted, lengths[i] // n)
         document.append(np.full(m, i, np.int64))
         # In whole numbers: part j is centred on (2j + 1) / 2m of the document.
-        start.append(((2 * np.arange(m) + 1) * lengths[i] - m * length) // (2 * m))
+        start.append(((2 * np.arange(m) + 1) * lengths[i] - m * n) // (2 * m))
     document, start = np.concatenate(document), np.concatenate(start)
     first = corpus.offsets[document] + start
-    rows = corpus.tokens[first[:, None] + np.arange(length)]
+    rows = corpus.tokens[first[:, None] + np.arange(n)]
     return Crops(tokens=rows, document=document, start=start)
 
 

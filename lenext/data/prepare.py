@@ -1,6 +1,7 @@
 """Writes a TFDS dataset once, quietly, and opens it."""
 
 import contextlib
+import functools
 import io
 import logging
 from collections.abc import Callable, Iterator
@@ -48,6 +49,41 @@ def open_builder(
                 ) from error
         # A builder reads what its folder holds when it is made, and another process may have won.
         return make_builder(data_dir=data_dir)
+
+
+def open_named(name: str, data_dir: str | Path | None = None) -> tfds.core.DatasetBuilder:
+    """Returns TFDS's builder of that name, prepared as array_record if it was not yet.
+
+    Args:
+      name: "NAME" or "NAME/CONFIG", as `tfds.load` takes it.
+      data_dir: as `open_builder`'s.
+
+    Raises:
+      UserError: there is none of that name, or it cannot be prepared.
+    """
+    make_builder = functools.partial(tfds.builder, name, try_gcs=False)
+    try:
+        with _quiet_tfds():
+            make_builder(data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        raise UserError(
+            f"unknown dataset 'tfds:{name}': TensorFlow Datasets has none of that name, and "
+            f"{data_dir or 'its data_dir'} holds none"
+        ) from None
+    except Exception as error:  # ValueError, AssertionError, … for names, versions and configs
+        raise UserError(f"cannot open dataset 'tfds:{name}': {_first_line(error)}") from error
+    try:
+        return open_builder(make_builder, data_dir)
+    except UserError:
+        raise
+    except Exception as error:  # a builder may do anything: download, import, run Beam
+        raise UserError(
+            f"cannot prepare dataset 'tfds:{name}': {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 @contextlib.contextmanager

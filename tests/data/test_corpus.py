@@ -48,7 +48,8 @@ def test_require_document(numbered_corpus):
 
 
 def test_unknown_names(data_dir, stdlib, tokenizer):
-    with pytest.raises(UserError, match=r"^unknown dataset 'wiki'; choose from: stdlib_source$"):
+    choices = "stdlib_source, stdlib_packages, text_files, tfds:NAME"
+    with pytest.raises(UserError, match=f"^unknown dataset 'wiki'; choose from: {choices}$"):
         load_corpus("wiki", "train", tokenizer, data_dir)
     message = r"^unknown split 'test' of stdlib_source; choose from: train, validation$"
     with pytest.raises(UserError, match=message):
@@ -67,7 +68,10 @@ from lenext.data import ByteTokenizer, load_corpus, masked_lm_batches
 tokenizer = ByteTokenizer()
 corpus = load_corpus("stdlib_source", "validation", tokenizer)
 options = dict(length=64, batch_size=8, tokenizer=tokenizer)
-iterators = [iter(masked_lm_batches(corpus, seed=seed, **options)) for seed in range(20)]
+iterators = [
+    iter(masked_lm_batches(corpus, seed=seed, packing=seed % 2 == 1, **options))
+    for seed in range(20)
+]
 print(next(iterators[0])["tokens"].shape)
 for iterator in iterators[:10]:
     next(iterator)

@@ -34,5 +34,7 @@ def test_a_crop_through_a_character_decodes():
 
 def test_get_tokenizer():
     assert get_tokenizer("bytes") == ByteTokenizer()
-    with pytest.raises(UserError, match=r"^unknown tokenizer 'words'; choose from: bytes$"):
+    with pytest.raises(
+        UserError, match=r"^unknown tokenizer 'words'; choose from: bytes, the path"
+    ):
         get_tokenizer("words")

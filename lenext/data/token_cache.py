@@ -1,0 +1,214 @@
+"""A split's tokens on disk: written once, in a stream, and mapped into memory from then on."""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from jaxtyping import Int64, Integer, UInt8
+
+from lenext.data.tokenizers import Tokenizer
+from lenext.errors import UserError
+from lenext.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # of what is written, part of the key
+META = "meta.json"  # written last: a folder without it is nothing
+# Text handed to the tokeniser at once: enough to keep its threads busy.
+BATCH_BYTES = 2**22
+BATCH_TEXTS = 4096
+
+Text = tuple[str, bytes | str]
+"""A document's name and a part of its text; parts of a document follow one another."""
+
+
+class Names(Sequence[str]):
+    """Names of documents, in a few bytes each beside their text: equal to a list of them."""
+
+    def __init__(self, text: UInt8[np.ndarray, " bytes"], offsets: Int64[np.ndarray, " borders"]):
+        """Takes all names end to end, in UTF-8, and the D + 1 places where one begins or ends."""
+        self._text = text
+        self._offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]  # also from the end, and raises
+        return self._text[self._offsets[i] : self._offsets[i + 1]].tobytes().decode()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]: it is no key
+
+    def __repr__(self) -> str:
+        return f"Names({len(self)})"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokens:
+    """What is kept of a split: see `Corpus`, which has the same."""
+
+    tokens: Integer[np.ndarray, " tokens"]
+    offsets: Int64[np.ndarray, " borders"]
+    names: Sequence[str]
+
+
+def cached_tokens(
+    folder: Path, identity: Sequence[str], texts: Callable[[], Iterable[Text]], tokenizer: Tokenizer
+) -> Tokens:
+    """Returns a split's tokens, mapped from a folder that is written if it is not there.
+
+    Several processes may call it at once: each writes to a folder of its own and renames that. What
+    a process that was killed has written is never read. Memory does not go with the text.
+
+    Args:
+      folder: where such folders lie.
+      identity: what tells this split from others; the first is put into the folder's name as well.
+      texts: called if they have to be tokenised.
+      tokenizer: turns the texts into ids; its `eos_id`, if any, ends each document.
+
+    Raises:
+      UserError: there are no texts, or the folder has to be written and cannot be.
+    """
+    key = json.dumps([FORMAT, *identity, tokenizer.fingerprint])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    path = folder / f"{identity[0].replace('/', '-').replace(':', '-')}-{digest}"
+    if (found := _open(path)) is not None:
+        return found
+    log.info("tokenising %s into %s", ", ".join(identity), path)
+    beside = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=folder))
+        beside.chmod(0o755)  # mkdtemp's is for its owner alone
+        _write(beside, texts(), tokenizer)
+        _move(beside, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write tokens to {folder}: {error}; give a writable data_dir or set "
+            "TFDS_DATA_DIR"
+        ) from error
+    finally:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+    written = _open(path)
+    if written is None:
+        raise UserError(f"{path} was removed or changed while it was written")
+    return written
+
+
+def smallest_dtype(vocab_size: int) -> np.dtype:
+    """Returns the smallest of uint8, uint16, int32 and uint32 that holds ids below `vocab_size`."""
+    fits = (
+        d for d in (np.uint8, np.uint16, np.int32, np.uint32) if vocab_size - 1 <= np.iinfo(d).max
+    )
+    return np.dtype(next(fits))
+
+
+def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
+    """Writes ids, names and where those of each document begin; and last, how much there is."""
+    dtype = smallest_dtype(tokenizer.vocab_size)
+    end = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype).tobytes()
+    documents = token_bytes = name_bytes = 0
+    with contextlib.ExitStack() as stack:
+        tokens, offsets, names, name_offsets = files = [
+            stack.enter_context((folder / name).open("wb"))
+            for name in ("tokens", "offsets", "names", "name_offsets")
+        ]
+        for name, parts in itertools.groupby(_encoded(texts, tokenizer), key=lambda part: part[0]):
+            offsets.write(np.int64(token_bytes // dtype.itemsize).tobytes())
+            name_offsets.write(np.int64(name_bytes).tobytes())
+            documents += 1
+            name_bytes += names.write(name.encode())
+            token_bytes += sum(tokens.write(ids.astype(dtype).tobytes()) for _, ids in parts)
+            token_bytes += tokens.write(end)
+        if not documents:
+            raise UserError("there is no text to tokenise")
+        offsets.write(np.int64(token_bytes // dtype.itemsize).tobytes())
+        name_offsets.write(np.int64(name_bytes).tobytes())
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    write_atomically(folder / META, json.dumps({"dtype": dtype.name, "bytes": sizes}))
+
+
+def _encoded(
+    texts: Iterable[Text], tokenizer: Tokenizer
+) -> Iterator[tuple[str, Integer[np.ndarray, " _"]]]:
+    batch: list[Text] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text[1])
+        if size >= BATCH_BYTES or len(batch) >= BATCH_TEXTS:
+            yield from _encode(batch, tokenizer)
+            batch, size = [], 0
+    yield from _encode(batch, tokenizer)
+
+
+def _encode(
+    batch: list[Text], tokenizer: Tokenizer
+) -> Iterator[tuple[str, Integer[np.ndarray, " _"]]]:
+    names = [name for name, _ in batch]
+    return zip(names, tokenizer.encode_batch([text for _, text in batch]), strict=True)
+
+
+def _move(beside: Path, path: Path) -> None:
+    """Renames, unless another process was first; what is there and cannot be read makes room."""
+    try:
+        beside.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+        if _open(path) is None:
+            path.rename(beside.with_name(f"{beside.name}.broken"))
+            shutil.rmtree(beside.with_name(f"{beside.name}.broken"), ignore_errors=True)
+            beside.rename(path)
+
+
+def _open(path: Path) -> Tokens | None:
+    """Maps what is written in a folder; None if nothing is, or less than was said."""
+    try:
+        meta = json.loads((path / META).read_text())
+        sizes = {name: (path / name).stat().st_size for name in meta["bytes"]}
+        if sizes != meta["bytes"]:
+            log.warning("%s is damaged: writing it anew", path)
+            return None
+        tokens = _map(path / "tokens", np.dtype(meta["dtype"]))
+        offsets, name_offsets = (
+            _map(path / name, np.dtype(np.int64)) for name in ("offsets", "name_offsets")
+        )
+        return Tokens(
+            tokens, offsets, Names(_map(path / "names", np.dtype(np.uint8)), name_offsets)
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):  # what the meta file should not be
+        log.warning("%s is damaged: writing it anew", path)
+        return None
+
+
+def _map(path: Path, dtype: np.dtype) -> np.ndarray:
+    # An empty file cannot be mapped.
+    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
