@@ -51,4 +51,4 @@ def _sweep(config: Config) -> None:
 
 def get_config(arg: str | None = None) -> Config:
     """Argument: a size, "small" where none is given, and "smoke" for seconds."""
-    return read_arg(arg, {"small": small, "paper": paper, "base": base}, default="small")
+    return read_arg(arg, {"small": small, "paper": paper, "base": base})

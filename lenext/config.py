@@ -106,25 +106,28 @@ def smoke(config: Config) -> Config:
     return config
 
 
-def read_arg(arg: str | None, sizes: Mapping[str, Callable[[Any], Any]], default: str = "") -> Any:
-    """Builds a config from a file's argument: one of `sizes`, "smoke", or both with a comma.
+def read_arg(arg: str | None, *choices: Mapping[str, Callable[[Any], Any]]) -> Any:
+    """Builds a config from a file's argument: words with commas, such as "tiny,lssar,smoke".
 
     Args:
       arg: what followed the colon on the command line.
-      sizes: name to a function that applies it to the base config.
-      default: the size taken where `arg` names none.
+      *choices: each maps words to functions that apply them to the config. One word at most is
+        taken of each, its first where there is none; "smoke" shrinks the whole at the end.
 
     Raises:
-      UserError: for a word that is neither.
+      UserError: for a word that is in none, or a second one of the same.
     """
     words = [word for word in (arg or "").split(",") if word]
+    taken = [[word for word in words if word in choice] for choice in choices]
+    known = {word for choice in choices for word in choice} | {"smoke"}
+    if not known.issuperset(words) or any(len(some) > 1 for some in taken):
+        groups = ["|".join(word for word in choice if word) for choice in choices]
+        raise UserError(
+            f"config argument {arg!r}: should be of {', '.join(g for g in [*groups, 'smoke'] if g)}"
+        )
     config = base_config()
-    chosen = [word for word in words if word in sizes]
-    unknown = [word for word in words if word not in sizes and word != "smoke"]
-    if unknown or len(chosen) > 1:
-        choices = ", ".join([*(name for name in sizes if name), "smoke"])
-        raise UserError(f"config argument {arg!r}: should be of {choices}")
-    sizes[chosen[0] if chosen else default](config)
+    for choice, some in zip(choices, taken, strict=True):
+        choice[some[0] if some else next(iter(choice))](config)
     return smoke(config) if "smoke" in words else config
 
 
@@ -225,8 +228,9 @@ def validate(config: Config) -> None:
     at_least_one = [
         "model.hidden_size", "model.intermediate_size", "model.key_size", "model.num_layers",
         "model.num_heads", "data.batch_size", "training.steps", "training.log_every",
-        "training.eval_every", "training.checkpoint_every", "training.keep_latest", "eval.documents", "eval.tokens",
-        "eval.batch_tokens", "eval.probe_rows", "eval.bootstrap", "eval.masks", "eval.stride",
+        "training.eval_every", "training.checkpoint_every", "training.keep_latest",
+        "eval.documents", "eval.tokens", "eval.batch_tokens", "eval.probe_rows",
+        "eval.bootstrap", "eval.masks", "eval.stride",
     ]  # fmt: skip
     flat = dict(_flatten(plain(config)))
     for key in at_least_one:

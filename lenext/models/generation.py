@@ -84,7 +84,7 @@ def generate(
     prompt: Int[np.ndarray, "B T"],
     max_tokens: int,
     *,
-    sampling: Sampling = Sampling(),  # noqa: B008
+    sampling: Sampling = Sampling(),
     seed: int = 0,
 ) -> Iterator[Int[np.ndarray, " B"]]:
     """Yields the next token of every row, `max_tokens` times.

@@ -31,16 +31,20 @@ def deep(config):
     config.model.num_layers = 48
 
 
+def sharp(config):
+    config.model.method = "infoscale"
+
+
 SIZES = {"wide": wide, "deep": deep}
 
 
 class TestReadArg:
     def test_takes_a_size(self):
-        assert read_arg("deep", SIZES, default="wide").model.num_layers == 48
+        assert read_arg("deep", SIZES).model.num_layers == 48
 
     @pytest.mark.parametrize("arg", [None, ""])
     def test_or_the_default(self, arg):
-        config = read_arg(arg, SIZES, default="wide")
+        config = read_arg(arg, SIZES)
         assert (config.model.hidden_size, config.model.num_layers) == (1024, 3)
 
     @pytest.mark.parametrize("arg", ["deep,smoke", "smoke,deep"])
@@ -53,7 +57,15 @@ class TestReadArg:
     def test_refuses_what_it_does_not_know(self, arg):
         with pytest.raises(UserError) as error:
             read_arg(arg, SIZES)
-        assert str(error.value) == f"config argument {arg!r}: should be of wide, deep, smoke"
+        assert str(error.value) == f"config argument {arg!r}: should be of wide|deep, smoke"
+
+    def test_takes_a_word_of_each_choice_in_any_order(self):
+        methods = {"plain": lambda config: None, "sharp": sharp}
+        config = read_arg("sharp,deep", SIZES, methods)
+        assert (config.model.num_layers, config.model.method) == (48, "infoscale")
+        assert read_arg("", SIZES, methods).model.method == "softmax"
+        with pytest.raises(UserError, match=r"should be of wide\|deep, plain\|sharp, smoke"):
+            read_arg("sharp,plain", SIZES, methods)
 
     def test_gives_a_config_of_its_own_each_time(self):
         read_arg("wide", SIZES).evaluators.validation.length = 7
