@@ -99,10 +99,11 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
     write_atomically(folder / "results.csv", to_csv(records))
     write_atomically(folder / "results.md", markdown(records, heading))
     write_atomically(folder / "results.png", plot(records, headline, train_length, heading))
+    second = folder / "by_position.png"
     if any(record["positions"] for record in records):
-        write_atomically(
-            folder / "by_position.png", plot_by_position(records, train_length, heading)
-        )
+        write_atomically(second, plot_by_position(records, train_length, heading))
+    else:
+        second.unlink(missing_ok=True)  # an earlier sweep's
     print(f"\n{workdir}: {heading}\n\n{text_table(records, headline)}\n")
     print(f"all metrics, with intervals: {folder / 'results.md'}, .csv, .json")
     print(f"picture: {folder / 'results.png'}")

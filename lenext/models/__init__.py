@@ -4,6 +4,7 @@ from lenext.models.build import FAMILIES, Model, build_model
 from lenext.models.decoder import Decoder, DecoderConfig
 from lenext.models.gau import GAUConfig, GAUEncoder
 from lenext.models.objectives import TokenFigures, token_figures
+from lenext.models.pretrained import load_pretrained
 from lenext.models.swap import model_methods, parameter_table, with_method
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Model",
     "TokenFigures",
     "build_model",
+    "load_pretrained",
     "model_methods",
     "parameter_table",
     "token_figures",

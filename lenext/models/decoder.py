@@ -7,11 +7,14 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, RowStatistics
 from lenext.models.layers import Attention, Context, KVCache, dense, rms_norm, run_layers
+
+Ar = Array | np.ndarray
 
 EPSILON = 1e-6
 INIT_STDDEV = 0.02
@@ -230,13 +233,16 @@ class Decoder(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Ar, "B T"],
         *,
-        mask: Bool[Array, "B T"] | None = None,
-        positions: Int[Array, "..."] | None = None,
-        segment_ids: Int[Array, "B T"] | None = None,
+        mask: Bool[Ar, "B T"] | None = None,
+        positions: Int[Ar, "..."] | None = None,
+        segment_ids: Int[Ar, "B T"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Float32 logits for the token after each."""
+        tokens, mask, positions, segment_ids = jax.tree.map(
+            jnp.asarray, (tokens, mask, positions, segment_ids)
+        )
         hidden, _ = self.encode(tokens, mask=mask, positions=positions, segment_ids=segment_ids)
         return self.logits(hidden)
 

@@ -6,11 +6,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, RowStatistics
 from lenext.models.layers import Attention, Context, dense, rms_norm, run_layers
+
+Ar = Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +161,9 @@ class GAUEncoder(nnx.Module):
         return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)
 
     def __call__(
-        self, tokens: Int[Array, "B T"], *, mask: Bool[Array, "B T"] | None = None
+        self, tokens: Int[Ar, "B T"], *, mask: Bool[Ar, "B T"] | None = None
     ) -> Float[Array, "B T V"]:
         """Float32 logits for every token."""
+        tokens, mask = jax.tree.map(jnp.asarray, (tokens, mask))
         hidden, _ = self.encode(tokens, mask=mask)
         return self.logits(hidden)

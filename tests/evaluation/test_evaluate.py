@@ -243,7 +243,15 @@ def test_computes_in_the_configs_type(copied, config):
         ({"lengths": ""}, "eval.lengths '': should be whole numbers of 2 and more"),
         ({"lengths": "16,9999999"}, "evaluation length 9999999: no document in split 'validation'"),
         ({"split": "test"}, "unknown split 'test' of stdlib_source"),
-        ({"protocol": "mlm16"}, "config.eval.protocol='mlm16': should be one of mlm15"),
+        (
+            {"protocol": "mlm16"},
+            "config.eval.protocol='mlm16': should be one of mlm15, single_mask",
+        ),
+        (
+            {"protocol": "full_context"},
+            "config.eval.protocol='full_context': should be one of mlm15",
+        ),
+        ({"masks": 0}, "config.eval.masks=0: should be at least 1"),
         ({"documents": 0}, "config.eval.documents=0: should be at least 1"),
         ({"bootstrap": 0}, "config.eval.bootstrap=0: should be at least 1"),
         ({"seed": -1}, "config.eval.seed=-1: should be from 0 to 2^32 - 1"),

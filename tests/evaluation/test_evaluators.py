@@ -6,7 +6,7 @@ from lenext.config import read_methods
 from lenext.data import ByteTokenizer, evaluation_crops, load_corpus, masked_crops
 from lenext.errors import UserError
 from lenext.evaluation.evaluators import make_evaluators
-from lenext.evaluation.masked import figures_of_crops
+from lenext.evaluation.figures import figures_of
 from lenext.models import build_model
 
 
@@ -22,10 +22,10 @@ def test_mlm15_is_loss_and_accuracy_a_predicted_token(config, model, data_dir):
     corpus = load_corpus("stdlib_source", "validation", ByteTokenizer(), data_dir)
     crops = evaluation_crops(corpus, length=16, documents=4, tokens=128)
     batch = masked_crops(crops, seed=0, tokenizer=ByteTokenizer(), rate=0.15)
-    sums, _ = figures_of_crops(*model, batch, batch_size=3, probe_rows=0)
+    sums, _ = figures_of(*model, batch, batch_size=3, probe_rows=0)
     assert figures.keys() == {"loss", "accuracy"}
-    assert figures["loss"] == pytest.approx(sums.loss.sum() / batch["targets"].size, rel=1e-5)
-    assert figures["accuracy"] == pytest.approx(sums.correct.sum() / batch["targets"].size)
+    assert figures["loss"] == pytest.approx(sums.loss.mean(), rel=1e-5)
+    assert figures["accuracy"] == pytest.approx(sums.correct.mean())
     assert figures["loss"] == pytest.approx(np.log(258), abs=0.3)
 
 
@@ -46,7 +46,16 @@ def test_may_be_several(config):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("type", "mlm16", "config.evaluators.validation.type='mlm16': should be one of mlm15"),
+        (
+            "type",
+            "mlm16",
+            "config.evaluators.validation.type='mlm16': should be one of mlm15, single_mask",
+        ),
+        (
+            "type",
+            "full_context",
+            "config.evaluators.validation.type='full_context': should be one of mlm15",
+        ),
         ("split", "test", "unknown split 'test' of stdlib_source; choose from: train, validation"),
         ("length", 10**8, "evaluation length 100000000: no document"),
         ("length", 1, "evaluation length must be at least 2, not 1"),

@@ -8,8 +8,8 @@ from lenext.attention import make_method
 from lenext.config import base_config
 from lenext.data import ByteTokenizer
 from lenext.data.masking import mask_tokens
-from lenext.evaluation import masked
-from lenext.evaluation.masked import figures_of_crops
+from lenext.evaluation import figures as figures_module
+from lenext.evaluation.figures import figures_of
 from lenext.models import build_model
 
 TRAIN_LENGTH = 8
@@ -40,7 +40,7 @@ def make_crops(count, length, seed=0):
 
 
 def plain_figures(graphdef, params, crops):
-    """Loss, hits and count of each crop, one at a time, from logits over all tokens."""
+    """Loss and hits of each prediction, a crop at a time, from logits over all tokens."""
     logits_of = jax.jit(nnx.merge(graphdef, params).__call__)
     rows = []
     for tokens, positions, targets in zip(
@@ -50,21 +50,21 @@ def plain_figures(graphdef, params, crops):
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
         chosen = shifted[np.arange(len(targets)), targets] / shifted.sum(axis=-1)
         hits = logits.argmax(axis=-1) == targets
-        rows.append((-np.log(chosen).sum(), hits.sum(), len(targets)))
-    return np.array(rows).T
+        rows.append((-np.log(chosen), hits))
+    return np.array(rows).swapaxes(0, 1)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(7, 3), (6, 3), (7, 9), (7, 1)])
 def test_equals_a_plain_loop(settings, count, batch_size):
     graphdef, params = make_model(settings)
     crops = make_crops(count, 21)
-    figures, cost = figures_of_crops(graphdef, params, crops, batch_size=batch_size, probe_rows=0)
-    loss, correct, total = plain_figures(graphdef, params, crops)
+    figures, cost = figures_of(graphdef, params, crops, batch_size=batch_size, probe_rows=0)
+    loss, correct = plain_figures(graphdef, params, crops)
     # A row a crop, so that nothing that fills up the last batch is counted.
     np.testing.assert_allclose(figures.loss, loss, rtol=1e-5)
     np.testing.assert_array_equal(figures.correct, correct)
-    np.testing.assert_array_equal(figures.count, total)
-    assert figures.loss.shape == (count,)
+    np.testing.assert_array_equal(figures.weights, 1.0)
+    assert figures.loss.shape == (count, 3)  # 15 % of 21
     assert cost.seconds > 0
     assert cost.peak_bytes > sum(x.nbytes for x in jax.tree.leaves(params))
 
@@ -72,27 +72,27 @@ def test_equals_a_plain_loop(settings, count, batch_size):
 def test_hits_are_counted(settings):
     graphdef, params = make_model(settings)
     crops = make_crops(3, 21)
-    first, _ = figures_of_crops(graphdef, params, crops, batch_size=2, probe_rows=0)
+    first, _ = figures_of(graphdef, params, crops, batch_size=2, probe_rows=0)
     assert first.correct.sum() == 0
     model = nnx.merge(graphdef, params)
     guesses = np.asarray(model(jnp.asarray(crops["tokens"]))).argmax(axis=-1)
     right = crops | {"targets": np.take_along_axis(guesses, crops["positions"], axis=1)}
-    second, _ = figures_of_crops(graphdef, params, right, batch_size=2, probe_rows=0)
-    np.testing.assert_array_equal(second.correct, second.count)
+    second, _ = figures_of(graphdef, params, right, batch_size=2, probe_rows=0)
+    np.testing.assert_array_equal(second.correct, 1.0)
 
 
 @pytest.mark.parametrize("length", [5, 33])
 def test_rows_of_equal_logits_have_the_entropy_of_their_number(settings, length):
     graphdef, params = make_model(settings, uniform=True)
     crops = make_crops(3, length)
-    figures, _ = figures_of_crops(graphdef, params, crops, batch_size=2, probe_rows=4)
+    figures, _ = figures_of(graphdef, params, crops, batch_size=2, probe_rows=4)
     np.testing.assert_allclose(figures.entropy, np.log(length), rtol=1e-5)
 
 
 def test_dilution_is_the_weight_beyond_the_training_length(settings):
     graphdef, params = make_model(settings, uniform=True)
     crops = make_crops(1, 32)
-    figures, _ = figures_of_crops(graphdef, params, crops, batch_size=1, probe_rows=4)
+    figures, _ = figures_of(graphdef, params, crops, batch_size=1, probe_rows=4)
     # Rows 4, 12, 20 and 28 have 12, 15, 15 and 11 keys nearer than 8.
     np.testing.assert_allclose(figures.dilution, 1 - (12 + 15 + 15 + 11) / 4 / 32, rtol=1e-5)
 
@@ -100,7 +100,7 @@ def test_dilution_is_the_weight_beyond_the_training_length(settings):
 def test_a_window_sees_no_more_than_it_is_wide(settings):
     graphdef, params = make_model(settings, "windowed", uniform=True)
     crops = make_crops(1, 32)
-    figures, _ = figures_of_crops(graphdef, params, crops, batch_size=1, probe_rows=4)
+    figures, _ = figures_of(graphdef, params, crops, batch_size=1, probe_rows=4)
     np.testing.assert_allclose(figures.entropy, np.log([12, 15, 15, 11]).mean(), rtol=1e-5)
     np.testing.assert_allclose(figures.dilution, 0.0, atol=1e-6)
 
@@ -108,29 +108,29 @@ def test_a_window_sees_no_more_than_it_is_wide(settings):
 def test_layers_are_averaged(settings):
     graphdef, params = make_model(settings, "windowed|softmax", uniform=True)
     crops = make_crops(1, 32)
-    figures, _ = figures_of_crops(graphdef, params, crops, batch_size=1, probe_rows=4)
+    figures, _ = figures_of(graphdef, params, crops, batch_size=1, probe_rows=4)
     expected = (np.log([12, 15, 15, 11]).mean() + np.log(32)) / 2
     np.testing.assert_allclose(figures.entropy, expected, rtol=1e-5)
 
 
 def test_no_probe_is_not_a_number(settings):
     graphdef, params = make_model(settings)
-    figures, _ = figures_of_crops(graphdef, params, make_crops(3, 9), batch_size=2, probe_rows=0)
+    figures, _ = figures_of(graphdef, params, make_crops(3, 9), batch_size=2, probe_rows=0)
     assert np.all(np.isnan(figures.entropy))
     assert np.all(np.isnan(figures.dilution))
 
 
 def test_more_probes_than_rows(settings):
     graphdef, params = make_model(settings, uniform=True)
-    figures, _ = figures_of_crops(graphdef, params, make_crops(2, 5), batch_size=2, probe_rows=100)
+    figures, _ = figures_of(graphdef, params, make_crops(2, 5), batch_size=2, probe_rows=100)
     np.testing.assert_allclose(figures.entropy, np.log(5), rtol=1e-5)
 
 
 def test_probing_changes_no_other_figure(settings):
     graphdef, params = make_model(settings)
     crops = make_crops(3, 21)
-    some, _ = figures_of_crops(graphdef, params, crops, batch_size=2, probe_rows=5)
-    none, _ = figures_of_crops(graphdef, params, crops, batch_size=2, probe_rows=0)
+    some, _ = figures_of(graphdef, params, crops, batch_size=2, probe_rows=5)
+    none, _ = figures_of(graphdef, params, crops, batch_size=2, probe_rows=0)
     np.testing.assert_allclose(some.loss, none.loss, rtol=1e-6)
 
 
@@ -143,10 +143,10 @@ def test_memory_is_far_from_quadratic(settings, method):
     for length in (8192, 32768):
         crops = make_crops(1, length)
         example = {name: jnp.asarray(rows) for name, rows in crops.items()}
-        compiled = masked._forward.lower(
+        compiled = figures_module._forward.lower(
             params, example, graphdef=graphdef, probe_rows=32
         ).compile()
-        peaks[length] = masked._peak_bytes(compiled)
+        peaks[length] = figures_module._peak_bytes(compiled)
     assert peaks[32768] < 200 * 2**20
     assert peaks[32768] < 8 * peaks[8192]
 
@@ -155,7 +155,7 @@ def test_32768_tokens_in_a_few_hundred_megabytes(settings):
     settings.update(num_layers=1, key_size=4, intermediate_size=8)
     graphdef, params = make_model(settings)
     crops = make_crops(1, 32768)
-    figures, cost = figures_of_crops(graphdef, params, crops, batch_size=1, probe_rows=8)
+    figures, cost = figures_of(graphdef, params, crops, batch_size=1, probe_rows=8)
     assert np.all(np.isfinite(figures.loss))
     assert 0 < figures.entropy < np.log(32768)
     assert cost.peak_bytes < 600e6

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from lenext.evaluation import plot as plot_module
-from lenext.evaluation.plot import plot
+from lenext.evaluation.plot import plot, plot_by_position
 from lenext.evaluation.report import label, markdown, text_table, to_csv
 
 
-def record(method, length, value, metric="accuracy", unsuited=()):
+def record(method, length, value, metric="accuracy", unsuited=(), positions=None):
     return {
-        "method": method, "length": length, "metric": metric, "value": value,
+        "method": method, "length": length, "metric": metric, "positions": positions,
+        "value": value,
         "interval": [value - 0.01, value + 0.01], "difference": 0.0,
         "difference_interval": [-0.125, 0.125], "protocol": "mlm15", "documents": 1024 // length,
         "sequences": 20, "tokens": 20 * length, "predictions": 3 * length, "seconds": 0.5,
@@ -88,6 +89,52 @@ def test_csv_is_a_line_a_record(records):
         assert float(row["difference_interval_high"]) == 0.125
         assert row["unsuited"].split() == expected["unsuited"]
     assert "interval" not in rows[0]
+
+
+@pytest.fixture
+def causal_records():
+    """Loss overall and by position, at two lengths."""
+    return [
+        record(method, length, value + 0.01 * low, metric, positions=positions)
+        for length, buckets in [(32, [(0, 16), (16, 32)]), (48, [(0, 16), (16, 32), (32, 48)])]
+        for method, value in [("softmax", 2.0), ("lssar", 1.0)]
+        for metric, positions, low in [
+            ("loss", None, 0),
+            *(("loss_by_position", list(bucket), bucket[0]) for bucket in buckets),
+        ]
+    ]
+
+
+def test_loss_by_position_is_a_table_of_its_own(causal_records):
+    lines = markdown(causal_records, "A heading").splitlines()
+    titles = [line for line in lines if line.startswith("##")]
+    assert titles == ["## loss", "## loss by position, at length 48"]
+    first = lines.index(titles[1]) + 2
+    assert [cells(line) for line in lines[first : first + 4]] == [
+        ["method", "0 … 15", "16 … 31", "32 … 47"],
+        ["---", "---:", "---:", "---:"],
+        ["softmax", "2.000 [1.990, 2.010]", "2.160 [2.150, 2.170]", "2.320 [2.310, 2.330]"],
+        ["lssar", "1.000 [0.990, 1.010]", "1.160 [1.150, 1.170]", "1.320 [1.310, 1.330]"],
+    ]
+    assert cells(lines[lines.index("## loss") + 2]) == ["method", "32", "48"]
+    rows = list(csv.DictReader(io.StringIO(to_csv(causal_records))))
+    assert [row["positions"] for row in rows[:3]] == ["", "0 16", "16 32"]
+
+
+def test_picture_of_loss_by_position(causal_records, drawn):
+    assert plot_by_position(causal_records, 32, "A title").startswith(b"\x89PNG")
+    (axes,) = drawn[0].axes
+    curves = {line.get_label(): line.get_xydata() for line in axes.lines}
+    # The longest length's, each bucket at its end.
+    np.testing.assert_allclose(curves["softmax"], [[16, 2.0], [32, 2.16], [48, 2.32]])
+    assert "48" in axes.get_ylabel()
+
+
+def test_large_figures_fit_their_columns():
+    records = [
+        record("softmax", n, value, "perplexity") for n, value in [(16, 999.9), (32, 123456.7)]
+    ]
+    assert text_table(records, "perplexity").splitlines()[1] == "softmax    999.9001.235e+05"
 
 
 @pytest.fixture

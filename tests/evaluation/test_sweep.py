@@ -5,13 +5,14 @@ import pytest
 
 from lenext.config import base_config, read_methods
 from lenext.data import ByteTokenizer, Corpus, evaluation_crops
-from lenext.evaluation.bootstrap import interval, resample
-from lenext.evaluation.masked import CropFigures
-from lenext.evaluation.sweep import Estimate, Settings, _by_document, _unsuited, sweep
+from lenext.evaluation.protocols import Sampling, mlm15
+from lenext.evaluation.sweep import Settings, _unsuited, sweep
 from lenext.models import build_model
 
 TRAIN_LENGTH = 8
-SETTINGS = Settings(batch_tokens=64, probe_rows=4, bootstrap=200, seed=0, mask_rate=0.15)
+SETTINGS = Settings(
+    protocol="mlm15", byte_level=True, batch_tokens=64, probe_rows=4, bootstrap=200, seed=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,11 @@ def run(corpus):
         model = build_model(settings, read_methods("softmax", TRAIN_LENGTH), 258, seed=1)
         for layer in model.layers:
             layer.q_scale.scale[...] = 5.0 * layer.q_scale.scale[...]
-        crops = {n: evaluation_crops(corpus, length=n, documents=4, tokens=300) for n in lengths}
-        patterns = {name: read_methods(name, TRAIN_LENGTH) for name in methods}
         settings = dataclasses.replace(SETTINGS, **changes)
-        return sweep(model, patterns, crops, ByteTokenizer(), settings)
+        sampling = Sampling(documents=4, tokens=300, seed=settings.seed)
+        sequences = {n: mlm15(corpus, ByteTokenizer(), n, n, sampling) for n in lengths}
+        patterns = {name: read_methods(name, TRAIN_LENGTH) for name in methods}
+        return sweep(model, patterns, sequences, settings)
 
     return run
 
@@ -150,45 +152,3 @@ def test_what_weights_were_not_trained_for_is_marked(trained, method, axes):
     patterns = [read_methods(text, TRAIN_LENGTH) for text in (method, trained)]
     four_layers = (patterns[1] * 4)[:4]
     assert _unsuited(patterns[0], four_layers) == axes
-
-
-class TestByDocument:
-    @pytest.fixture
-    def figures(self):
-        values = [np.array(x, np.float32) for x in ([1, 2, 4], [0, 1, 1], [2, 2, 3])]
-        return CropFigures(*values, entropy=np.array([1, 3, 5], np.float32),
-                           dilution=np.array([0, 1, 0], np.float32))  # fmt: skip
-
-    def test_crops_are_added_up(self, figures):
-        sums = _by_document(figures, np.array([7, 3, 7]), np.array([3, 7]))
-        expected = {
-            "accuracy": ([1, 1], [2, 5]),
-            "loss": ([2, 5], [2, 5]),
-            "entropy": ([3, 6], [1, 2]),
-            "dilution": ([1, 0], [1, 2]),
-        }
-        assert {k: (a.tolist(), b.tolist()) for k, (a, b) in sums.items()} == expected
-
-
-class TestEstimate:
-    def test_a_difference_is_paired(self):
-        """Two methods that differ little on documents that differ much."""
-        rng = np.random.default_rng(0)
-        hard = rng.normal(size=50)
-        draws = resample(50, 1000, 0)
-        ours, theirs = (
-            Estimate(float(x.mean()), x[draws].mean(axis=1))
-            for x in (hard + 0.1 + 0.01 * rng.normal(size=50), hard)
-        )
-        described = ours.describe(theirs)
-        assert described["difference"] == pytest.approx(0.1, abs=0.005)
-        low, high = described["difference_interval"]
-        assert 0.09 < low < high < 0.11
-        assert described["interval"] == [*interval(ours.samples)]
-        assert described["interval"][1] - described["interval"][0] > 0.3
-
-    def test_to_itself_it_is_nothing(self):
-        estimate = Estimate(0.3, np.random.default_rng(0).normal(size=9))
-        described = estimate.describe(estimate)
-        assert described["difference"] == 0.0
-        assert described["difference_interval"] == [0.0, 0.0]

@@ -5,14 +5,24 @@ import os
 import sys
 from pathlib import Path
 
-from configs.quickstart import get_config
+from configs import decoder, quickstart
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def tiny_config(data_dir):
     """The quickstart's smoke config, shrunk further: compilation is all that takes time."""
-    config = get_config("smoke")
+    return _shrink(quickstart.get_config("smoke"), data_dir)
+
+
+def tiny_decoder_config(data_dir, method="softmax"):
+    """The same of the decoder's."""
+    config = _shrink(decoder.get_config(f"tiny,{method},smoke"), data_dir)
+    config.model.update(num_heads=2, num_kv_heads=1)
+    return config
+
+
+def _shrink(config, data_dir):
     config.model.update(hidden_size=16, intermediate_size=32, key_size=8, num_layers=2)
     config.data.update(train_length=16, batch_size=4, data_dir=str(data_dir))
     config.optimizer.warmup_steps = 3
@@ -40,9 +50,9 @@ def command(program, config, workdir):
     }
 
 
-def arguments(config):
+def arguments(config, file="quickstart"):
     """The command line's words for a config."""
-    return ["--config=configs/quickstart.py:smoke", *_flags(config)]
+    return [f"--config=configs/{file}.py:smoke", *_flags(config)]
 
 
 def _flags(config, prefix="config"):

@@ -1,0 +1,107 @@
+"""Metrics over documents, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lenext.evaluation.bootstrap import interval, resample
+from lenext.evaluation.figures import Figures
+from lenext.evaluation.metrics import Estimate, buckets, metrics_of
+
+
+@pytest.fixture
+def figures():
+    """Three sequences of two predictions, of which one does not count."""
+    rows = {
+        "loss": [[1, 2], [4, 100], [3, 5]],
+        "correct": [[1, 0], [1, 1], [0, 0]],
+        "weights": [[1, 1], [1, 0], [1, 1]],
+        "entropy": [1, 3, 5],
+        "dilution": [0, 1, 0],
+    }
+    return Figures(**{name: np.array(row, np.float32) for name, row in rows.items()})
+
+
+DOCUMENT = np.array([7, 3, 7])
+
+
+def sums(metrics):
+    return {m.name: (m.numerator.tolist(), m.denominator.tolist()) for m in metrics}
+
+
+def test_sequences_of_a_document_are_added_up(figures):
+    metrics = metrics_of(figures, DOCUMENT, causal=False, by_position=False, byte_level=True)
+    assert sums(metrics) == {
+        "accuracy": ([1, 1], [1, 4]),
+        "loss": ([4, 11], [1, 4]),
+        "entropy": ([3, 6], [1, 2]),
+        "dilution": ([1, 0], [1, 2]),
+    }
+
+
+def test_perplexity_and_bits_per_byte_are_of_the_mean_loss(figures):
+    metrics = metrics_of(figures, DOCUMENT, causal=True, by_position=False, byte_level=True)
+    draws = np.array([[0, 0], [1, 1], [0, 1]])
+    found = {m.name: m.estimate(draws) for m in metrics}
+    assert [*found] == ["loss", "perplexity", "accuracy", "bits_per_byte", "entropy", "dilution"]
+    assert found["loss"].value == 3.0
+    np.testing.assert_allclose(found["loss"].samples, [4, 11 / 4, 3])
+    assert found["perplexity"].value == pytest.approx(math.exp(3))
+    np.testing.assert_allclose(found["perplexity"].samples, np.exp([4, 11 / 4, 3]))
+    assert found["bits_per_byte"].value == pytest.approx(3 / math.log(2))
+    names = [m.name for m in metrics_of(
+        figures, DOCUMENT, causal=True, by_position=False, byte_level=False
+    )]  # fmt: skip
+    assert "bits_per_byte" not in names
+
+
+def test_loss_by_position():
+    """20 positions, the loss of each its index: means over [0, 16) and [16, 20)."""
+    loss = np.tile(np.arange(20, dtype=np.float32), (2, 1))
+    ones, none = np.ones_like(loss), np.zeros(2, np.float32)
+    figures = Figures(loss=loss, correct=ones, weights=ones, entropy=none, dilution=none)
+    metrics = metrics_of(figures, np.array([0, 1]), causal=True, by_position=True, byte_level=True)
+    found = {m.positions: m for m in metrics if m.name == "loss_by_position"}
+    assert [*found] == [(0, 16), (16, 20)]
+    assert found[0, 16].estimate(np.array([[0, 1]])).value == 7.5
+    assert found[16, 20].estimate(np.array([[0, 1]])).value == 17.5
+    assert found[16, 20].denominator.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (5, [(0, 5)]),
+        (16, [(0, 16)]),
+        (17, [(0, 16), (16, 17)]),
+        (128, [(0, 16), (16, 32), (32, 64), (64, 128)]),
+        (100, [(0, 16), (16, 32), (32, 64), (64, 100)]),
+    ],
+)
+def test_buckets_double(length, expected):
+    assert buckets(length) == expected
+
+
+class TestEstimate:
+    def test_a_difference_is_paired(self):
+        """Two methods that differ little on documents that differ much."""
+        rng = np.random.default_rng(0)
+        hard = rng.normal(size=50)
+        draws = resample(50, 1000, 0)
+        ours, theirs = (
+            Estimate(float(x.mean()), x[draws].mean(axis=1))
+            for x in (hard + 0.1 + 0.01 * rng.normal(size=50), hard)
+        )
+        described = ours.describe(theirs)
+        assert described["difference"] == pytest.approx(0.1, abs=0.005)
+        low, high = described["difference_interval"]
+        assert 0.09 < low < high < 0.11
+        assert described["interval"] == [*interval(ours.samples)]
+        assert described["interval"][1] - described["interval"][0] > 0.3
+
+    def test_to_itself_it_is_nothing(self):
+        estimate = Estimate(0.3, np.random.default_rng(0).normal(size=9))
+        described = estimate.describe(estimate)
+        assert described["difference"] == 0.0
+        assert described["difference_interval"] == [0.0, 0.0]

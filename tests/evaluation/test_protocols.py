@@ -1,0 +1,103 @@
+"""What each protocol asks, from a corpus whose token i is i."""
+
+import numpy as np
+import pytest
+
+from lenext.data import ByteTokenizer, Corpus, evaluation_crops
+from lenext.errors import UserError
+from lenext.evaluation.protocols import PROTOCOLS, Sampling, get_protocol
+
+MASK = ByteTokenizer().mask_id
+
+
+@pytest.fixture
+def corpus():
+    lengths = [100, 77, 60, 33]
+    return Corpus(
+        tokens=np.arange(sum(lengths), dtype=np.int32),
+        offsets=np.cumsum([0, *lengths]),
+        names=[f"document{i}" for i in range(len(lengths))],
+        fingerprint="0" * 12,
+        name="numbers",
+        split="validation",
+    )
+
+
+def prepare(name, corpus, length, longest=None, **changes):
+    settings = {"documents": 3, "tokens": 200, "seed": 0} | changes
+    protocol = PROTOCOLS[name]
+    return protocol.prepare(
+        corpus, ByteTokenizer(), length, longest or length, Sampling(**settings)
+    )
+
+
+def test_full_context_predicts_every_token_from_all_before(corpus):
+    batch, document, ordered = prepare("full_context", corpus, 32)
+    crops = evaluation_crops(corpus, length=32, documents=3, tokens=200, lookahead=1)
+    assert ordered
+    np.testing.assert_array_equal(document, crops.document)
+    np.testing.assert_array_equal(batch["tokens"], crops.tokens[:, :32])
+    np.testing.assert_array_equal(batch["targets"], batch["tokens"] + 1)
+    np.testing.assert_array_equal(batch["weights"], 1.0)
+
+
+def test_sliding_window_predicts_the_same_tokens_at_every_length(corpus):
+    sequences = {n: prepare("sliding_window", corpus, n, 59, stride=8) for n in (8, 21, 59)}
+    for length, (batch, document, ordered) in sequences.items():
+        assert not ordered
+        assert batch["tokens"].shape[1] == length
+        np.testing.assert_array_equal(batch["targets"], batch["tokens"] + 1)
+        np.testing.assert_array_equal(batch["weights"][:, -8:], 1.0)
+        np.testing.assert_array_equal(batch["weights"][:, :-8], 0.0)
+        np.testing.assert_array_equal(
+            batch["targets"][:, -8:], sequences[59].batch["targets"][:, -8:]
+        )
+        np.testing.assert_array_equal(document, sequences[59].document)
+
+
+def test_a_stride_longer_than_a_window(corpus):
+    with pytest.raises(UserError, match=r"config\.eval\.stride=9: should be at most each length"):
+        prepare("sliding_window", corpus, 8, 59, stride=9)
+
+
+def test_single_mask_masks_one_token_a_pass(corpus):
+    batch, document, ordered = prepare("single_mask", corpus, 30, masks=5)
+    crops = evaluation_crops(corpus, length=30, documents=3, tokens=200)
+    assert not ordered
+    np.testing.assert_array_equal(document, np.repeat(crops.document, 5))
+    assert batch["positions"].shape == (5 * len(crops.tokens), 1)
+    np.testing.assert_array_equal((batch["tokens"] == MASK).sum(axis=1), 1)
+    whole = batch["tokens"].copy()
+    np.put_along_axis(whole, batch["positions"], batch["targets"], axis=1)
+    np.testing.assert_array_equal(whole, np.repeat(crops.tokens, 5, axis=0))
+    places = batch["positions"].reshape(-1, 5)
+    assert all(len(set(row)) == 5 for row in places.tolist())
+    assert len({tuple(row) for row in places.tolist()}) > 1
+
+
+def test_single_masks_stay_where_they_are(corpus):
+    """Whatever other documents there are; the seed moves them."""
+    few = prepare("single_mask", corpus, 30, documents=1, tokens=90)
+    again = prepare("single_mask", corpus, 30, documents=1, tokens=90)
+    other = prepare("single_mask", corpus, 30, documents=1, tokens=90, seed=1)
+    np.testing.assert_array_equal(few.batch["positions"], again.batch["positions"])
+    assert (few.batch["positions"] != other.batch["positions"]).any()
+
+
+def test_more_masks_than_tokens(corpus):
+    batch = prepare("single_mask", corpus, 3, masks=8, tokens=9).batch
+    np.testing.assert_array_equal(np.sort(batch["positions"].reshape(-1, 3), axis=1)[0], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "choices"),
+    [
+        ("full_context", "masked_lm", "mlm15, single_mask for a masked language model"),
+        ("mlm15", "causal_lm", "full_context, sliding_window for a causal language model"),
+        ("perplexity", "causal_lm", "full_context, sliding_window for a causal language model"),
+    ],
+)
+def test_protocols_are_for_their_models(name, objective, choices):
+    with pytest.raises(UserError) as error:
+        get_protocol(name, objective, "config.eval.protocol")
+    assert str(error.value) == f"config.eval.protocol={name!r}: should be one of {choices}"
