@@ -46,6 +46,8 @@ def main() -> None:
         raise UserError("--workdir=DIR is missing")
     if not prompt_flag.value:
         raise UserError("--prompt=TEXT is missing or empty")
+    if seed.value < 0:
+        raise UserError(f"seed={seed.value}: should be at least 0")
     sampling = Sampling(temperature.value, top_k.value, top_p.value)
 
     workdir = Path(workdir_flag.value)
@@ -71,9 +73,10 @@ def main() -> None:
             )
     tokenizer = get_tokenizer(config.data.tokenizer)
     prompt = np.asarray(tokenizer.encode(prompt_flag.value), np.int32)[None]
+    drawn = generate(model, prompt, max_tokens.value, sampling=sampling, seed=seed.value)
     sys.stdout.write(prompt_flag.value)
     ids, shown = [], ""
-    for token in generate(model, prompt, max_tokens.value, sampling=sampling, seed=seed.value):
+    for token in drawn:
         if token[0] == tokenizer.eos_id:
             break
         ids.append(int(token[0]))

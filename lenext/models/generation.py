@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -87,7 +87,7 @@ def generate(
     sampling: Sampling = Sampling(),
     seed: int = 0,
 ) -> Iterator[Int[np.ndarray, " B"]]:
-    """Yields the next token of every row, `max_tokens` times.
+    """The next tokens of every row, `max_tokens` of them, one by one.
 
     Each layer keeps the keys and values that its method can still see: all of them, or a window's.
     Position factors that follow the whole length take that of prompt and `max_tokens` together.
@@ -115,11 +115,21 @@ def generate(
     advance = functools.partial(
         _advance, params, key=jax.random.key(seed), graphdef=graphdef, sampling=sampling
     )
+    return _stream(advance, caches, prompt, max_tokens)
+
+
+def _stream(
+    advance: Callable[..., tuple[Array, list[KVCache]]],
+    caches: list[KVCache],
+    prompt: Int[np.ndarray, "B T"],
+    max_tokens: int,
+) -> Iterator[Int[np.ndarray, " B"]]:
+    batch, length = prompt.shape
     token = jnp.zeros((batch,), jnp.int32)
     for first in range(0, length, PREFILL_TOKENS):
         part = jnp.asarray(prompt[:, first : first + PREFILL_TOKENS], jnp.int32)
         token, caches = advance(part, jnp.int32(first), caches)
     yield np.asarray(token)
-    for first in range(length, capacity - 1):
+    for first in range(length, length + max_tokens - 1):
         token, caches = advance(token[:, None], jnp.int32(first), caches)
         yield np.asarray(token)

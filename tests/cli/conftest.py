@@ -17,7 +17,7 @@ from lenext.models import build_model
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state
 from lenext.workdir import write_run_config
-from tests.training.common import REPOSITORY, arguments, tiny_config
+from tests.training.common import REPOSITORY, arguments, tiny_config, tiny_decoder_config
 
 
 class Outcome(NamedTuple):
@@ -85,11 +85,8 @@ def words(config, tmp_path):
     return [*arguments(config), f"--workdir={tmp_path / 'run'}"]
 
 
-@pytest.fixture(scope="package")
-def trained(data_dir, tmp_path_factory):
-    """A workdir that holds a checkpoint, of a model as it was initialised; not to be written to."""
-    workdir = tmp_path_factory.mktemp("trained")
-    config = tiny_config(data_dir)
+def untrained_run(config, workdir):
+    """Writes a checkpoint of a model as it is initialised."""
     config.training.update(steps=2, eval_every=2, checkpoint_every=2)
     methods = read_methods(config.model.method, config.data.train_length)
     model = build_model(config.model, methods, ByteTokenizer().vocab_size, seed=0)
@@ -99,3 +96,15 @@ def trained(data_dir, tmp_path_factory):
     checkpoints.save(2, init_state(model, optimizer), {}, {})
     checkpoints.close()
     return workdir
+
+
+@pytest.fixture(scope="package")
+def trained(data_dir, tmp_path_factory):
+    """A workdir that holds a checkpoint; not to be written to."""
+    return untrained_run(tiny_config(data_dir), tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="package")
+def decoder(data_dir, tmp_path_factory):
+    """A workdir that holds a decoder's checkpoint; not to be written to."""
+    return untrained_run(tiny_decoder_config(data_dir), tmp_path_factory.mktemp("decoder"))

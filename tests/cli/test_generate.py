@@ -1,0 +1,116 @@
+"""`python -m lenext.generate`: what it prints, and what it refuses."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from lenext.data import ByteTokenizer
+from lenext.models import load_pretrained
+from tests.training.common import snapshot
+
+
+def greedy(model, prompt, count):
+    """The likeliest bytes one after another, from the full context each time."""
+    ids = list(prompt.encode())
+    for _ in range(count):
+        ids.append(int(np.asarray(model(np.asarray([ids], np.int32)))[0, -1].argmax()))
+    return ids
+
+
+def test_prints_the_prompt_and_what_follows(call, decoder):
+    before = snapshot(decoder)
+    outcome = call(
+        "generate", f"--workdir={decoder}", "--prompt=für ", "--max_tokens=9", "--temperature=0"
+    )
+    expected = ByteTokenizer().decode(np.asarray(greedy(load_pretrained(decoder), "für ", 9)))
+    assert (outcome.code, outcome.err) == (0, "")
+    # A broken character at the end is never shown.
+    assert outcome.out == expected.rstrip("\ufffd") + "\n"
+    assert snapshot(decoder) == before
+
+
+def test_draws_follow_the_seed(call, decoder):
+    words = [
+        f"--workdir={decoder}",
+        "--prompt=def ",
+        "--max_tokens=20",
+        "--top_k=50",
+        "--top_p=0.9",
+    ]
+    texts = [call("generate", *words, f"--seed={seed}").out for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_another_method_is_drawn_from_with_a_warning(call, decoder):
+    words = [f"--workdir={decoder}", "--prompt=def ", "--max_tokens=3", "--temperature=0"]
+    free = call("generate", *words, "--method=rerope(window=4)+infoscale")
+    assert (free.code, free.err) == (0, "")
+    trained = call("generate", *words, "--method=lssar")
+    assert trained.code == 0
+    assert trained.err == (
+        "warning: lssar wants weights trained for it, which these were not "
+        "(similarity, temperature, weighting)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt=a"], "--workdir=DIR is missing"),
+        (["--workdir=W"], "--prompt=TEXT is missing or empty"),
+        (["--workdir=W", "--prompt="], "--prompt=TEXT is missing or empty"),
+        (["--workdir=nowhere", "--prompt=a"], "workdir nowhere: holds no checkpoint; train there"),
+        (["--workdir=W", "--prompt=a", "--method=softmaxx"], "unknown method 'softmaxx'; choose"),
+        (["--workdir=W", "--prompt=a", "--max_tokens=0"], "max_tokens=0: should be at least 1"),
+        (["--workdir=W", "--prompt=a", "--max_tokens=x"], "flag --max_tokens=x"),
+        (["--workdir=W", "--prompt=a", "--temperature=-1"], "temperature=-1.0: should be at least"),
+        (["--workdir=W", "--prompt=a", "--top_p=2"], "top_p=2.0: should be above 0 and at most 1"),
+        (["--workdir=W", "--prompt=a", "--top_k=-2"], "top_k=-2: should be at least 0"),
+        (["--workdir=W", "--prompt=a", "--seed=-1"], "seed=-1: should be at least 0"),
+        (["--workdir=W", "--prompt=a", "--length=3"], "Unknown command line flag 'length'"),
+        (["--workdir=W", "prompt"], "argument 'prompt': should be a flag such as --workdir=DIR"),
+    ],
+)
+def test_mistakes(fails, decoder, words, message):
+    words = [word.replace("=W", f"={decoder}") for word in words]
+    assert fails("generate", *words).startswith(message)
+
+
+def test_a_masked_language_model_has_no_next_token(fails, trained):
+    line = fails("generate", f"--workdir={trained}", "--prompt=a")
+    assert line == (
+        f"workdir {trained}: holds a masked language model; text is drawn from a decoder "
+        "(config.model.family=decoder)"
+    )
+
+
+def test_a_config_that_is_not_this_runs(fails, decoder, tmp_path):
+    workdir = shutil.copytree(decoder, tmp_path / "run")
+    path = workdir / "config.json"
+    text = path.read_text()
+    path.write_text(text.replace('"hidden_size": 16', '"hidden_size": 24'))
+    line = fails("generate", f"--workdir={workdir}", "--prompt=a")
+    assert "embedding.embedding is [258, 16] there and [258, 24] in the config's model" in line
+    path.write_text(text.replace('"hidden_size"', '"hiden_size"'))
+    line = fails("generate", f"--workdir={workdir}", "--prompt=a")
+    assert line.startswith("the run's config.json: ")
+    assert "hiden_size" in line
+    path.write_text("{")
+    assert "should be JSON" in fails("generate", f"--workdir={workdir}", "--prompt=a")
+
+
+def test_help_lists_the_flags(call):
+    outcome = call("generate", "--help")
+    assert outcome.code == 0
+    for flag in (
+        "workdir",
+        "prompt",
+        "max_tokens",
+        "method",
+        "temperature",
+        "top_k",
+        "top_p",
+        "seed",
+    ):
+        assert f"--{flag}=" in outcome.out
