@@ -72,6 +72,10 @@ def base_config() -> Config:
     config.training.checkpoint_every = 500
     config.training.keep_latest = 2
     config.training.best_metric = "eval/validation/accuracy"  # whose best checkpoint is kept
+    config.training.accumulate = 1  # micro-batches that a batch is taken in, to save memory
+    config.training.z_loss = 0.0  # factor of mean log_z^2, beside the loss
+    # Of a moving average of the parameters, which evaluators see too (eval/NAME_ema/…); 0 for none.
+    config.training.ema_decay = 0.0
 
     # Evaluators run during training, by name; see lenext/evaluation/evaluators.py for the types.
     config.evaluators = ConfigDict()
@@ -200,7 +204,7 @@ def validate(config: Config) -> None:
         "model.hidden_size", "model.intermediate_size", "model.key_size", "model.num_layers",
         "model.num_heads", "data.batch_size", "training.steps", "training.log_every",
         "training.eval_every", "training.checkpoint_every", "training.keep_latest",
-        "eval.documents", "eval.tokens", "eval.batch_tokens",
+        "training.accumulate", "eval.documents", "eval.tokens", "eval.batch_tokens",
         "eval.probe_rows", "eval.bootstrap", "eval.masks", "eval.stride",
     ]  # fmt: skip
     flat = dict(_flatten(plain(config)))
@@ -222,7 +226,7 @@ def validate(config: Config) -> None:
     for key, allowed in choices.items():
         if flat[key] not in allowed:
             raise UserError(f"config.{key}={flat[key]!r}: should be one of {', '.join(allowed)}")
-    for key in ("model.dropout", "optimizer.b1", "optimizer.b2"):
+    for key in ("model.dropout", "optimizer.b1", "optimizer.b2", "training.ema_decay"):
         if not 0 <= flat[key] < 1:
             raise UserError(f"config.{key}={flat[key]}: should be from 0 to below 1")
     for key in ("optimizer.learning_rate", "optimizer.clip_norm"):
@@ -230,6 +234,7 @@ def validate(config: Config) -> None:
             raise UserError(f"config.{key}={flat[key]}: should be above 0")
     at_least_zero = [
         "optimizer.warmup_steps", "optimizer.decay_steps", "optimizer.weight_decay",
+        "training.z_loss",
     ]  # fmt: skip
     for key in at_least_zero:
         if not flat[key] >= 0:
@@ -251,7 +256,7 @@ def validate(config: Config) -> None:
 
 
 def _validate_training(config: Config) -> None:
-    """What keys of the sections `optimizer` and `training` say of each other."""
+    """What keys of the sections `optimizer`, `training` and `evaluators` say of each other."""
     optimizer, training = config.optimizer, config.training
     if (
         optimizer.schedule == "wsd"
@@ -261,6 +266,12 @@ def _validate_training(config: Config) -> None:
             f"config.optimizer.decay_steps={optimizer.decay_steps}: with warmup_steps="
             f"{optimizer.warmup_steps} should be at most training.steps={training.steps}"
         )
+    for name in config.evaluators if training.ema_decay else ():
+        if f"{name}_ema" in config.evaluators:
+            raise UserError(
+                f"config.evaluators.{name}_ema: should have another name, as {name}'s figures on "
+                "averaged parameters take this one"
+            )
 
 
 def _flatten(tree: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
