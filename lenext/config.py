@@ -76,6 +76,8 @@ def base_config() -> Config:
     config.training.z_loss = 0.0  # factor of mean log_z^2, beside the loss
     # Of a moving average of the parameters, which evaluators see too (eval/NAME_ema/…); 0 for none.
     config.training.ema_decay = 0.0
+    config.training.branch_from = ""  # another run's workdir, from whose checkpoint to start
+    config.training.branch_step = 0  # of which step; 0 for the newest
 
     # Evaluators run during training, by name; see lenext/evaluation/evaluators.py for the types.
     config.evaluators = ConfigDict()
@@ -234,7 +236,7 @@ def validate(config: Config) -> None:
             raise UserError(f"config.{key}={flat[key]}: should be above 0")
     at_least_zero = [
         "optimizer.warmup_steps", "optimizer.decay_steps", "optimizer.weight_decay",
-        "training.z_loss",
+        "training.z_loss", "training.branch_step",
     ]  # fmt: skip
     for key in at_least_zero:
         if not flat[key] >= 0:
@@ -265,6 +267,10 @@ def _validate_training(config: Config) -> None:
         raise UserError(
             f"config.optimizer.decay_steps={optimizer.decay_steps}: with warmup_steps="
             f"{optimizer.warmup_steps} should be at most training.steps={training.steps}"
+        )
+    if training.branch_step and not training.branch_from:
+        raise UserError(
+            f"config.training.branch_step={training.branch_step}: should be 0 without branch_from"
         )
     for name in config.evaluators if training.ema_decay else ():
         if f"{name}_ema" in config.evaluators:

@@ -22,6 +22,7 @@ from lenext.errors import TrainingError, UserError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import build_model, parameter_table
 from lenext.training.batches import make_batches
+from lenext.training.branch import restore_origin
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.sharding import check_batch, data_mesh, replicate, shard_batch
@@ -48,7 +49,8 @@ class _Run:
 def train(config: Config, workdir: Path) -> None:
     """Trains what `config` says in `workdir`, from its newest checkpoint if it holds one.
 
-    Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ there.
+    Without one it starts from the checkpoint that `config.training.branch_from` names, or at step
+    0. Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ there.
 
     Raises:
       UserError: for a config that cannot be run, or a workdir that holds another run.
@@ -84,11 +86,17 @@ def train(config: Config, workdir: Path) -> None:
 
     first = newest_step(workdir) or 0
     place: dict[str, Any] = {}
+    branching = first == 0 and bool(settings.branch_from)
+    if branching:  # before anything is written: an origin that will not do leaves no workdir
+        first, state, place = restore_origin(config, state, corpus.fingerprint)
+        print(f"branching off step {first} of {settings.branch_from}")
     write_run_config(workdir, config)
     checkpoints = Checkpoints(
         workdir, keep_latest=settings.keep_latest, best_metric=settings.best_metric
     )
-    if first:
+    if branching:  # from here on it needs its origin no more
+        checkpoints.save(first, state, place, {})
+    elif first:
         state, place = checkpoints.restore(first, state)
         if place["fingerprint"] != corpus.fingerprint:
             raise UserError(
