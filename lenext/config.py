@@ -108,7 +108,9 @@ def smoke(config: Config) -> Config:
     """Shrinks a config to a run of seconds; what it leaves alone is the method and the data."""
     config.model.update(hidden_size=32, intermediate_size=64, key_size=16, num_layers=2)
     config.data.update(train_length=32, batch_size=8)
-    config.optimizer.update(warmup_steps=5, decay_steps=5)
+    config.optimizer.warmup_steps = 5
+    if config.optimizer.schedule == "wsd":
+        config.optimizer.decay_steps = 5
     config.training.update(steps=20, log_every=5, eval_every=10, checkpoint_every=10)
     for evaluator in config.evaluators.values():
         evaluator.update(length=32, documents=8, tokens=1024)

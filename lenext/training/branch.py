@@ -50,7 +50,7 @@ def restore_origin(
                 f"config.training.steps={config.training.steps}: should be above {step}, the step "
                 f"at which this run branches off {origin}"
             )
-        packing = stored["data"].get("packing", False)
+        packing = stored.get("data", {}).get("packing", False)
         if config.data.packing != packing:
             raise UserError(
                 f"config.data.packing={config.data.packing}: should be {packing} as in {origin}, "

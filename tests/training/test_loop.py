@@ -118,6 +118,21 @@ class TestResuming:
         train(config, tmp_path / "halved")
         assert_same_run(tmp_path / "halved", tmp_path / "whole")
 
+    @pytest.mark.parametrize("name", ["lion", "muon"])
+    def test_does_with_other_optimizers(self, config, tmp_path, name):
+        config.optimizer.update(name=name, learning_rate=1e-3, schedule="linear")
+        config.training.update(z_loss=1e-3, accumulate=2)
+        train(config, tmp_path / "whole")
+        with interruption(8, "step"):
+            train(config, tmp_path / "halved")
+        train(config, tmp_path / "halved")
+        assert_same_run(tmp_path / "halved", tmp_path / "whole")
+        records = read_metrics(tmp_path / "whole")
+        assert np.mean([record["loss"] for record in records[-3:]]) < records[0]["loss"] - 0.02
+        # At first every token is as likely as any other, and log_z near ln 258.
+        assert records[0]["z_loss"] == pytest.approx(np.log(258) ** 2, rel=0.05)
+        assert records[-1]["learning_rate"] == pytest.approx(1e-3 / 9)
+
     def test_begins_anew_where_only_metrics_were_written(self, config, undisturbed, tmp_path):
         with interruption(3, "save"):
             train(config, tmp_path)

@@ -79,9 +79,9 @@ def test_a_newer_key_that_is_set_is_named(config, tmp_path):
     with pytest.raises(UserError) as error:
         check_run(tmp_path, config)
     # The fixture's warm-up is another than the default.
-    keys = "optimizer.warmup_steps (3, was 100), optimizer.decay_steps (5, was 200)"
-    assert keys in str(error.value)
-    assert "training.z_loss (0.5, was 0.0);" in str(error.value)
+    assert "config: optimizer.warmup_steps (3, was 100), training.z_loss (0.5, was 0.0);" in str(
+        error.value
+    )
 
 
 def test_an_evaluator_is_never_taken_to_have_been_there(config, tmp_path):
