@@ -55,7 +55,9 @@ from lenext.training.sharding import data_mesh, replicate, shard_batch
 from lenext.training.step import init_state, make_train_step
 
 mesh, optimizer = data_mesh(), optax.sgd(0.1)
-model = build_model(base_config().model, read_methods("softmax", 16), 258, 0)
+settings = base_config().model
+settings.num_layers = 1
+model = build_model(settings, read_methods("softmax", 16), 258, 0)
 step = make_train_step(nnx.graphdef(model), optimizer, seed=0, dropout=False, accumulate=2)
 batch = {name: np.ones((8, 3), np.int32) for name in ("positions", "targets")}
 batch |= {"tokens": np.ones((8, 16), np.int32), "weights": np.ones((8, 3), np.float32)}
