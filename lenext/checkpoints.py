@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: parameters, optimiser state, place in the data."""
+"""Orbax checkpoints of a run: parameters, their average, optimiser state, place in the data."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ State = dict[str, Any]
 HANDLERS = {
     "params": ocp.StandardCheckpointHandler,
     "optimizer": ocp.StandardCheckpointHandler,
+    "ema": ocp.StandardCheckpointHandler,  # in runs that keep an average
     "data": ocp.JsonCheckpointHandler,
 }
 
@@ -65,13 +66,10 @@ class Checkpoints:
     ) -> None:
         """Starts writing the checkpoint of `step`; `data` is JSON."""
         judged = {name: float(value) for name, value in metrics.items() if name == self.best_metric}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
         self.manager.save(
             step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state["params"]),
-                optimizer=ocp.args.StandardSave(state["optimizer"]),
-                data=ocp.args.JsonSave(data),
-            ),
+            args=ocp.args.Composite(**items, data=ocp.args.JsonSave(data)),
             metrics=judged or None,
         )
 
@@ -79,20 +77,40 @@ class Checkpoints:
         """Step of the newest complete checkpoint."""
         return self.manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, in order."""
+        return sorted(self.manager.all_steps())
+
     def restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
-        """State and data of a step, in the shapes and on the devices of `like`."""
+        """State and data of a step, in the shapes and on the devices of `like`.
+
+        Raises:
+          UserError: naming the first part of `like` that the checkpoint has otherwise or not.
+        """
         self.check_parameters(step, like["params"])
+        if "ema" in like:
+            self.check_average(step)
+        self.check_optimizer(step, like["optimizer"])
         items = {name: ocp.args.StandardRestore(_abstract(like[name])) for name in like}
         out = self.manager.restore(
             step, args=ocp.args.Composite(**items, data=ocp.args.JsonRestore())
         )
-        return {"params": out["params"], "optimizer": out["optimizer"]}, out["data"]
+        return {name: out[name] for name in like}, out["data"]
 
-    def restore_params(self, step: int, like: Any) -> Any:
-        """Parameters alone."""
+    def restore_params(self, step: int, like: Any, item: str = "params") -> Any:
+        """Parameters alone: those of the step ("params"), or their average ("ema").
+
+        Raises:
+          UserError: naming the first that differs from `like`, or for an average that the run did
+            not keep.
+        """
+        if item not in ("params", "ema"):
+            raise ValueError(f"item {item!r}: should be params or ema")
         self.check_parameters(step, like)
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
-        return self.manager.restore(step, args=args)["params"]
+        if item == "ema":
+            self.check_average(step)
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_abstract(like))})
+        return self.manager.restore(step, args=args)[item]
 
     def vocab_size(self, step: int) -> int:
         """Rows of the token embedding of a step's parameters."""
@@ -106,15 +124,49 @@ class Checkpoints:
         Raises:
           UserError: naming the first that differs.
         """
-        stored = _shapes(self.manager.item_metadata(step)["params"].tree)
-        wanted = _shapes(params)
+        difference = self._difference(step, "params", params)
+        if difference:
+            name, ours, theirs = difference
+            raise UserError(
+                f"{self.directory / str(step)}: parameter {name} is {theirs} there and {ours} "
+                "in the config's model; give the config that it was trained with"
+            )
+
+    def check_optimizer(self, step: int, optimizer_state: Any) -> None:
+        """Checks that a checkpoint's optimiser state is of the same kind.
+
+        Raises:
+          UserError: naming the first part that differs.
+        """
+        difference = self._difference(step, "optimizer", optimizer_state)
+        if difference:
+            name, ours, theirs = difference
+            raise UserError(
+                f"{self.directory / str(step)}: written by another optimizer, whose state has "
+                f"{name} as {theirs} and the config's as {ours}; give the config.optimizer.name "
+                "that it was trained with"
+            )
+
+    def check_average(self, step: int) -> None:
+        """Checks that a checkpoint holds averaged parameters.
+
+        Raises:
+          UserError: where it does not.
+        """
+        if self.manager.item_metadata(step).get("ema") is None:
+            raise UserError(
+                f"{self.directory / str(step)}: holds no average of the parameters; "
+                "config.training.ema_decay of its run was 0"
+            )
+
+    def _difference(self, step: int, item: str, tree: Any) -> tuple[str, str, str] | None:
+        """The first leaf that differs: name, shape in `tree`, shape in the checkpoint."""
+        stored, wanted = _shapes(self.manager.item_metadata(step)[item].tree), _shapes(tree)
         for name in dict.fromkeys([*wanted, *stored]):
             ours, theirs = wanted.get(name, "none"), stored.get(name, "none")
             if ours != theirs:
-                raise UserError(
-                    f"{self.directory / str(step)}: parameter {name} is {theirs} there and {ours} "
-                    "in the config's model; give the config that it was trained with"
-                )
+                return name, ours, theirs
+        return None
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -125,12 +177,20 @@ class Checkpoints:
         self.manager.close()
 
 
+def newest_step(workdir: Path) -> int | None:
+    """Step of the newest complete checkpoint in DIR, None where there is none.
+
+    Looks at names alone: it makes nothing, and no process of several waits for another.
+    """
+    directory = workdir / "checkpoints"
+    return max(ocp.utils.checkpoint_steps(directory), default=None) if directory.is_dir() else None
+
+
 def _shapes(tree: Any) -> dict[str, str]:
-    """Parameter name to shape, such as {"layers.0.i_dense.kernel": "[32, 144]"}."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    """Leaf's name to shape, such as {"layers.0.i_dense.kernel": "[32, 144]"}."""
     return {
-        ".".join(str(getattr(part, "key", part)) for part in path): str(list(leaf.shape))
-        for path, leaf in leaves
+        jax.tree_util.keystr(path, simple=True, separator="."): str(list(leaf.shape))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 

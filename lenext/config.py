@@ -52,11 +52,16 @@ def base_config() -> Config:
     config.data.mask_rate = 0.15
 
     config.optimizer = ConfigDict()
+    # adamw; lion; or muon for the layers' matrices, with adamw for embeddings, head and vectors.
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 2e-3  # the peak
-    config.optimizer.schedule = "cosine"  # warm-up, then cosine to zero
+    # The peak. Muon's steps are scaled to be as long as AdamW's; Lion wants 3 to 10 times less.
+    config.optimizer.learning_rate = 2e-3
+    # After the warm-up: cosine or linear, to zero; or wsd, stable and then linear to zero.
+    config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100
-    config.optimizer.weight_decay = 0.01  # on matrices only
+    config.optimizer.decay_steps = 200  # wsd: the last so many; 0 stays at the peak
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.decay_mask = "matrices"  # or no_embeddings, matrices but those; or all
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.98
     config.optimizer.clip_norm = 1.0
@@ -68,6 +73,12 @@ def base_config() -> Config:
     config.training.checkpoint_every = 500
     config.training.keep_latest = 2
     config.training.best_metric = "eval/validation/accuracy"  # whose best checkpoint is kept
+    config.training.accumulate = 1  # micro-batches that a batch is taken in, to save memory
+    config.training.z_loss = 0.0  # factor of mean log_z^2, beside the loss
+    # Of a moving average of the parameters, which evaluators see too (eval/NAME_ema/…); 0 for none.
+    config.training.ema_decay = 0.0
+    config.training.branch_from = ""  # another run's workdir, from whose checkpoint to start
+    config.training.branch_step = 0  # of which step; 0 for the newest
 
     # Evaluators run during training, by name; see lenext/evaluation/evaluators.py for the types.
     config.evaluators = ConfigDict()
@@ -99,6 +110,8 @@ def smoke(config: Config) -> Config:
     config.model.update(hidden_size=32, intermediate_size=64, key_size=16, num_layers=2)
     config.data.update(train_length=32, batch_size=8)
     config.optimizer.warmup_steps = 5
+    if config.optimizer.schedule == "wsd":
+        config.optimizer.decay_steps = 5
     config.training.update(steps=20, log_every=5, eval_every=10, checkpoint_every=10)
     for evaluator in config.evaluators.values():
         evaluator.update(length=32, documents=8, tokens=1024)
@@ -229,8 +242,8 @@ def validate(config: Config) -> None:
         "model.hidden_size", "model.intermediate_size", "model.key_size", "model.num_layers",
         "model.num_heads", "data.batch_size", "training.steps", "training.log_every",
         "training.eval_every", "training.checkpoint_every", "training.keep_latest",
-        "eval.documents", "eval.tokens", "eval.batch_tokens", "eval.probe_rows",
-        "eval.bootstrap", "eval.masks", "eval.stride",
+        "training.accumulate", "eval.documents", "eval.tokens", "eval.batch_tokens",
+        "eval.probe_rows", "eval.bootstrap", "eval.masks", "eval.stride",
     ]  # fmt: skip
     flat = dict(_flatten(plain(config)))
     for key in at_least_one:
@@ -244,21 +257,27 @@ def validate(config: Config) -> None:
         "model.family": ("gau", "decoder"),
         "model.mlp": ("gated", "plain"),
         "model.dtype": ("float32", "bfloat16"),
-        "optimizer.name": ("adamw",),
-        "optimizer.schedule": ("cosine",),
+        "optimizer.name": ("adamw", "lion", "muon"),
+        "optimizer.schedule": ("cosine", "linear", "wsd"),
+        "optimizer.decay_mask": ("matrices", "no_embeddings", "all"),
     }
     for key, allowed in choices.items():
         if flat[key] not in allowed:
             raise UserError(f"config.{key}={flat[key]!r}: should be one of {', '.join(allowed)}")
-    for key in ("model.dropout", "optimizer.b1", "optimizer.b2"):
+    for key in ("model.dropout", "optimizer.b1", "optimizer.b2", "training.ema_decay"):
         if not 0 <= flat[key] < 1:
             raise UserError(f"config.{key}={flat[key]}: should be from 0 to below 1")
     for key in ("optimizer.learning_rate", "optimizer.clip_norm"):
         if not flat[key] > 0:
             raise UserError(f"config.{key}={flat[key]}: should be above 0")
-    for key in ("optimizer.warmup_steps", "optimizer.weight_decay"):
+    at_least_zero = [
+        "optimizer.warmup_steps", "optimizer.decay_steps", "optimizer.weight_decay",
+        "training.z_loss", "training.branch_step",
+    ]  # fmt: skip
+    for key in at_least_zero:
         if not flat[key] >= 0:
             raise UserError(f"config.{key}={flat[key]}: should be at least 0")
+    _validate_training(config)
     if flat["model.key_size"] % 2:
         raise UserError(
             f"config.model.key_size={flat['model.key_size']}: should be even, for rotary pairs"
@@ -274,6 +293,29 @@ def validate(config: Config) -> None:
         if not 0 <= flat[key] < 2**32:
             raise UserError(f"config.{key}={flat[key]}: should be from 0 to 2^32 - 1")
     read_methods(flat["model.method"], flat["data.train_length"])
+
+
+def _validate_training(config: Config) -> None:
+    """What keys of the sections `optimizer`, `training` and `evaluators` say of each other."""
+    optimizer, training = config.optimizer, config.training
+    if (
+        optimizer.schedule == "wsd"
+        and optimizer.warmup_steps + optimizer.decay_steps > training.steps
+    ):
+        raise UserError(
+            f"config.optimizer.decay_steps={optimizer.decay_steps}: with warmup_steps="
+            f"{optimizer.warmup_steps} should be at most training.steps={training.steps}"
+        )
+    if training.branch_step and not training.branch_from:
+        raise UserError(
+            f"config.training.branch_step={training.branch_step}: should be 0 without branch_from"
+        )
+    for name in config.evaluators if training.ema_decay else ():
+        if f"{name}_ema" in config.evaluators:
+            raise UserError(
+                f"config.evaluators.{name}_ema: should have another name, as {name}'s figures on "
+                "averaged parameters take this one"
+            )
 
 
 def _flatten(tree: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lenext.config import Config, differences, plain
+from lenext.config import Config, base_config, differences, plain
 from lenext.errors import UserError
 from lenext.files import write_atomically
 
@@ -30,7 +30,8 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
 def check_run(workdir: Path, config: Config) -> None:
     """Checks that DIR is free for this run, or holds this very run.
 
-    The section `eval` may differ: it has no part in training.
+    The section `eval` may differ: it has no part in training. Keys that are newer than the run
+    are taken to have been at their defaults, which stand for how things were before.
 
     Raises:
       UserError: naming the keys that differ, or what stands where DIR should be.
@@ -41,6 +42,7 @@ def check_run(workdir: Path, config: Config) -> None:
     if stored is None:
         return
     ours = plain(config)
+    stored = _with_defaults(stored, plain(base_config()))
     found = differences(_training_part(ours), _training_part(stored))
     if found:
         raise UserError(
@@ -62,3 +64,13 @@ def write_run_config(workdir: Path, config: Config) -> None:
 
 def _training_part(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "eval"}
+
+
+def _with_defaults(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`stored` with the keys that it lacks, at their defaults."""
+    filled = defaults | stored
+    for key, default in defaults.items():
+        # Evaluators are the config's own: one of the defaults' need never have been there.
+        if isinstance(default, dict) and isinstance(filled[key], dict) and key != "evaluators":
+            filled[key] = _with_defaults(filled[key], default)
+    return filled

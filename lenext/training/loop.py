@@ -1,8 +1,9 @@
 """The training loop: data to step to metrics, evaluation and checkpoints; resumes what it finds."""
 
+import dataclasses
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array
 from tqdm import tqdm
 
-from lenext.checkpoints import Checkpoints
+from lenext.checkpoints import Checkpoints, newest_step
 from lenext.config import Config, read_methods, read_vocab_size, validate
 from lenext.data import get_tokenizer, load_corpus
 from lenext.errors import TrainingError, UserError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import build_model, parameter_table
 from lenext.training.batches import make_batches
+from lenext.training.branch import restore_origin
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.sharding import check_batch, data_mesh, replicate, shard_batch
-from lenext.training.step import init_state, make_train_step
+from lenext.training.step import State, init_state, make_train_step
 from lenext.workdir import check_run, write_run_config
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What stays the same over the steps of a run; the state alone moves."""
+
+    config: Config
+    graphdef: nnx.GraphDef
+    mesh: Mesh
+    schedule: Callable[[int], Any]
+    train_step: Callable[..., tuple[State, dict[str, Array]]]
+    batches: Any
+    fingerprint: str  # of the training data
+    evaluators: Mapping[str, Callable[..., Mapping[str, float]]]
+    checkpoints: Checkpoints
+    writer: MetricsWriter
 
 
 def train(config: Config, workdir: Path) -> None:
     """Trains what `config` says in `workdir`, from its newest checkpoint if it holds one.
 
-    Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ there.
+    Without one it starts from the checkpoint that `config.training.branch_from` names, or at step
+    0. Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ there.
 
     Raises:
       UserError: for a config that cannot be run, or a workdir that holds another run.
@@ -37,12 +58,13 @@ def train(config: Config, workdir: Path) -> None:
     """
     validate(config)
     check_run(workdir, config)
+    settings = config.training
     mesh = data_mesh()
-    check_batch(config.data.batch_size, mesh)
+    check_batch(config.data.batch_size, mesh, settings.accumulate)
     tokenizer = get_tokenizer(config.data.tokenizer)
     corpus = load_corpus(config.data.dataset, "train", tokenizer, config.data.data_dir or None)
     batches = make_batches(config, corpus, tokenizer)
-    evaluators = make_evaluators(config, tokenizer)
+    evaluators = make_evaluators(_without_average(config), tokenizer)
 
     methods = read_methods(config.model.method, config.data.train_length)
     vocab_size = read_vocab_size(config, tokenizer.vocab_size)
@@ -50,53 +72,71 @@ def train(config: Config, workdir: Path) -> None:
     graphdef = nnx.graphdef(model)
     print(f"{type(model).__name__}, {config.model.method}, on {mesh.size} {jax.default_backend()}")
     print(parameter_table(model))
-    schedule = make_schedule(config.optimizer, config.training.steps)
+    schedule = make_schedule(config.optimizer, settings.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
-    state = replicate(init_state(model, optimizer), mesh)
+    state = replicate(init_state(model, optimizer, average=settings.ema_decay > 0), mesh)
     train_step = make_train_step(
-        graphdef, optimizer, seed=config.seed, dropout=config.model.dropout > 0
+        graphdef,
+        optimizer,
+        seed=config.seed,
+        dropout=config.model.dropout > 0,
+        accumulate=settings.accumulate,
+        z_loss=settings.z_loss,
+        ema_decay=settings.ema_decay,
     )
 
+    first = newest_step(workdir) or 0
+    place: dict[str, Any] = {}
+    branching = first == 0 and bool(settings.branch_from)
+    if branching:  # before anything is written: an origin that will not do leaves no workdir
+        first, state, place = restore_origin(config, state, corpus.fingerprint)
+        print(f"branching off step {first} of {settings.branch_from}")
     write_run_config(workdir, config)
     checkpoints = Checkpoints(
-        workdir,
-        keep_latest=config.training.keep_latest,
-        best_metric=config.training.best_metric,
+        workdir, keep_latest=settings.keep_latest, best_metric=settings.best_metric
     )
-    first = checkpoints.latest() or 0
-    if first:
+    if branching:  # from here on it needs its origin no more
+        checkpoints.save(first, state, place, {})
+    elif first:
         state, place = checkpoints.restore(first, state)
         if place["fingerprint"] != corpus.fingerprint:
             raise UserError(
                 f"dataset {config.data.dataset} has changed since {workdir} was trained on it: "
                 f"fingerprint {corpus.fingerprint}, was {place['fingerprint']}"
             )
-        batches.set_state(place["iterator"])
         print(f"resuming from step {first} of {workdir}")
-    if first >= config.training.steps:
+    if first:
+        batches.set_state(place["iterator"])
+    if first >= settings.steps:
         print(f"{workdir} is trained to its last step, {first}")
         checkpoints.close()
         return
 
     writer = MetricsWriter(workdir, resume_step=first)
+    run = _Run(
+        config=config,
+        graphdef=graphdef,
+        mesh=mesh,
+        schedule=schedule,
+        train_step=train_step,
+        batches=batches,
+        fingerprint=corpus.fingerprint,
+        evaluators=evaluators,
+        checkpoints=checkpoints,
+        writer=writer,
+    )
     try:
-        _run_steps(
-            config, state, first, train_step, batches, mesh, schedule, evaluators, graphdef,
-            checkpoints, writer, corpus.fingerprint,
-        )  # fmt: skip
+        _run_steps(run, state, first)
     finally:
         writer.close()
         checkpoints.close()
-    print(f"trained to step {config.training.steps}: {workdir}")
+    print(f"trained to step {settings.steps}: {workdir}")
 
 
-def _run_steps(
-    config, state, first, train_step, batches, mesh, schedule, evaluators, graphdef,
-    checkpoints, writer, fingerprint,
-) -> None:  # fmt: skip
+def _run_steps(run: _Run, state: State, first: int) -> None:
     """Steps first + 1 to the last."""
-    settings = config.training
-    tokens_a_step = config.data.batch_size * config.data.train_length
+    settings = run.config.training
+    tokens_a_step = run.config.data.batch_size * run.config.data.train_length
     # One bar for a person, a line a while for a log.
     patience = 0.5 if sys.stderr.isatty() else 30.0
     bar = tqdm(
@@ -106,11 +146,11 @@ def _run_steps(
     previous: dict[str, Any] | None = None
     with bar:
         for step in range(first + 1, settings.steps + 1):
-            batch = shard_batch(next(batches), mesh)
-            state, metrics = train_step(state, batch, np.int32(step))
+            batch = shard_batch(next(run.batches), run.mesh)
+            state, metrics = run.train_step(state, batch, np.int32(step))
             # The step before is done by now: looking at it costs no wait.
             if previous is not None:
-                _check_finite(step - 1, previous, checkpoints)
+                _check_finite(step - 1, previous, run.checkpoints)
             previous = metrics
 
             last = step == settings.steps
@@ -119,30 +159,51 @@ def _run_steps(
             save = last or step % settings.checkpoint_every == 0
             scalars: dict[str, float] = {}
             if log or evaluate or save:
-                _check_finite(step, metrics, checkpoints)
+                _check_finite(step, metrics, run.checkpoints)
                 scalars = {name: float(value) for name, value in metrics.items()}
-                scalars["learning_rate"] = float(schedule(step - 1))
+                scalars["learning_rate"] = float(run.schedule(step - 1))
                 now = time.perf_counter()
                 rate = (step - clock_step) * tokens_a_step / (now - clock)
                 bar.set_postfix_str(
                     f"loss {scalars['loss']:.3f}, {rate:,.0f} tokens/s", refresh=False
                 )
             if evaluate:
-                for name, evaluator in evaluators.items():
-                    figures = evaluator(graphdef, state["params"])
-                    scalars |= {f"eval/{name}/{key}": figures[key] for key in figures}
+                scalars |= _evaluate(run, state)
             if log or evaluate:
-                _check_finite(step, scalars, checkpoints)
-                writer.write(step, scalars, {"tokens_per_second": rate})
+                _check_finite(step, scalars, run.checkpoints)
+                run.writer.write(step, scalars, {"tokens_per_second": rate})
                 clock, clock_step = time.perf_counter(), step
             if save:
                 # An update may leave finite parameters that no step can start from: a checkpoint
                 # is good if a step from it is. The copy is there because steps donate their state.
-                _, ahead = train_step(jax.tree.map(jnp.copy, state), batch, np.int32(step + 1))
-                _check_finite(step + 1, ahead, checkpoints)
-                place = {"iterator": batches.get_state(), "fingerprint": fingerprint}
-                checkpoints.save(step, state, place, scalars)
+                _, ahead = run.train_step(jax.tree.map(jnp.copy, state), batch, np.int32(step + 1))
+                _check_finite(step + 1, ahead, run.checkpoints)
+                place = {"iterator": run.batches.get_state(), "fingerprint": run.fingerprint}
+                run.checkpoints.save(step, state, place, scalars)
             bar.update()
+
+
+def _evaluate(run: _Run, state: State) -> dict[str, float]:
+    """Figures of all evaluators on the parameters and, as NAME_ema, on their average."""
+    weights = {"": state["params"]}
+    if "ema" in state:
+        weights["_ema"] = state["ema"]
+    return {
+        f"eval/{name}{suffix}/{figure}": value
+        for name, evaluator in run.evaluators.items()
+        for suffix, params in weights.items()
+        for figure, value in evaluator(run.graphdef, params).items()
+    }
+
+
+def _without_average(config: Config) -> Config:
+    """The config with NAME_ema in `best_metric` as NAME, whose figures it has."""
+    prefix, _, figure = config.training.best_metric.rpartition("/")
+    name = prefix.removeprefix("eval/")
+    if config.training.ema_decay and name not in config.evaluators:
+        config = config.copy_and_resolve_references()
+        config.training.best_metric = f"{prefix.removesuffix('_ema')}/{figure}"
+    return config
 
 
 def _check_finite(step: int, metrics: Mapping[str, Any], checkpoints: Checkpoints) -> None:

@@ -15,15 +15,17 @@ def data_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Checks that a batch falls evenly onto the mesh.
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Checks that a batch, and each of its `accumulate` micro-batches, falls evenly onto the mesh.
 
     Raises:
       UserError: where it does not.
     """
-    if batch_size % mesh.size:
+    if batch_size % (accumulate * mesh.size):
+        parts = f"config.training.accumulate={accumulate} times " if accumulate > 1 else ""
         raise UserError(
-            f"config.data.batch_size={batch_size}: should be a multiple of the {mesh.size} devices"
+            f"config.data.batch_size={batch_size}: should be a multiple of {parts}"
+            f"the {mesh.size} devices"
         )
 
 

@@ -1,5 +1,6 @@
 """One optimiser step as a pure function of state, batch and step number."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +13,21 @@ from jaxtyping import Array
 from lenext.models import token_figures
 
 State = dict[str, Any]
-"""{"params": pure dict of arrays, "optimizer": Optax state}."""
+"""{"params": pure dict of arrays, "optimizer": Optax state}, and "ema", averaged parameters, in
+runs that keep them."""
+
+Gradient = Callable[[Any, dict[str, Array], Array | None], tuple[Any, dict[str, Array]]]
+"""(params, rows, dropout key) to (gradient, means): the rows' shares of a batch's."""
 
 
-def init_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> State:
-    """The state at step 0."""
+def init_state(
+    model: nnx.Module, optimizer: optax.GradientTransformation, *, average: bool = False
+) -> State:
+    """The state at step 0; with `average` it holds "ema"."""
     params = nnx.to_pure_dict(nnx.state(model))
-    return {"params": params, "optimizer": optimizer.init(params)}
+    state = {"params": params, "optimizer": optimizer.init(params)}
+    # A copy: the step donates its state, and no buffer can be given twice.
+    return state | {"ema": jax.tree.map(jnp.copy, params)} if average else state
 
 
 def make_train_step(
@@ -27,28 +36,96 @@ def make_train_step(
     *,
     seed: int,
     dropout: bool,
+    accumulate: int = 1,
+    z_loss: float = 0.0,
+    ema_decay: float = 0.0,
 ) -> Callable[[State, dict[str, Array], Array], tuple[State, dict[str, Array]]]:
-    """The jitted step: (state, batch, step number) to (next state, metrics).
+    """The jitted step: (state, batch, step number from 1) to (next state, metrics).
 
     The state is donated. Dropout masks follow from `seed` and the step number, so a resumed run
     repeats them. Metrics are of the batch, before the update: loss (nats a predicted token),
-    accuracy, grad_norm (before clipping).
+    accuracy, grad_norm (before clipping), and z_loss (mean log_z²) where it is minimised.
+
+    Args:
+      graphdef: of the model.
+      optimizer: what makes updates of gradients.
+      seed: of the dropout masks.
+      dropout: whether there are any.
+      accumulate: micro-batches to take a batch in, one after the other. They change nothing but
+        memory, time and dropout masks: each token weighs what it weighs in the whole batch.
+      z_loss: factor of mean log_z² beside the loss (arXiv 2204.02311, section 5).
+      ema_decay: of the state's "ema", see `average_parameters`; 0 where it has none.
     """
 
     def train_step(state, batch, step):
         key = jax.random.fold_in(jax.random.key(seed), step) if dropout else None
+        # Of the whole batch, though rows may be only a part of it.
+        count = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
 
-        def loss_function(params):
-            figures = token_figures(nnx.merge(graphdef, params), batch, dropout_key=key)
-            count = jnp.maximum(jnp.sum(figures.weights), 1.0)
-            loss = jnp.sum(figures.loss * figures.weights) / count
-            return loss, jnp.sum(figures.correct * figures.weights) / count
+        def objective(params, rows, key):
+            figures = token_figures(nnx.merge(graphdef, params), rows, dropout_key=key)
 
-        value_and_grad = jax.value_and_grad(loss_function, has_aux=True)
-        (loss, accuracy), grads = value_and_grad(state["params"])
-        updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.tree.norm(grads)}
-        return {"params": params, "optimizer": optimizer_state}, metrics
+            def mean(x):
+                return jnp.sum(x * figures.weights) / count
+
+            means = {"loss": mean(figures.loss), "accuracy": mean(figures.correct)}
+            if not z_loss:
+                return means["loss"], means
+            means["z_loss"] = mean(jnp.square(figures.log_z))
+            return means["loss"] + z_loss * means["z_loss"], means
+
+        gradient = jax.grad(objective, has_aux=True)
+        params = state["params"]
+        if accumulate == 1:
+            grads, metrics = gradient(params, batch, key)
+        else:
+            grads, metrics = _accumulated(gradient, params, batch, key, accumulate)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
+        params = optax.apply_updates(params, updates)
+        after = {"params": params, "optimizer": optimizer_state}
+        if ema_decay:
+            after["ema"] = average_parameters(state["ema"], params, ema_decay, step)
+        return after, metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _accumulated(
+    gradient: Gradient, params: Any, batch: dict[str, Array], key: Array | None, parts: int
+) -> tuple[Any, dict[str, Array]]:
+    """Sums of gradient and means over `parts` micro-batches, of which one is held at a time."""
+
+    def split(x: Array) -> Array:
+        # Micro-batch i has the rows i, i + parts, …: each device splits the rows it holds, and
+        # all of them work on every micro-batch. Blocks of rows would lie on one device each.
+        return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+    def add(grads: Any, part: tuple[dict[str, Array], Array]) -> tuple[Any, dict[str, Array]]:
+        rows, number = part
+        part_key = None if key is None else jax.random.fold_in(key, number)
+        part_grads, means = gradient(params, rows, part_key)
+        return jax.tree.map(jnp.add, grads, part_grads), means
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    micro_batches = (jax.tree.map(split, batch), jnp.arange(parts))
+    grads, means = jax.lax.scan(add, zeros, micro_batches)
+    return grads, {name: jnp.sum(x) for name, x in means.items()}
+
+
+def average_parameters(average: Any, params: Any, decay: float, step: Array) -> Any:
+    """The exponential moving average of the parameters after steps 1, 2, … `step`.
+
+    Weights fall by `decay` a step into the past and add up to 1 from the first step on, so that
+    the initial values, where averages may start, have no part in it: it needs no correction.
+
+    Args:
+      average: that after `step` - 1, which step 1 replaces.
+      params: parameters after `step`.
+      decay: above 0 and below 1.
+      step: from 1.
+    """
+    # 1 - decay^step, without the digits that float32 would lose in the subtraction.
+    total = -jnp.expm1(step * math.log(decay))
+    share = (1 - decay) / total
+    return jax.tree.map(lambda a, x: a + share * (x - a), average, params)

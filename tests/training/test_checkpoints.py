@@ -1,12 +1,13 @@
 import contextlib
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenext.checkpoints import Checkpoints
+from lenext.checkpoints import Checkpoints, newest_step
 from lenext.errors import UserError
 from tests.training.common import snapshot
 
@@ -96,6 +97,78 @@ def test_reading_makes_and_drops_nothing(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+class TestAverage:
+    @pytest.fixture
+    def workdir(self, tmp_path):
+        with opened(tmp_path) as checkpoints:
+            averaged = state(1.0) | {"ema": state(2.0)["params"]}
+            checkpoints.save(1, averaged, {"place": 1}, {ACCURACY: 0.5})
+        return tmp_path
+
+    def test_is_restored_beside_the_parameters(self, workdir):
+        with opened(workdir, best_metric=None) as checkpoints:
+            like = state()
+            restored, _ = checkpoints.restore(1, like | {"ema": like["params"]})
+            params = checkpoints.restore_params(1, like["params"])
+            average = checkpoints.restore_params(1, like["params"], item="ema")
+            with pytest.raises(ValueError, match="item 'mean': should be params or ema"):
+                checkpoints.restore_params(1, like["params"], item="mean")
+        for tree, value in [
+            (restored["params"], 1.0),
+            (restored["ema"], 2.0),
+            (params, 1.0),
+            (average, 2.0),
+        ]:
+            jax.tree.map(np.testing.assert_array_equal, tree, state(value)["params"])
+
+    def test_may_be_left_where_it_is(self, workdir):
+        with opened(workdir, best_metric=None) as checkpoints:
+            assert checkpoints.restore(1, state())[0].keys() == {"params", "optimizer"}
+
+    @pytest.mark.parametrize(
+        "restore",
+        [
+            lambda c: c.restore(1, state() | {"ema": state()["params"]}),
+            lambda c: c.restore_params(1, state()["params"], item="ema"),
+        ],
+    )
+    def test_that_was_not_kept_is_one_line(self, tmp_path, restore):
+        save(tmp_path, [0.1])
+        with opened(tmp_path, best_metric=None) as checkpoints, pytest.raises(UserError) as error:
+            restore(checkpoints)
+        assert str(error.value) == (
+            f"{tmp_path / 'checkpoints' / '1'}: holds no average of the parameters; "
+            "config.training.ema_decay of its run was 0"
+        )
+
+
+def test_a_run_without_an_average_has_no_place_for_one(tmp_path):
+    save(tmp_path, [0.1])
+    folders = {path.name for path in (tmp_path / "checkpoints" / "1").iterdir() if path.is_dir()}
+    assert folders == {"params", "optimizer", "data", "metrics"}
+
+
+def test_another_optimizer_is_named(tmp_path):
+    save(tmp_path, [0.1])
+    like = state()
+    like["optimizer"] = (like["optimizer"][0], like["optimizer"][1] | {"nu": like["params"]})
+    with opened(tmp_path, best_metric=None) as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore(1, like)
+    assert "written by another optimizer" in str(error.value)
+    assert "1.nu.embedding as none and the config's as [5, 2]" in str(error.value)
+
+
+def test_steps_and_the_newest(tmp_path):
+    assert newest_step(tmp_path) is None
+    assert snapshot(tmp_path) == {}
+    save(tmp_path, [0.9, 0.1, 0.2], keep_latest=1)
+    before = snapshot(tmp_path)
+    assert newest_step(tmp_path) == 3
+    with opened(tmp_path, best_metric=None) as checkpoints:
+        assert checkpoints.steps() == [1, 3]
+    assert snapshot(tmp_path) == before
+
+
 def half_written(path):
     """What a killed process leaves: Orbax renames a checkpoint's folder when it is complete."""
     return path.with_name(f"{path.name}.orbax-checkpoint-tmp")
@@ -106,6 +179,7 @@ def test_an_incomplete_checkpoint_is_ignored(tmp_path):
     folder = tmp_path / "checkpoints"
     shutil.copytree(folder / "2", half_written(folder / "3"))
     shutil.rmtree(half_written(folder / "3") / "optimizer")
+    assert newest_step(tmp_path) == 2
     with opened(tmp_path) as checkpoints:
         assert checkpoints.latest() == 2
         checkpoints.save(3, state(3.0), {"place": 3}, {ACCURACY: 0.3})
@@ -118,8 +192,9 @@ def test_an_incomplete_checkpoint_is_ignored(tmp_path):
 def test_a_save_in_progress_has_the_name_of_an_incomplete_one(tmp_path):
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, state(1.0), {"place": 1}, {})
-        names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
-        # Written in the background: it may be done already.
+        # Written in the background: it may not have begun, or be done already.
+        while not (names := [path.name for path in (tmp_path / "checkpoints").iterdir()]):
+            time.sleep(0.001)
         assert names in ([half_written(tmp_path / "1").name], ["1"])
         checkpoints.wait()
         assert steps(tmp_path) == [1]

@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -6,90 +5,12 @@ import re
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
-from lenext.checkpoints import Checkpoints
 from lenext.errors import TrainingError, UserError
 from lenext.training import loop, train
 from tests.training.common import read_metrics, snapshot
-
-
-class Interrupted(Exception):
-    """What stops a run in these tests."""
-
-
-@contextlib.contextmanager
-def interruption(step, where):
-    """Stops the run that is made within, at a step, in the middle of something."""
-
-    def stopping_at(function, number_of):
-        def stopping(*args, **kwargs):
-            if number_of(*args) == step:
-                raise Interrupted
-            return function(*args, **kwargs)
-
-        return stopping
-
-    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Interrupted):
-        if where == "step":
-            make = loop.make_train_step
-
-            def make_train_step(*args, **kwargs):
-                return stopping_at(make(*args, **kwargs), lambda state, batch, number: number)
-
-            patch.setattr(loop, "make_train_step", make_train_step)
-        elif where == "evaluation":
-            make = loop.make_evaluators
-
-            def make_evaluators(config, tokenizer):
-                evaluations = itertools.count(1)
-                (evaluator,) = make(config, tokenizer).values()
-                every = config.training.eval_every
-                return {"validation": stopping_at(evaluator, lambda *_: next(evaluations) * every)}
-
-            patch.setattr(loop, "make_evaluators", make_evaluators)
-        elif where == "save":  # the step's record is written, its checkpoint is not
-            save = stopping_at(Checkpoints.save, lambda self, number, *_: number)
-            patch.setattr(Checkpoints, "save", save)
-        yield
-        pytest.fail("the run was not interrupted")
-
-
-def saved_steps(workdir):
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
-
-
-def saved_state(workdir, step):
-    """A checkpoint as Orbax reads it without being told what to expect, and its data."""
-    with ocp.CheckpointManager(
-        (workdir / "checkpoints").absolute(),
-        item_handlers={
-            "params": ocp.PyTreeCheckpointHandler(),
-            "optimizer": ocp.PyTreeCheckpointHandler(),
-            "data": ocp.JsonCheckpointHandler(),
-        },
-    ) as manager:
-        args = ocp.args.Composite(
-            params=ocp.args.PyTreeRestore(restore_args=_as_numpy(manager, step, "params")),
-            optimizer=ocp.args.PyTreeRestore(restore_args=_as_numpy(manager, step, "optimizer")),
-            data=ocp.args.JsonRestore(),
-        )
-        out = manager.restore(step, args=args)
-        return {name: out[name] for name in ("params", "optimizer")}, out["data"]
-
-
-def _as_numpy(manager, step, item):
-    tree = manager.item_metadata(step)[item].tree
-    return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-
-
-def assert_same_run(workdir, other):
-    assert (workdir / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
-    assert saved_steps(workdir) == saved_steps(other)
-    (state, data), (other_state, other_data) = (saved_state(w, 12) for w in (workdir, other))
-    jax.tree.map(np.testing.assert_array_equal, state, other_state)
-    assert data == other_data
+from tests.training.runs import assert_same_run, interruption, saved_state, saved_steps
 
 
 class TestAWholeRun:
@@ -196,6 +117,20 @@ class TestResuming:
             train(config, tmp_path / "halved")
         train(config, tmp_path / "halved")
         assert_same_run(tmp_path / "halved", tmp_path / "whole")
+
+    def test_does_with_muon(self, config, tmp_path):
+        config.optimizer.update(name="muon", learning_rate=1e-3, schedule="linear")
+        config.training.update(z_loss=1e-3, accumulate=2)
+        train(config, tmp_path / "whole")
+        with interruption(8, "step"):
+            train(config, tmp_path / "halved")
+        train(config, tmp_path / "halved")
+        assert_same_run(tmp_path / "halved", tmp_path / "whole")
+        records = read_metrics(tmp_path / "whole")
+        assert np.mean([record["loss"] for record in records[-3:]]) < records[0]["loss"] - 0.02
+        # At first every token is as likely as any other, and log_z near ln 258.
+        assert records[0]["z_loss"] == pytest.approx(np.log(258) ** 2, rel=0.05)
+        assert records[-1]["learning_rate"] == pytest.approx(1e-3 / 9)
 
     def test_begins_anew_where_only_metrics_were_written(self, config, undisturbed, tmp_path):
         with interruption(3, "save"):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lenext.config import plain
+from lenext.config import base_config, plain
 from lenext.errors import UserError
 from lenext.workdir import check_run, read_run_config, write_run_config
 from tests.training.common import snapshot
@@ -48,12 +48,47 @@ def test_another_config_is_refused_by_every_key_that_differs(config, tmp_path):
     assert "model.dtype" not in str(error.value)
 
 
-def test_a_key_more_or_less_is_named(config, tmp_path):
+def test_a_key_more_is_named(config, tmp_path):
     stored = plain(config)
-    del stored["model"]["dtype"]
-    stored["training"]["ema"] = 0.9
+    stored["training"]["momentum"] = 0.9
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(UserError, match=r"model\.dtype \(new\), training\.ema \(gone\);"):
+    with pytest.raises(UserError, match=r"config: training\.momentum \(gone\);"):
+        check_run(tmp_path, config)
+
+
+def older(config):
+    """What a run wrote before there was a certain key, a section, and a key of the evaluators'."""
+    stored = plain(config)
+    del stored["training"]["z_loss"], stored["optimizer"], stored["evaluators"]["validation"]
+    return stored
+
+
+def test_a_run_older_than_a_key_had_its_default(tmp_path):
+    config = base_config()
+    del config.evaluators["validation"]
+    (tmp_path / "config.json").write_text(json.dumps(older(base_config())))
+    check_run(tmp_path, config)
+    assert read_run_config(tmp_path) == older(base_config())
+
+
+def test_a_newer_key_that_is_set_is_named(config, tmp_path):
+    stored = older(config)
+    stored["evaluators"] = plain(config)["evaluators"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    config.training.z_loss = 0.5
+    with pytest.raises(UserError) as error:
+        check_run(tmp_path, config)
+    # The fixture's warm-up is another than the default.
+    assert "config: optimizer.warmup_steps (3, was 100), training.z_loss (0.5, was 0.0);" in str(
+        error.value
+    )
+
+
+def test_an_evaluator_is_never_taken_to_have_been_there(config, tmp_path):
+    stored = plain(config)
+    del stored["evaluators"]["validation"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"config: evaluators\.validation \(new\);"):
         check_run(tmp_path, config)
 
 
