@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import logging
+import mmap
 import os
 import shutil
 import tempfile
@@ -71,6 +72,30 @@ class Tokens:
     tokens: Integer[np.ndarray, " tokens"]
     offsets: Int64[np.ndarray, " borders"]
     names: Sequence[str]
+
+
+class Pages:
+    """Bounds how much of a mapped file counts as resident while it is read here and there.
+
+    Without it all that was read stays in the process's mapping, up to the whole file, for as long
+    as the system is not short of memory. Letting go of pages costs little: they are still in the
+    system's cache, and reading them again maps them again.
+    """
+
+    READ_AROUND = 2**16  # bytes that Linux maps around one that is read
+    KEPT = 2**28
+
+    def __init__(self, tokens: Integer[np.ndarray, " tokens"]):
+        """Takes an array, which need not be a mapped one."""
+        self._mapping = getattr(tokens, "_mmap", None)
+        self._touched = 0
+
+    def touch(self, part: Integer[np.ndarray, " n"]) -> None:
+        """Notes that a part of the array is read; now and then lets go of all."""
+        self._touched += part.nbytes + self.READ_AROUND
+        if self._touched >= self.KEPT and self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
 
 
 def cached_tokens(
@@ -196,13 +221,15 @@ def _open(path: Path) -> Tokens | None:
             log.warning("%s is damaged: writing it anew", path)
             return None
         tokens = _map(path / "tokens", np.dtype(meta["dtype"]))
+        # As plain arrays over the same pages: what is read often should not pay for a subclass.
         offsets, name_offsets = (
-            _map(path / name, np.dtype(np.int64)) for name in ("offsets", "name_offsets")
+            np.asarray(_map(path / name, np.dtype(np.int64)))
+            for name in ("offsets", "name_offsets")
         )
         return Tokens(
             tokens, offsets, Names(_map(path / "names", np.dtype(np.uint8)), name_offsets)
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):  # what the meta file should not be
         log.warning("%s is damaged: writing it anew", path)
