@@ -1,4 +1,5 @@
 import gc
+import hashlib
 import itertools
 import json
 import threading
@@ -8,7 +9,7 @@ import grain
 import numpy as np
 import pytest
 
-from lenext.data import ByteTokenizer, causal_lm_batches, masked_lm_batches, pipeline
+from lenext.data import ByteTokenizer, Corpus, causal_lm_batches, masked_lm_batches, pipeline
 from lenext.errors import UserError
 
 LENGTH = 16
@@ -105,6 +106,19 @@ def test_an_epoch_visits_every_crop_once(batches):
         shifted |= {start % LENGTH for document, start in seen if document == 2}
     # 70 = 4 · 16 + 6: the shift takes all values up to what is left over.
     assert shifted == set(range(7))
+
+
+def test_masked_crops_of_bytes_are_what_they_always_were():
+    # As computed before there was packing or another vocabulary: runs are to be repeatable.
+    offsets = np.cumsum([0, 5, 48, 70, 15, 33, 0, 160], dtype=np.int64)
+    tokens = (np.arange(offsets[-1]) % 256).astype(np.uint16)
+    corpus = Corpus(tokens, offsets, [f"d{i}" for i in range(7)], "0", "n", "train")
+    options = {"length": 16, "batch_size": 4, "seed": 3, "tokenizer": ByteTokenizer()}
+    digest = hashlib.sha256()
+    for batch in take(masked_lm_batches(corpus, **options), 25):
+        for name in sorted(batch):
+            digest.update(batch[name].tobytes())
+    assert digest.hexdigest()[:16] == "6e456d405745ce0c"
 
 
 def test_epochs_differ_in_order_crops_and_masks(batches):
