@@ -126,7 +126,8 @@ def cached_tokens(
         folder.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=folder))
         beside.chmod(0o755)  # mkdtemp's is for its owner alone
-        _write(beside, texts(), tokenizer)
+        if not _write(beside, texts(), tokenizer):
+            raise UserError(f"there is no text in {', '.join(identity)}")
         _move(beside, path)
     except OSError as error:
         raise UserError(
@@ -150,8 +151,12 @@ def smallest_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(next(fits))
 
 
-def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
-    """Writes ids, names and where those of each document begin; and last, how much there is."""
+def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> int:
+    """Writes ids, names and where those of each document begin; and last, how much there is.
+
+    Returns:
+      The number of documents.
+    """
     dtype = smallest_dtype(tokenizer.vocab_size)
     end = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype).tobytes()
     documents = token_bytes = name_bytes = 0
@@ -167,8 +172,6 @@ def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
             name_bytes += names.write(name.encode())
             token_bytes += sum(tokens.write(ids.astype(dtype).tobytes()) for _, ids in parts)
             token_bytes += tokens.write(end)
-        if not documents:
-            raise UserError("there is no text to tokenise")
         offsets.write(np.int64(token_bytes // dtype.itemsize).tobytes())
         name_offsets.write(np.int64(name_bytes).tobytes())
         for file in files:
@@ -176,6 +179,7 @@ def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
             os.fsync(file.fileno())
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     write_atomically(folder / META, json.dumps({"dtype": dtype.name, "bytes": sizes}))
+    return documents
 
 
 def _encoded(

@@ -170,3 +170,29 @@ def test_tfds_mocks(load):
             load("tfds:mnist", "train")
     with tfds.testing.mock_data(num_examples=9):
         assert len(load("tfds:lm1b", "train").names) == 9
+
+
+def test_a_dataset_prepared_in_a_format_without_random_access(load, tmp_path):
+    load("tfds:made_up_texts/train-test", "train")
+    (info,) = tmp_path.rglob("dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError) as error:
+        load("tfds:made_up_texts/train-test", "train")
+    assert str(error.value) == (
+        "dataset 'tfds:made_up_texts/train-test' is prepared as tfrecord in "
+        f"{info.parent}, which has no random access; prepare it as array_record "
+        "(--file_format=array_record), or in another data_dir"
+    )
+
+
+def test_a_dataset_of_empty_texts(load, monkeypatch):
+    def empty(self, split):
+        yield 0, {"text": "", "title": "", "label": 0}
+
+    monkeypatch.setattr(MadeUpTexts, "_generate_examples", empty)
+    with pytest.raises(UserError, match=r"^there is no text in tfds:made_up_texts/train-test, tra"):
+        load("tfds:made_up_texts/train-test", "train")
+    with pytest.raises(
+        UserError, match=r": 1 documents in train are too few for a split"
+    ):
+        load("tfds:made_up_texts/train", "train")

@@ -145,7 +145,7 @@ def test_an_error_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match=r"^line 2 is broken$"):
         cached_tokens(tmp_path, IDENTITY, texts, ByteTokenizer())
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match=r"^there is no text to tokenise$"):
+    with pytest.raises(UserError, match=r"^there is no text in made:up/config, train, 1234$"):
         cached_tokens(tmp_path, IDENTITY, lambda: [], ByteTokenizer())
     assert list(tmp_path.iterdir()) == []
 

@@ -156,7 +156,7 @@ def test_names_of_special_tokens(tmp_path):
     assert tokenizer.eos_id == vocabulary["</s>"] == 1
     assert tokenizer.mask_id == vocabulary["<mask>"] == 3
     assert tokenizer.pad_id == vocabulary["<pad>"] == 4
-    assert tokenizer.regular_ids.tolist() == [5, 6]
+    assert tokenizer.regular_ids.tolist() == [6]
     bare = {"type": "WordLevel", "vocab": {"<unk>": 0, "x": 1}, "unk_token": "<unk>"}
     tokenizer = get_tokenizer(save(tmp_path, model=bare, added_tokens=[], post_processor=None))
     assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id) == (None, 0, None)
