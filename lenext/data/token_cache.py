@@ -83,7 +83,7 @@ class Pages:
     """
 
     READ_AROUND = 2**16  # bytes that Linux maps around one that is read
-    KEPT = 2**28
+    KEPT = 2**26
 
     def __init__(self, tokens: Integer[np.ndarray, " tokens"]):
         """Takes an array, which need not be a mapped one."""
