@@ -20,7 +20,7 @@ from lenext.errors import UserError
 # batches handed out, not those read.
 BATCHES_AHEAD = 8
 READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
-ADVICE = "packing would use shorter ones"
+ADVICE = "packing would use documents of fewer tokens"
 
 
 def causal_lm_batches(

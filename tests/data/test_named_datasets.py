@@ -192,7 +192,5 @@ def test_a_dataset_of_empty_texts(load, monkeypatch):
     monkeypatch.setattr(MadeUpTexts, "_generate_examples", empty)
     with pytest.raises(UserError, match=r"^there is no text in tfds:made_up_texts/train-test, tra"):
         load("tfds:made_up_texts/train-test", "train")
-    with pytest.raises(
-        UserError, match=r": 1 documents in train are too few for a split"
-    ):
+    with pytest.raises(UserError, match=r": 1 documents in train are too few for a split"):
         load("tfds:made_up_texts/train", "train")

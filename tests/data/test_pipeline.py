@@ -219,7 +219,7 @@ def test_a_corpus_of_one_crop_will_do(numbered_corpus):
         (
             {"length": 71},
             "training length 71: no document in split 'train' of numbers is that long; "
-            "the longest, document02, has 70 tokens; packing would use shorter ones",
+            "the longest, document02, has 70 tokens; packing would use documents of fewer tokens",
         ),
         ({"length": 1}, "training length must be at least 2, not 1"),
         ({"shard_count": 3}, "batch size 4 must be a positive multiple of the number of shards, 3"),
@@ -288,7 +288,8 @@ def test_a_causal_crop_takes_one_token_more_than_its_length(numbered_corpus):
         causal_lm_batches(numbered_corpus(LENGTH), length=LENGTH, **options)
     assert str(error.value) == (
         "training length 16: no document in split 'train' of numbers is that long with 1 more to "
-        "predict; the longest, document00, has 16 tokens; packing would use shorter ones"
+        "predict; the longest, document00, has 16 tokens; packing would use documents of fewer "
+        "tokens"
     )
 
 
