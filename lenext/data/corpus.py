@@ -92,7 +92,8 @@ def load_corpus(
     """Prepares `dataset` if need be, tokenises one split of it if need be, and maps it into memory.
 
     Both are done once and kept in `data_dir`, by fingerprints of the data and of the tokeniser, so
-    that what is found there is never stale. Several processes may do so at once.
+    that what is found there is never stale. Several processes may do so at once. Of text_files,
+    documents beyond a mebibyte are tokenised in parts, cut at line ends where there are any.
 
     Args:
       dataset: a name in `DATASETS`, or "tfds:NAME" or "tfds:NAME/CONFIG" for any dataset of TFDS's

@@ -111,7 +111,7 @@ def _open_named(name: str, split: str, data_dir: str | Path | None, field: str) 
                 yield f"{stored}:{i:09}", text
 
     sizes = {key: (part.shard_lengths, part.num_bytes) for key, part in info.splits.items()}
-    identity = json.dumps([info.full_name, sizes, field], sort_keys=True)
+    identity = json.dumps([info.full_name, sizes or len(source), field], sort_keys=True)
     return Texts(
         read,
         hashlib.sha256(identity.encode()).hexdigest()[:12],

@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from lenext.data.corpus import Corpus
+from lenext.data.token_cache import Pages
 from lenext.errors import UserError
 
 # Rows that are filled at a time, by first fit. More of them leave less padding, cost memory and
@@ -74,6 +75,8 @@ def document_pieces(corpus: Corpus, *, length: int, seed: int, lookahead: int) -
     if not total:
         raise UserError(f"no document in split {corpus.split!r} of {corpus.name} has 2 tokens")
 
+    pages = Pages(corpus.tokens)
+
     def cut(index: int, piece: int) -> dict[str, Int32[np.ndarray, "m 2"]]:
         document = int(np.searchsorted(ends, piece, side="right"))
         pairs = int(pairs_in[document])
@@ -84,6 +87,7 @@ def document_pieces(corpus: Corpus, *, length: int, seed: int, lookahead: int) -
         start = 0 if place == 0 else first + (place - 1) * length
         end = min(first + place * length, pairs)
         tokens = corpus.document(document)[start : end + lookahead]
+        pages.touch(tokens)
         both = (tokens[: end - start], tokens[lookahead:])
         return {"pairs": np.stack(both, axis=1, dtype=np.int32)}
 

@@ -11,6 +11,7 @@ from jaxtyping import Integer
 from lenext.data.corpus import Corpus
 from lenext.data.masking import mask_tokens, masked_count, require_mask
 from lenext.data.packing import packed_rows
+from lenext.data.token_cache import Pages
 from lenext.data.tokenizers import Tokenizer
 from lenext.errors import UserError
 
@@ -19,7 +20,7 @@ from lenext.errors import UserError
 # batches handed out, not those read.
 BATCHES_AHEAD = 8
 READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
-ADVICE = "packing would use shorter ones"
+ADVICE = "packing would use documents of fewer tokens"
 
 
 def causal_lm_batches(
@@ -149,11 +150,14 @@ def random_crops(corpus: Corpus, *, length: int, seed: int, lookahead: int = 0) 
     leftover = corpus.lengths % n
     # Counts, not a list of all crops: memory goes with the documents, not with the tokens.
     first_crop = np.cumsum(crops_in) - crops_in
+    pages = Pages(corpus.tokens)
 
     def cut(crop: int, rng: np.random.Generator) -> Integer[np.ndarray, " n"]:
         document = np.searchsorted(first_crop, crop, side="right") - 1
         start = (crop - first_crop[document]) * n + rng.integers(leftover[document] + 1)
-        return corpus.document(document)[start : start + n]
+        found = corpus.document(document)[start : start + n]
+        pages.touch(found)
+        return found
 
     crops = grain.MapDataset.range(int(crops_in.sum())).seed(seed)
     # Repeating before the random map gives each epoch its own randomness.

@@ -268,7 +268,9 @@ def _text_parts(file) -> Iterator[bytes]:
 def _line_text(line: bytes, field: str, place: str) -> bytes:
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: is no JSON: {error.msg}, column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # no UTF-8, or nested beyond reason
         raise UserError(f"{place}: is no JSON: {error}") from None
     if not isinstance(record, dict):
         raise UserError(f"{place}: should be a JSON object, not {type(record).__name__}")

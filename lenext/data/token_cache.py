@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import logging
+import mmap
 import os
 import shutil
 import tempfile
@@ -73,6 +74,30 @@ class Tokens:
     names: Sequence[str]
 
 
+class Pages:
+    """Bounds how much of a mapped file counts as resident while it is read here and there.
+
+    Without it all that was read stays in the process's mapping, up to the whole file, for as long
+    as the system is not short of memory. Letting go of pages costs little: they are still in the
+    system's cache, and reading them again maps them again.
+    """
+
+    READ_AROUND = 2**16  # bytes that Linux maps around one that is read
+    KEPT = 2**26
+
+    def __init__(self, tokens: Integer[np.ndarray, " tokens"]):
+        """Takes an array, which need not be a mapped one."""
+        self._mapping = getattr(tokens, "_mmap", None)
+        self._touched = 0
+
+    def touch(self, part: Integer[np.ndarray, " n"]) -> None:
+        """Notes that a part of the array is read; now and then lets go of all."""
+        self._touched += part.nbytes + self.READ_AROUND
+        if self._touched >= self.KEPT and self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+
+
 def cached_tokens(
     folder: Path, identity: Sequence[str], texts: Callable[[], Iterable[Text]], tokenizer: Tokenizer
 ) -> Tokens:
@@ -101,7 +126,8 @@ def cached_tokens(
         folder.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=folder))
         beside.chmod(0o755)  # mkdtemp's is for its owner alone
-        _write(beside, texts(), tokenizer)
+        if not _write(beside, texts(), tokenizer):
+            raise UserError(f"there is no text in {', '.join(identity)}")
         _move(beside, path)
     except OSError as error:
         raise UserError(
@@ -125,8 +151,12 @@ def smallest_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(next(fits))
 
 
-def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
-    """Writes ids, names and where those of each document begin; and last, how much there is."""
+def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> int:
+    """Writes ids, names and where those of each document begin; and last, how much there is.
+
+    Returns:
+      The number of documents.
+    """
     dtype = smallest_dtype(tokenizer.vocab_size)
     end = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype).tobytes()
     documents = token_bytes = name_bytes = 0
@@ -142,8 +172,6 @@ def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
             name_bytes += names.write(name.encode())
             token_bytes += sum(tokens.write(ids.astype(dtype).tobytes()) for _, ids in parts)
             token_bytes += tokens.write(end)
-        if not documents:
-            raise UserError("there is no text to tokenise")
         offsets.write(np.int64(token_bytes // dtype.itemsize).tobytes())
         name_offsets.write(np.int64(name_bytes).tobytes())
         for file in files:
@@ -151,6 +179,7 @@ def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
             os.fsync(file.fileno())
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     write_atomically(folder / META, json.dumps({"dtype": dtype.name, "bytes": sizes}))
+    return documents
 
 
 def _encoded(
@@ -196,13 +225,15 @@ def _open(path: Path) -> Tokens | None:
             log.warning("%s is damaged: writing it anew", path)
             return None
         tokens = _map(path / "tokens", np.dtype(meta["dtype"]))
+        # As plain arrays over the same pages: what is read often should not pay for a subclass.
         offsets, name_offsets = (
-            _map(path / name, np.dtype(np.int64)) for name in ("offsets", "name_offsets")
+            np.asarray(_map(path / name, np.dtype(np.int64)))
+            for name in ("offsets", "name_offsets")
         )
         return Tokens(
             tokens, offsets, Names(_map(path / "names", np.dtype(np.uint8)), name_offsets)
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):  # what the meta file should not be
         log.warning("%s is damaged: writing it anew", path)

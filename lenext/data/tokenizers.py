@@ -18,6 +18,7 @@ from lenext.errors import UserError
 EOS_TOKENS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[EOS]")
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")
+OTHER_SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[BOS]", "<unk>", "<s>", "<bos>")
 # Not regular in a BERT vocabulary, whether or not a text can spell them.
 BERT_SPECIAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|unused\d+)\]")
 
@@ -112,8 +113,8 @@ class ByteTokenizer:
 class VocabularyTokenizer:
     """A tokeniser of Hugging Face's `tokenizers` library, without its special tokens.
 
-    Text is text: nothing is put around it, and what spells a special token in it is no special
-    token. Bytes are read as UTF-8, broken ones as U+FFFD.
+    Text is text: nothing is put around it, and what spells a special token in it is read as any
+    other text. Bytes are read as UTF-8, broken ones as U+FFFD.
 
     Attributes:
       library: the library's own object; it runs outside the GIL, on all cores.
@@ -198,7 +199,7 @@ def _read_json(path: Path) -> VocabularyTokenizer:
     special = {i for i, token in added.items() if token.special}
     special |= {
         vocabulary[token]
-        for token in (*EOS_TOKENS, *MASK_TOKENS, *PAD_TOKENS)
+        for token in (*EOS_TOKENS, *MASK_TOKENS, *PAD_TOKENS, *OTHER_SPECIAL)
         if token in vocabulary
     }
     eos_id = _first(EOS_TOKENS, vocabulary)

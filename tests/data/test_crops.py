@@ -108,6 +108,23 @@ def test_seed_document_and_start_each_change_the_masks(numbered_corpus):
     assert len({tuple(positions[0]) for positions in masks}) == len(variants)
 
 
+def test_lookahead_makes_crops_longer_and_messages_no_other(numbered_corpus):
+    corpus = numbered_corpus(9, 44, 100, 40)
+    crops = evaluation_crops(corpus, length=10, documents=3, tokens=60, lookahead=1)
+    # As many as without it, of 11 tokens, in the middle of each half.
+    assert crops.document.tolist() == [2, 2, 1, 1, 3, 3]
+    assert crops.start.tolist() == [19, 69, 5, 27, 4, 24]
+    check(corpus, crops, 11)
+    whole = evaluation_crops(corpus, length=99, documents=3, tokens=1, lookahead=1)
+    assert (whole.document.tolist(), whole.start.tolist()) == ([2], [0])
+    with pytest.raises(UserError) as error:
+        evaluation_crops(corpus, length=100, documents=3, tokens=1, lookahead=1)
+    assert str(error.value) == (
+        "evaluation length 100: no document in split 'train' of numbers is that long with 1 more "
+        "to predict; the longest, document02, has 100 tokens"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

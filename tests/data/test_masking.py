@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -81,3 +83,48 @@ def test_the_rng_decides():
 def test_bad_rate(rate):
     with pytest.raises(UserError, match=r"^masking rate must be above 0 and at most 1, not "):
         masked(np.zeros(8, np.uint16), rate=rate)
+
+
+@given(st.integers(2, 200), st.floats(0.001, 1), st.data())
+def test_padding_is_neither_masked_nor_predicted(n, rate, data):
+    real = data.draw(st.integers(1, n))
+    tokens = np.concatenate([np.full(real, 7), np.full(n - real, 257)])
+    rng = np.random.default_rng(0)
+    out = mask_tokens(tokens, rng, ByteTokenizer(), rate, real=real)
+    k, chosen = max(1, round(rate * n)), max(1, round(rate * real))
+    assert out["weights"].tolist() == [1] * chosen + [0] * (k - chosen)
+    assert len(set(out["positions"][:chosen])) == chosen
+    assert out["positions"][:chosen].max() < real
+    assert set(out["targets"][:chosen]) == {7}
+    assert set(out["positions"][chosen:]) <= {n - 1}
+    assert np.all(out["tokens"][real:] == 257)
+
+
+def test_masks_of_bytes_are_what_they_always_were():
+    # As computed before vocabularies had anything but bytes: training runs are to be repeatable.
+    tokens = np.arange(40).astype(np.uint16)
+    out = mask_tokens(tokens, np.random.default_rng(5), ByteTokenizer(), 0.3)
+    assert out["positions"].tolist() == [0, 2, 10, 15, 17, 19, 22, 24, 25, 36, 38, 39]
+    assert out["tokens"][out["positions"]].tolist() == [
+        256,
+        256,
+        256,
+        15,
+        256,
+        256,
+        256,
+        24,
+        92,
+        225,
+        256,
+        256,
+    ]
+
+
+def test_a_tokenizer_without_a_mask():
+    @dataclasses.dataclass(frozen=True)
+    class NoMask(ByteTokenizer):
+        mask_id: int | None = None
+
+    with pytest.raises(UserError, match=r"^masked language modelling needs a mask token, and"):
+        masked(np.zeros(8, np.uint16), tokenizer=NoMask())

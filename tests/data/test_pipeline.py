@@ -1,4 +1,5 @@
 import gc
+import hashlib
 import itertools
 import json
 import threading
@@ -8,7 +9,7 @@ import grain
 import numpy as np
 import pytest
 
-from lenext.data import ByteTokenizer, masked_lm_batches, pipeline
+from lenext.data import ByteTokenizer, Corpus, causal_lm_batches, masked_lm_batches, pipeline
 from lenext.errors import UserError
 
 LENGTH = 16
@@ -24,6 +25,27 @@ def batches(numbered_corpus):
     def make(**options):
         defaults = {"length": LENGTH, "batch_size": 4, "seed": 0, "tokenizer": ByteTokenizer()}
         return masked_lm_batches(corpus, **(defaults | options))
+
+    return make
+
+
+KINDS = {
+    "masked crops": (masked_lm_batches, False),
+    "causal crops": (causal_lm_batches, False),
+    "masked, packed": (masked_lm_batches, True),
+    "causal, packed": (causal_lm_batches, True),
+}
+
+
+@pytest.fixture(params=KINDS)
+def stream(numbered_corpus, request):
+    """Returns a maker of batches of each kind: what they promise, they promise alike."""
+    corpus = numbered_corpus(*DOCUMENTS)
+    kind, packing = KINDS[request.param]
+
+    def make(**options):
+        defaults = {"length": LENGTH, "batch_size": 4, "seed": 0, "tokenizer": ByteTokenizer()}
+        return kind(corpus, **(defaults | {"packing": packing} | options))
 
     return make
 
@@ -86,6 +108,19 @@ def test_an_epoch_visits_every_crop_once(batches):
     assert shifted == set(range(7))
 
 
+def test_masked_crops_of_bytes_are_what_they_always_were():
+    # As computed before there was packing or another vocabulary: runs are to be repeatable.
+    offsets = np.cumsum([0, 5, 48, 70, 15, 33, 0, 160], dtype=np.int64)
+    tokens = (np.arange(offsets[-1]) % 256).astype(np.uint16)
+    corpus = Corpus(tokens, offsets, [f"d{i}" for i in range(7)], "0", "n", "train")
+    options = {"length": 16, "batch_size": 4, "seed": 3, "tokenizer": ByteTokenizer()}
+    digest = hashlib.sha256()
+    for batch in take(masked_lm_batches(corpus, **options), 25):
+        for name in sorted(batch):
+            digest.update(batch[name].tobytes())
+    assert digest.hexdigest()[:16] == "6e456d405745ce0c"
+
+
 def test_epochs_differ_in_order_crops_and_masks(batches):
     first, second = take(batches(batch_size=EPOCH), 2)
     order, other = ([document for document, _ in cuts(batch)] for batch in (first, second))
@@ -100,10 +135,10 @@ def test_epochs_differ_in_order_crops_and_masks(batches):
 
 
 @pytest.mark.parametrize("shard_count", [2, 4])
-def test_global_batch_does_not_depend_on_the_shards(batches, shard_count):
+def test_global_batch_does_not_depend_on_the_shards(stream, shard_count):
     # 12 batches of 4 run through several epochs of 10, with borders in mid-batch.
-    whole = take(batches(), 12)
-    shards = [take(batches(shard_index=i, shard_count=shard_count), 12) for i in range(shard_count)]
+    whole = take(stream(), 12)
+    shards = [take(stream(shard_index=i, shard_count=shard_count), 12) for i in range(shard_count)]
     joined = [
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for parts in zip(*shards, strict=True)
@@ -111,13 +146,13 @@ def test_global_batch_does_not_depend_on_the_shards(batches, shard_count):
     assert_same(joined, whole)
 
 
-def test_batch_t_does_not_depend_on_how_many_rows_were_asked_for(batches):
-    rows = take(batches(batch_size=1), 12)
+def test_batch_t_does_not_depend_on_how_many_rows_were_asked_for(stream):
+    rows = take(stream(batch_size=1), 12)
     joined = [
         {name: np.concatenate([part[name] for part in rows[i : i + 4]]) for name in rows[0]}
         for i in range(0, 12, 4)
     ]
-    assert_same(joined, take(batches(), 3))
+    assert_same(joined, take(stream(), 3))
 
 
 def test_the_seed_decides(batches):
@@ -135,35 +170,35 @@ def test_threads_do_not_change_the_order(batches, monkeypatch, threads):
 
 
 @pytest.mark.parametrize("done", [0, 1, 7])
-def test_resumes_exactly(batches, done):
-    iterator = iter(batches())
+def test_resumes_exactly(stream, done):
+    iterator = iter(stream())
     take(iterator, done)
     state = json.loads(json.dumps(iterator.get_state()))
     expected = take(iterator, 9)
-    restored = iter(batches())
+    restored = iter(stream())
     restored.set_state(state)
     assert_same(take(restored, 9), expected)
     iterator.set_state(state)  # also back in time, over what was read ahead
     assert_same(take(iterator, 9), expected)
 
 
-def test_a_state_serves_any_number_of_shards(batches):
-    iterator = iter(batches())
+def test_a_state_serves_any_number_of_shards(stream):
+    iterator = iter(stream())
     take(iterator, 3)
-    shard = iter(batches(shard_index=1, shard_count=2))
+    shard = iter(stream(shard_index=1, shard_count=2))
     shard.set_state(iterator.get_state())
     expected = {name: a[2:] for name, a in next(iterator).items()}
     assert_same([next(shard)], [expected])
 
 
-def test_dropped_iterators_leave_no_threads(batches):
+def test_dropped_iterators_leave_no_threads(stream):
     def threads():
-        return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
+        return [t for t in threading.enumerate() if t.name.startswith("grain-")]
 
     gc.collect()
     before = len(threads())
-    for seed in range(20):
-        next(iter(batches(seed=seed)))
+    for seed in range(8):
+        next(iter(stream(seed=seed)))
     deadline = time.monotonic() + 10
     while len(threads()) > before and time.monotonic() < deadline:
         gc.collect()
@@ -183,7 +218,8 @@ def test_a_corpus_of_one_crop_will_do(numbered_corpus):
     [
         (
             {"length": 71},
-            "training length 71: no document in split 'train' of numbers is that long",
+            "training length 71: no document in split 'train' of numbers is that long; "
+            "the longest, document02, has 70 tokens; packing would use documents of fewer tokens",
         ),
         ({"length": 1}, "training length must be at least 2, not 1"),
         ({"shard_count": 3}, "batch size 4 must be a positive multiple of the number of shards, 3"),
@@ -197,11 +233,71 @@ def test_mistakes(batches, options, message):
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length": 1}, "training length must be at least 2, not 1"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"shard_count": 3}, "batch size 4 must be a positive multiple of the number of shards, 3"),
+    ],
+)
+def test_mistakes_of_all_kinds(numbered_corpus, kind, options, message):
+    make, packing = KINDS[kind]
+    defaults = {"length": LENGTH, "batch_size": 4, "seed": 0, "tokenizer": ByteTokenizer()}
+    with pytest.raises(UserError) as error:
+        make(numbered_corpus(*DOCUMENTS), packing=packing, **(defaults | options))
+    assert str(error.value) == message
+
+
+def test_causal_crops_are_shifted_by_one(numbered_corpus):
+    corpus = numbered_corpus(*DOCUMENTS)
+    options = {"length": LENGTH, "batch_size": 4, "seed": 0, "tokenizer": ByteTokenizer()}
+    for batch in take(causal_lm_batches(corpus, **options), 30):
+        assert {name: (a.shape, a.dtype) for name, a in batch.items()} == {
+            "tokens": ((4, LENGTH), np.int32),
+            "targets": ((4, LENGTH), np.int32),
+            "weights": ((4, LENGTH), np.float32),
+        }
+        np.testing.assert_array_equal(
+            batch["tokens"], batch["tokens"][:, :1] + np.arange(LENGTH, dtype=np.int32)
+        )
+        np.testing.assert_array_equal(batch["targets"], batch["tokens"] + 1)
+        np.testing.assert_array_equal(batch["weights"], 1)
+        ends = np.cumsum(DOCUMENTS)
+        # The last target is of the same document as the first token.
+        first, last = batch["tokens"][:, 0], batch["targets"][:, -1]
+        np.testing.assert_array_equal(
+            np.searchsorted(ends, first, side="right"), np.searchsorted(ends, last, side="right")
+        )
+
+
+def test_a_causal_epoch_visits_each_crop_of_one_more_token_once(numbered_corpus):
+    # Crops of 17: documents of 48, 70 and 33 tokens hold 2, 4 and 1, that of 16 none.
+    corpus = numbered_corpus(*DOCUMENTS)
+    options = {"length": LENGTH, "batch_size": 7, "seed": 0, "tokenizer": ByteTokenizer()}
+    for batch in take(causal_lm_batches(corpus, **options), 5):
+        documents = np.searchsorted(np.cumsum(DOCUMENTS), batch["tokens"][:, 0], side="right")
+        assert np.bincount(documents, minlength=7).tolist() == [0, 2, 4, 0, 1, 0, 0]
+
+
+def test_a_causal_crop_takes_one_token_more_than_its_length(numbered_corpus):
+    options = {"batch_size": 1, "seed": 0, "tokenizer": ByteTokenizer()}
+    next(iter(causal_lm_batches(numbered_corpus(LENGTH + 1), length=LENGTH, **options)))
+    with pytest.raises(UserError) as error:
+        causal_lm_batches(numbered_corpus(LENGTH), length=LENGTH, **options)
+    assert str(error.value) == (
+        "training length 16: no document in split 'train' of numbers is that long with 1 more to "
+        "predict; the longest, document00, has 16 tokens; packing would use documents of fewer "
+        "tokens"
+    )
+
+
 def test_a_bad_rate_is_found_before_the_first_batch(batches):
     with pytest.raises(UserError, match="masking rate"):
         batches(rate=0.0)
 
 
-def test_shard_outside_the_count(batches):
+def test_shard_outside_the_count(stream):
     with pytest.raises(ValueError, match="shard 2 of 2"):
-        batches(shard_index=2, shard_count=2)
+        stream(shard_index=2, shard_count=2)
