@@ -92,6 +92,7 @@ def base_config() -> Config:
     # mlm15 or single_mask for a GAU, full_context or sliding_window for a decoder.
     config.eval.protocol = "mlm15"
     config.eval.split = "validation"
+    config.eval.weights = "params"  # or "ema", their moving average
     config.eval.documents = 64  # the longest documents of the split, at most
     config.eval.tokens = 65536  # a length, at least; each document gives at least one crop
     config.eval.masks = 8  # single_mask: positions a crop, each masked in a pass of its own
@@ -212,8 +213,8 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     return found
 
 
-def with_defaults(stored: Mapping[str, Any]) -> Config:
-    """A config from a run's plain one; keys that are newer than the run have their defaults.
+def to_config(stored: Mapping[str, Any]) -> Config:
+    """A config from a run's plain one.
 
     Raises:
       UserError: for a key that there is no more.
@@ -257,6 +258,7 @@ def validate(config: Config) -> None:
         "model.family": ("gau", "decoder"),
         "model.mlp": ("gated", "plain"),
         "model.dtype": ("float32", "bfloat16"),
+        "eval.weights": ("params", "ema"),
         "optimizer.name": ("adamw", "lion", "muon"),
         "optimizer.schedule": ("cosine", "linear", "wsd"),
         "optimizer.decay_mask": ("matrices", "no_embeddings", "all"),

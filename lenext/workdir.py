@@ -12,6 +12,9 @@ from lenext.files import write_atomically
 def read_run_config(workdir: Path) -> dict[str, Any] | None:
     """The config of the run that DIR holds; None where it holds none.
 
+    Keys that are newer than the run are taken to have been at their defaults, which stand for how
+    things were before.
+
     Raises:
       UserError: for a config.json that is no JSON object.
     """
@@ -24,14 +27,13 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: should be JSON ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: should be a JSON object")
-    return config
+    return _with_defaults(config, plain(base_config()))
 
 
 def check_run(workdir: Path, config: Config) -> None:
     """Checks that DIR is free for this run, or holds this very run.
 
-    The section `eval` may differ: it has no part in training. Keys that are newer than the run
-    are taken to have been at their defaults, which stand for how things were before.
+    The section `eval` may differ: it has no part in training.
 
     Raises:
       UserError: naming the keys that differ, or what stands where DIR should be.
@@ -42,7 +44,6 @@ def check_run(workdir: Path, config: Config) -> None:
     if stored is None:
         return
     ours = plain(config)
-    stored = _with_defaults(stored, plain(base_config()))
     found = differences(_training_part(ours), _training_part(stored))
     if found:
         raise UserError(

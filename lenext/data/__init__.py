@@ -1,9 +1,9 @@
 """Data: datasets, tokenisers, and the pipelines and crops that train and evaluate on them."""
 
-from lenext.data.corpus import Corpus, load_corpus
+from lenext.data.corpus import Corpus, load_corpus, open_split
 from lenext.data.crops import Crops, evaluation_crops, masked_crops
 from lenext.data.datasets import DATASETS
-from lenext.data.masking import mask_tokens
+from lenext.data.masking import mask_tokens, require_mask
 from lenext.data.pipeline import causal_lm_batches, masked_lm_batches, random_crops
 from lenext.data.prepare import open_builder
 from lenext.data.stdlib_packages import StdlibPackages
@@ -29,5 +29,7 @@ __all__ = [
     "masked_crops",
     "masked_lm_batches",
     "open_builder",
+    "open_split",
     "random_crops",
+    "require_mask",
 ]

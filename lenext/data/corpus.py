@@ -4,6 +4,7 @@ import dataclasses
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Integer
@@ -120,4 +121,11 @@ def load_corpus(
         fingerprint=texts.fingerprint,
         name=dataset,
         split=split,
+    )
+
+
+def open_split(data: Any, split: str, tokenizer: Tokenizer) -> Corpus:
+    """One split of what the config's section `data` says; see `load_corpus`."""
+    return load_corpus(
+        data.dataset, split, tokenizer, data.data_dir or None, files=data.files, field=data.field
     )

@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from lenext.config import Config
-from lenext.data import Tokenizer, load_corpus
+from lenext.data import Tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.figures import figures_of
 from lenext.evaluation.protocols import Sampling, get_protocol
@@ -31,7 +31,10 @@ def make_evaluators(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluator
         name: _make_evaluator(name, settings, config, tokenizer)
         for name, settings in config.evaluators.items()
     }
-    metrics = [f"eval/{name}/{figure}" for name in evaluators for figure in FIGURES]
+    kinds = ("", "_ema") if config.training.ema_decay else ("",)
+    metrics = [
+        f"eval/{name}{kind}/{figure}" for name in evaluators for kind in kinds for figure in FIGURES
+    ]
     if config.training.best_metric not in metrics:
         raise UserError(
             f"config.training.best_metric={config.training.best_metric!r}: should be one of "
@@ -44,16 +47,12 @@ def _make_evaluator(name: str, settings: Config, config: Config, tokenizer: Toke
     """Loss and accuracy at one length."""
     objective = FAMILIES[config.model.family].objective
     protocol = get_protocol(settings.type, objective, f"config.evaluators.{name}.type")
-    data = config.data
-    corpus = load_corpus(
-        data.dataset, settings.split, tokenizer, data.data_dir or None,
-        files=data.files, field=data.field,
-    )  # fmt: skip
+    corpus = open_split(config.data, settings.split, tokenizer)
     sampling = Sampling(
         documents=settings.documents,
         tokens=settings.tokens,
         seed=config.eval.seed,
-        mask_rate=data.mask_rate,
+        mask_rate=config.data.mask_rate,
         masks=config.eval.masks,
         stride=config.eval.stride,
     )

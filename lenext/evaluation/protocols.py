@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from lenext.data import Corpus, Crops, Tokenizer, evaluation_crops, masked_crops
+from lenext.data import Corpus, Crops, Tokenizer, evaluation_crops, masked_crops, require_mask
 from lenext.errors import UserError
 
 
@@ -60,6 +60,7 @@ def single_mask(
     Nothing else is corrupted. Positions depend on (seed, document, start, length) only.
     """
     del longest
+    mask_id = require_mask(tokenizer)
     crops = _crops(corpus, length, sampling)
     count = min(sampling.masks, length)
     places = [
@@ -71,7 +72,7 @@ def single_mask(
     place = np.concatenate(places)[:, None]
     tokens = np.repeat(crops.tokens.astype(np.int32), count, axis=0)
     targets = np.take_along_axis(tokens, place, axis=1)
-    np.put_along_axis(tokens, place, tokenizer.mask_id, axis=1)
+    np.put_along_axis(tokens, place, mask_id, axis=1)
     batch = {
         "tokens": tokens,
         "positions": place.astype(np.int32),

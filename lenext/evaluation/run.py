@@ -12,7 +12,7 @@ from lenext.config import (
     split_list,
     validate,
 )
-from lenext.data import get_tokenizer, load_corpus
+from lenext.data import get_tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.plot import plot, plot_by_position
 from lenext.evaluation.protocols import Sampling, get_protocol
@@ -42,17 +42,16 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
     lengths = read_lengths(settings.lengths)
     tokenizer = get_tokenizer(data.tokenizer)
     vocab_size = read_vocab_size(config, tokenizer.vocab_size)
-    model, trained, step = load_run(workdir, model_config=config.model, vocab_size=vocab_size)
+    model, trained, step = load_run(
+        workdir, weights=settings.weights, model_config=config.model, vocab_size=vocab_size
+    )
     train_length = trained.data.train_length
     methods = {name: read_methods(name, train_length) for name in split_list(settings.methods)}
     if not methods:
         raise UserError("config.eval.methods: should name at least one method")
     protocol = get_protocol(settings.protocol, model.objective, "config.eval.protocol")
 
-    corpus = load_corpus(
-        data.dataset, settings.split, tokenizer, data.data_dir or None,
-        files=data.files, field=data.field,
-    )  # fmt: skip
+    corpus = open_split(data, settings.split, tokenizer)
     sampling = Sampling(
         documents=settings.documents,
         tokens=settings.tokens,

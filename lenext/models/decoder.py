@@ -240,10 +240,8 @@ class Decoder(nnx.Module):
         segment_ids: Int[Ar, "B T"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Float32 logits for the token after each."""
-        tokens, mask, positions, segment_ids = jax.tree.map(
-            jnp.asarray, (tokens, mask, positions, segment_ids)
-        )
-        hidden, _ = self.encode(tokens, mask=mask, positions=positions, segment_ids=segment_ids)
+        given = {"mask": mask, "positions": positions, "segment_ids": segment_ids}
+        hidden, _ = self.encode(jnp.asarray(tokens), **jax.tree.map(jnp.asarray, given))
         return self.logits(hidden)
 
     def empty_caches(self, batch: int, capacity: int) -> list[KVCache]:

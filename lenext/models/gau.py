@@ -164,6 +164,6 @@ class GAUEncoder(nnx.Module):
         self, tokens: Int[Ar, "B T"], *, mask: Bool[Ar, "B T"] | None = None
     ) -> Float[Array, "B T V"]:
         """Float32 logits for every token."""
-        tokens, mask = jax.tree.map(jnp.asarray, (tokens, mask))
-        hidden, _ = self.encode(tokens, mask=mask)
+        mask = None if mask is None else jnp.asarray(mask)
+        hidden, _ = self.encode(jnp.asarray(tokens), mask=mask)
         return self.logits(hidden)

@@ -88,7 +88,8 @@ class Attention(nnx.Module):
         context: Context,
     ) -> tuple[Float[Array, "B T N V"], RowStatistics | None]:
         """Attention, and the statistics of the probed rows if there are any."""
-        shared = self._shared() | {"kv_mask": context.mask, "kv_segment_ids": context.segment_ids}
+        shared = self._shared()
+        shared |= {"kv_mask": context.mask, "kv_segment_ids": context.segment_ids}
         out = attend(
             q, k, v, self.method, q_positions=context.positions, kv_positions=context.positions,
             q_segment_ids=context.segment_ids, implementation=self.implementation, **shared,

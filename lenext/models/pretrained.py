@@ -8,7 +8,7 @@ from flax import nnx
 
 from lenext.attention import Method
 from lenext.checkpoints import Checkpoints
-from lenext.config import Config, read_methods, with_defaults
+from lenext.config import Config, read_methods, to_config
 from lenext.errors import UserError
 from lenext.models.build import Model, build_model
 from lenext.workdir import read_run_config
@@ -29,31 +29,37 @@ class Pretrained(NamedTuple):
 
 
 def load_run(
-    workdir: Path, *, model_config: Config | None = None, vocab_size: int | None = None
+    workdir: Path,
+    *,
+    weights: str = "params",
+    model_config: Config | None = None,
+    vocab_size: int | None = None,
 ) -> Pretrained:
     """The newest checkpoint of a workdir.
 
     Args:
       workdir: of a run.
+      weights: "params", or "ema" for their moving average.
       model_config: sizes to take in place of the run's own (section `model`), which must be the
         same but may say another compute type.
       vocab_size: that the model must have; default: what it has.
 
     Raises:
-      UserError: for a workdir without a checkpoint, or a checkpoint of another shape.
+      UserError: for a workdir without a checkpoint, a checkpoint of another shape, or a run that
+        kept no average.
     """
     stored = read_run_config(workdir)
     checkpoints = Checkpoints(workdir) if (workdir / "checkpoints").is_dir() else None
     step = checkpoints.latest() if checkpoints else None
     if stored is None or checkpoints is None or step is None:
         raise UserError(f"workdir {workdir}: holds no checkpoint; train there first")
-    config = with_defaults(stored)
+    config = to_config(stored)
     sizes = config.model if model_config is None else model_config
     methods = read_methods(config.model.method, config.data.train_length)
     if vocab_size is None:
         vocab_size = checkpoints.vocab_size(step)
     graphdef, abstract = abstract_model(sizes, methods, vocab_size)
-    params = checkpoints.restore_params(step, nnx.to_pure_dict(abstract))
+    params = checkpoints.restore_params(step, nnx.to_pure_dict(abstract), weights)
     checkpoints.close()
     return Pretrained(nnx.merge(graphdef, params), config, step)
 

@@ -1,6 +1,7 @@
 """Looking at a model from outside: its methods, another method on the same weights, its size."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 from flax import nnx
@@ -8,13 +9,15 @@ from flax import nnx
 from lenext.attention import Method
 from lenext.models.build import Model
 
+M = TypeVar("M", bound=Model)
+
 
 def model_methods(model: Model) -> tuple[Method, ...]:
     """The method of each layer, first to last."""
     return tuple(layer.attention.method for layer in model.layers)
 
 
-def with_method(model: Model, method: Method | Sequence[Method]) -> Model:
+def with_method(model: M, method: Method | Sequence[Method]) -> M:
     """The same weights under another method (or a pattern that repeats over the layers).
 
     Parameters are shared, not copied, and the model given stays as it is. Learned parts that a

@@ -1,5 +1,6 @@
 """A run that starts from another run's checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lenext.workdir import read_run_config
 
 
 def restore_origin(
-    config: Config, like: State, fingerprint: str
+    config: Config, like: State, data: Mapping[str, str]
 ) -> tuple[int, State, dict[str, Any]]:
     """What a branch starts from: a step of the run in `config.training.branch_from`.
 
@@ -23,7 +24,7 @@ def restore_origin(
     Args:
       config: of the branch.
       like: a state in the shapes and on the devices of the branch.
-      fingerprint: of the branch's training data.
+      data: fingerprints of the branch's training data, see `check_data`.
 
     Returns:
       The step, its state, and its data as `Checkpoints.restore` gives it.
@@ -59,9 +60,29 @@ def restore_origin(
         state, place = checkpoints.restore(step, like)
     finally:
         checkpoints.close()
-    if place["fingerprint"] != fingerprint:
-        raise UserError(
-            f"config.training.branch_from={str(origin)!r}: trained on another dataset than "
-            f"{config.data.dataset}: fingerprint {place['fingerprint']}, not {fingerprint}"
-        )
+    check_data(config, data, place, str(origin))
     return step, state, place
+
+
+def check_data(
+    config: Config, data: Mapping[str, str], place: Mapping[str, Any], workdir: str
+) -> None:
+    """Checks that a run goes on with the data and the tokeniser that it was trained on.
+
+    Args:
+      config: names them.
+      data: the "fingerprint" of the data at hand and that of its "tokenizer".
+      place: holds what they were, as a checkpoint has it.
+      workdir: of the run that wrote it.
+
+    Raises:
+      UserError: saying which of the two is another.
+    """
+    names = {"fingerprint": f"dataset {config.data.dataset}",
+             "tokenizer": f"tokenizer {config.data.tokenizer}"}  # fmt: skip
+    for key, name in names.items():
+        if place.get(key, data[key]) != data[key]:
+            raise UserError(
+                f"{name} has changed since {workdir} was trained with it: fingerprint "
+                f"{data[key]}, was {place[key]}"
+            )

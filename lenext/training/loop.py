@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from lenext.checkpoints import Checkpoints, newest_step
 from lenext.config import Config, read_methods, read_vocab_size, validate
-from lenext.data import get_tokenizer, load_corpus
-from lenext.errors import TrainingError, UserError
+from lenext.data import get_tokenizer, open_split
+from lenext.errors import TrainingError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import build_model, parameter_table
 from lenext.training.batches import make_batches
-from lenext.training.branch import restore_origin
+from lenext.training.branch import check_data, restore_origin
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.sharding import check_batch, data_mesh, replicate, shard_batch
@@ -40,7 +40,7 @@ class _Run:
     schedule: Callable[[int], Any]
     train_step: Callable[..., tuple[State, dict[str, Array]]]
     batches: Any
-    fingerprint: str  # of the training data
+    data: Mapping[str, str]  # fingerprints of the training data and its tokeniser
     evaluators: Mapping[str, Callable[..., Mapping[str, float]]]
     checkpoints: Checkpoints
     writer: MetricsWriter
@@ -62,9 +62,10 @@ def train(config: Config, workdir: Path) -> None:
     mesh = data_mesh()
     check_batch(config.data.batch_size, mesh, settings.accumulate)
     tokenizer = get_tokenizer(config.data.tokenizer)
-    corpus = load_corpus(config.data.dataset, "train", tokenizer, config.data.data_dir or None)
+    corpus = open_split(config.data, "train", tokenizer)
+    data = {"fingerprint": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
     batches = make_batches(config, corpus, tokenizer)
-    evaluators = make_evaluators(_without_average(config), tokenizer)
+    evaluators = make_evaluators(config, tokenizer)
 
     methods = read_methods(config.model.method, config.data.train_length)
     vocab_size = read_vocab_size(config, tokenizer.vocab_size)
@@ -89,7 +90,7 @@ def train(config: Config, workdir: Path) -> None:
     place: dict[str, Any] = {}
     branching = first == 0 and bool(settings.branch_from)
     if branching:  # before anything is written: an origin that will not do leaves no workdir
-        first, state, place = restore_origin(config, state, corpus.fingerprint)
+        first, state, place = restore_origin(config, state, data)
         print(f"branching off step {first} of {settings.branch_from}")
     write_run_config(workdir, config)
     checkpoints = Checkpoints(
@@ -99,11 +100,7 @@ def train(config: Config, workdir: Path) -> None:
         checkpoints.save(first, state, place, {})
     elif first:
         state, place = checkpoints.restore(first, state)
-        if place["fingerprint"] != corpus.fingerprint:
-            raise UserError(
-                f"dataset {config.data.dataset} has changed since {workdir} was trained on it: "
-                f"fingerprint {corpus.fingerprint}, was {place['fingerprint']}"
-            )
+        check_data(config, data, place, str(workdir))
         print(f"resuming from step {first} of {workdir}")
     if first:
         batches.set_state(place["iterator"])
@@ -120,7 +117,7 @@ def train(config: Config, workdir: Path) -> None:
         schedule=schedule,
         train_step=train_step,
         batches=batches,
-        fingerprint=corpus.fingerprint,
+        data=data,
         evaluators=evaluators,
         checkpoints=checkpoints,
         writer=writer,
@@ -178,7 +175,7 @@ def _run_steps(run: _Run, state: State, first: int) -> None:
                 # is good if a step from it is. The copy is there because steps donate their state.
                 _, ahead = run.train_step(jax.tree.map(jnp.copy, state), batch, np.int32(step + 1))
                 _check_finite(step + 1, ahead, run.checkpoints)
-                place = {"iterator": run.batches.get_state(), "fingerprint": run.fingerprint}
+                place = {"iterator": run.batches.get_state(), **run.data}
                 run.checkpoints.save(step, state, place, scalars)
             bar.update()
 
@@ -194,16 +191,6 @@ def _evaluate(run: _Run, state: State) -> dict[str, float]:
         for suffix, params in weights.items()
         for figure, value in evaluator(run.graphdef, params).items()
     }
-
-
-def _without_average(config: Config) -> Config:
-    """The config with NAME_ema in `best_metric` as NAME, whose figures it has."""
-    prefix, _, figure = config.training.best_metric.rpartition("/")
-    name = prefix.removeprefix("eval/")
-    if config.training.ema_decay and name not in config.evaluators:
-        config = config.copy_and_resolve_references()
-        config.training.best_metric = f"{prefix.removesuffix('_ema')}/{figure}"
-    return config
 
 
 def _check_finite(step: int, metrics: Mapping[str, Any], checkpoints: Checkpoints) -> None:

@@ -169,9 +169,9 @@ class TestResuming:
     def test_on_other_data_is_refused(self, config, tmp_path, monkeypatch):
         with interruption(5, "step"):
             train(config, tmp_path)
-        load = loop.load_corpus
+        load = loop.open_split
         monkeypatch.setattr(
-            loop, "load_corpus", lambda *args: dataclasses.replace(load(*args), fingerprint="other")
+            loop, "open_split", lambda *args: dataclasses.replace(load(*args), fingerprint="other")
         )
         before = snapshot(tmp_path)
         with pytest.raises(UserError, match=r"has changed .* fingerprint other, was"):
