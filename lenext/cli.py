@@ -11,7 +11,9 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from lenext.config import to_config
 from lenext.errors import TrainingError, UserError
+from lenext.workdir import read_run_config
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -20,27 +22,57 @@ EXIT_INTERRUPTED = 130
 
 USAGE = """{purpose}
 
-  --config=FILE[:ARGUMENT]   a config file: configs/quickstart.py, configs/quickstart.py:smoke, …
+  --config=FILE[:ARGUMENT]   a config file: configs/quickstart.py, configs/decoder.py:lssar{or_run}
   --config.KEY=VALUE         overrides one of its keys; lenext/config.py lists them
   --workdir=DIR              folder of the run"""
 
 
-def run(purpose: str, entry: Callable[[ml_collections.ConfigDict, Path], Any]) -> None:
-    """Parses --config and --workdir, calls `entry`, and exits; see `guard`."""
+OR_RUN = """
+                             (default: the config of the run in --workdir)"""
+
+
+def run(
+    purpose: str,
+    entry: Callable[[ml_collections.ConfigDict, Path], Any],
+    *,
+    of_a_run: bool = False,
+) -> None:
+    """Parses --config and --workdir, calls `entry`, and exits; see `guard`.
+
+    Args:
+      purpose: what is done, for --help.
+      entry: what does it.
+      of_a_run: where there is no --config, the config of the run in --workdir is taken.
+    """
 
     def main() -> None:
-        config_flag = config_flags.DEFINE_config_file("config", None, "Config file[:argument].")
         workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
-        config = _parse(config_flag)
+        config = _parse(_config_of_run() if of_a_run else None)
         if not workdir_flag.value:
             raise UserError("--workdir=DIR is missing")
         entry(config, Path(workdir_flag.value))
 
     guard(
-        USAGE.format(purpose=purpose),
+        USAGE.format(purpose=purpose, or_run=OR_RUN if of_a_run else ""),
         main,
         interrupted="interrupted; the same command resumes from the last checkpoint",
     )
+
+
+def _config_of_run() -> ml_collections.ConfigDict | None:
+    """The config of the run in --workdir; None where --config is given, or no workdir.
+
+    Raises:
+      UserError: the workdir holds no run.
+    """
+    words = {name: value for name, _, value in (word.partition("=") for word in sys.argv[1:])}
+    workdir = words.get("--workdir")
+    if "--config" in words or not workdir:
+        return None
+    stored = read_run_config(Path(workdir))
+    if stored is None:
+        raise UserError(f"workdir {workdir}: holds no run; train there first, or give --config")
+    return to_config(stored)
 
 
 def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
@@ -84,8 +116,13 @@ def parse_flags() -> None:
         raise UserError(f"argument {rest[0]!r}: should be a flag such as --workdir=DIR")
 
 
-def _parse(config_flag: flags.FlagHolder) -> ml_collections.ConfigDict:
+def _parse(stored: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict:
+    """The config that the command line names, or else `stored`, with its overrides."""
     try:
+        if stored is None:
+            config_flag = config_flags.DEFINE_config_file("config", None, "Config file[:argument].")
+        else:
+            config_flag = config_flags.DEFINE_config_dict("config", stored)
         rest = flags.FLAGS(sys.argv)[1:]
         config = config_flag.value
         if config is not None:

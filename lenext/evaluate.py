@@ -4,4 +4,4 @@ from lenext import cli
 from lenext.evaluation import evaluate
 
 if __name__ == "__main__":
-    cli.run(str(__doc__), evaluate)
+    cli.run(str(__doc__), evaluate, of_a_run=True)

@@ -51,13 +51,13 @@ def open_texts(
     Raises:
       UserError: as `load_corpus`.
     """
+    if dataset not in DATASETS and not dataset.startswith(NAMED):
+        choices = ", ".join([*DATASETS, f"{NAMED}NAME"])
+        raise UserError(f"unknown dataset {dataset!r}; choose from: {choices}")
     if files and dataset != "text_files":
         raise UserError(f"dataset {dataset!r} takes no files ({files!r}): only text_files does")
     if dataset.startswith(NAMED):
         return _open_named(dataset.removeprefix(NAMED), split, data_dir, field)
-    if dataset not in DATASETS:
-        choices = ", ".join([*DATASETS, f"{NAMED}NAME"])
-        raise UserError(f"unknown dataset {dataset!r}; choose from: {choices}")
     make_builder = DATASETS[dataset]
     if dataset == "text_files":
         make_builder = functools.partial(TextFiles, files=files, field=field)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -92,3 +93,36 @@ class TestAsProcesses:
         assert (done.returncode, done.stdout, done.stderr) == (
             2, "", f"error: workdir {workdir}: holds no checkpoint; train there first\n"
         )  # fmt: skip
+
+
+class TestEvaluationOfARunByItself:
+    """Without --config it takes the run's own."""
+
+    def test_takes_the_config_of_the_run(self, call, decoder, tmp_path):
+        workdir = shutil.copytree(decoder, tmp_path / "run")
+        outcome = call("evaluate", f"--workdir={workdir}", "--config.eval.lengths=16,24")
+        assert outcome.code == 0, outcome.err
+        content = json.loads((workdir / "eval" / "results.json").read_text())
+        assert {r["length"] for r in content["records"]} == {16, 24}
+        ours, trained = (content["provenance"][key] for key in ("config", "trained"))
+        assert ours["model"] == trained["model"]
+        assert ours["model"]["family"] == "decoder"
+        assert ours["eval"]["lengths"] == "16,24"
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--config.eval.length=16"], "config has no key "),
+            (["--config.eval.stride=x"], "flag --config.eval.stride=x"),
+            (["--config.eval.lengths=16,1"], "eval.lengths '16,1': should be whole numbers"),
+            (["--config.eval.weights=ema"], "holds no average of the parameters"),
+            (["--config.eval.weights=best"], "config.eval.weights='best': should be one of params"),
+            (["--config.data.tokenizer=none.json"], "none.json"),
+        ],
+    )
+    def test_mistakes(self, fails, decoder, words, message):
+        assert message in fails("evaluate", f"--workdir={decoder}", *words)
+
+    def test_no_run_to_take_it_of(self, fails, tmp_path):
+        line = fails("evaluate", f"--workdir={tmp_path}")
+        assert line == f"workdir {tmp_path}: holds no run; train there first, or give --config"
