@@ -31,7 +31,7 @@ def plot_by_position(records: Records, train_length: int, title: str) -> bytes:
     longest = max(r["length"] for r in records if r["positions"])
     chosen = [r for r in records if r["positions"] and r["length"] == longest]
     ticks = {r["positions"][1]: f"{r['positions'][1]:,}" for r in chosen}
-    labels = "context (tokens), from half of it up", f"loss at length {longest:,}"
+    labels = "position (tokens; upper end of a bucket)", f"loss at length {longest:,}"
     return _curves(chosen, lambda r: r["positions"][1], ticks, labels, train_length, title)
 
 

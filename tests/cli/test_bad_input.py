@@ -43,8 +43,12 @@ class TestCommandLine:
         assert message in fails(program, *words, *changes)
 
     def test_no_config(self, program, fails, tmp_path):
-        error = fails(program, f"--workdir={tmp_path / 'run'}")
-        assert error == "--config=configs/NAME.py[:ARGUMENT] is missing"
+        workdir = tmp_path / "run"
+        expected = {
+            "train": "--config=configs/NAME.py[:ARGUMENT] is missing",
+            "evaluate": f"workdir {workdir}: holds no run; train there first, or give --config",
+        }
+        assert fails(program, f"--workdir={workdir}") == expected[program]
 
     @pytest.mark.parametrize("flags", [[], ["--workdir="]])
     def test_no_workdir(self, program, fails, flags):

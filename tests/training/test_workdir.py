@@ -68,7 +68,8 @@ def test_a_run_older_than_a_key_had_its_default(tmp_path):
     del config.evaluators["validation"]
     (tmp_path / "config.json").write_text(json.dumps(older(base_config())))
     check_run(tmp_path, config)
-    assert read_run_config(tmp_path) == older(base_config())
+    assert read_run_config(tmp_path) == plain(config)
+    assert json.loads((tmp_path / "config.json").read_text()) == older(base_config())
 
 
 def test_a_newer_key_that_is_set_is_named(config, tmp_path):
