@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from configs import decoder
 from experiments import tiny_decoder
 from tests.training.common import read_metrics, tiny_decoder_config
 
@@ -16,6 +17,8 @@ def shrunk(monkeypatch, tmp_path_factory):
         method = arg.split(",")[0]
         config = tiny_decoder_config(data_dir, method)
         config.training.update(steps=4, eval_every=4, checkpoint_every=4)
+        # The sweep as the config file has it; for softmax a shorter one.
+        config.eval.methods = decoder.get_config(arg).eval.methods
         if method == "softmax":
             config.eval.methods = "softmax,rerope"
         return config
