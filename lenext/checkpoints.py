@@ -112,6 +112,11 @@ class Checkpoints:
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_abstract(like))})
         return self.manager.restore(step, args=args)[item]
 
+    def restore_data(self, step: int) -> dict[str, Any]:
+        """What `save` was given as `data`."""
+        args = ocp.args.Composite(data=ocp.args.JsonRestore())
+        return self.manager.restore(step, args=args)["data"] or {}
+
     def vocab_size(self, step: int) -> int:
         """Rows of the token embedding of a step's parameters."""
         shapes = self.manager.item_metadata(step)["params"].tree

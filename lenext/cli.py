@@ -1,6 +1,7 @@
 """What the entry points share: flags, one-line errors, exit codes."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,14 +66,23 @@ def _config_of_run() -> ml_collections.ConfigDict | None:
     Raises:
       UserError: the workdir holds no run.
     """
-    words = {name: value for name, _, value in (word.partition("=") for word in sys.argv[1:])}
-    workdir = words.get("--workdir")
-    if "--config" in words or not workdir:
+    workdir = _peek("workdir")
+    if _peek("config") or not workdir:
         return None
     stored = read_run_config(Path(workdir))
     if stored is None:
         raise UserError(f"workdir {workdir}: holds no run; train there first, or give --config")
     return to_config(stored)
+
+
+def _peek(name: str) -> str:
+    """A flag's value before flags are parsed, in any form that absl takes; "" where it is not."""
+    words = sys.argv[1:]
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            return value if equals else following
+    return ""
 
 
 def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
@@ -95,6 +105,11 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
         _fail(error, EXIT_FAILED)
     except KeyboardInterrupt:
         _fail(interrupted, EXIT_INTERRUPTED)
+    except (
+        BrokenPipeError
+    ):  # whoever read stdout has seen enough: nothing to say, nowhere to say it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
 
 
 def warn(message: str) -> None:

@@ -137,7 +137,7 @@ def read_arg(arg: str | None, *choices: Mapping[str, Callable[[Any], Any]]) -> A
     if not known.issuperset(words) or any(len(some) > 1 for some in taken):
         groups = ["|".join(word for word in choice if word) for choice in choices]
         raise UserError(
-            f"config argument {arg!r}: should be of {', '.join(g for g in [*groups, 'smoke'] if g)}"
+            f"config argument {arg!r}: choose from {', '.join(g for g in [*groups, 'smoke'] if g)}"
         )
     config = base_config()
     for choice, some in zip(choices, taken, strict=True):
@@ -180,7 +180,7 @@ def read_lengths(text: str) -> list[int]:
     """
     words = split_list(str(text))
     if not words or not all(word.isdecimal() and int(word) >= 2 for word in words):
-        raise UserError(f"eval.lengths {text!r}: should be whole numbers of 2 and more")
+        raise UserError(f"config.eval.lengths {text!r}: should be whole numbers of 2 and more")
     return list(dict.fromkeys(int(word) for word in words))
 
 
@@ -226,6 +226,30 @@ def to_config(stored: Mapping[str, Any]) -> Config:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the run's config.json: {' '.join(str(error).split())}") from None
     return config
+
+
+def check_model(ours: Config, theirs: Config, where: str) -> None:
+    """Checks that two sections `model` describe the same weights, by more than their shapes.
+
+    The method may differ, and what changes no weight: compute type, dropout, rematerialisation. A
+    vocabulary is compared by its size, not by what the config says.
+
+    Args:
+      ours: the one given.
+      theirs: of the run.
+      where: the run's workdir.
+
+    Raises:
+      UserError: naming the keys that differ.
+    """
+    free = ("method", "dtype", "dropout", "remat", "vocab_size")
+    given, stored = (
+        {key: value for key, value in plain(config).items() if key not in free}
+        for config in (ours, theirs)
+    )
+    found = differences(given, stored, "config.model")
+    if found:
+        raise UserError(f"{', '.join(found)}: should be as {where} was trained")
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Samples from a decoder: python -m lenext.generate --workdir=DIR --prompt="def main("."""
 
+import io
+import os
 import sys
 from pathlib import Path
 
@@ -46,12 +48,13 @@ def main() -> None:
         raise UserError("--workdir=DIR is missing")
     if not prompt_flag.value:
         raise UserError("--prompt=TEXT is missing or empty")
-    if seed.value < 0:
-        raise UserError(f"seed={seed.value}: should be at least 0")
+    if not 0 <= seed.value < 2**32:
+        raise UserError(f"seed={seed.value}: should be from 0 to 2^32 - 1")
     sampling = Sampling(temperature.value, top_k.value, top_p.value)
 
     workdir = Path(workdir_flag.value)
-    model, config, _ = load_run(workdir)
+    run = load_run(workdir)
+    model, config = run.model, run.config
     if not isinstance(model, Decoder):
         raise UserError(
             f"workdir {workdir}: holds a masked language model; text is drawn from a decoder "
@@ -72,16 +75,21 @@ def main() -> None:
                 f"{method_flag.value} wants weights trained for it, which these were not ({axes})"
             )
     tokenizer = get_tokenizer(config.data.tokenizer)
-    prompt = np.asarray(tokenizer.encode(prompt_flag.value), np.int32)[None]
-    drawn = generate(model, prompt, max_tokens.value, sampling=sampling, seed=seed.value)
-    sys.stdout.write(prompt_flag.value)
-    ids, shown = [], ""
+    run.check_tokenizer(tokenizer, config.data.tokenizer)
+    given = os.fsencode(prompt_flag.value)  # as it was typed, whether or not that is text
+    prompt = np.asarray(tokenizer.encode(given), np.int32)
+    drawn = generate(model, prompt[None], max_tokens.value, sampling=sampling, seed=seed.value)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character
+    sys.stdout.write(given.decode(errors="replace"))
+    ids, shown = prompt.tolist(), tokenizer.decode(prompt)
     for token in drawn:
         if token[0] == tokenizer.eos_id:
             break
         ids.append(int(token[0]))
         text = tokenizer.decode(np.asarray(ids, np.int32))
-        # A character may be of several tokens; it is shown when the last has come.
+        # With what goes before, for a word's first piece may hold the space before it; and a
+        # character may be of several tokens: it is shown when the last has come.
         if not text.endswith("\ufffd"):
             sys.stdout.write(text[len(shown) :])
             sys.stdout.flush()

@@ -28,7 +28,13 @@ class Crops:
 
 
 def evaluation_crops(
-    corpus: Corpus, *, length: int, documents: int, tokens: int, lookahead: int = 0
+    corpus: Corpus,
+    *,
+    length: int,
+    documents: int,
+    tokens: int,
+    lookahead: int = 0,
+    advice: str = "",
 ) -> Crops:
     """Cuts crops of `length` from the longest documents, without overlap, repeat or padding.
 
@@ -46,6 +52,7 @@ def evaluation_crops(
       documents: at most how many documents.
       tokens: about how many tokens in all crops together.
       lookahead: tokens of a crop beyond `length`; 1 for causal models.
+      advice: ends the message where no document is that long.
 
     Raises:
       UserError: no document is n long, `length` is below 2, or `documents` or `tokens`
@@ -55,7 +62,7 @@ def evaluation_crops(
         raise UserError(
             f"evaluation needs at least 1 document and 1 token, not {documents} and {tokens}"
         )
-    corpus.require_document(length, "evaluation", lookahead=lookahead)
+    corpus.require_document(length, "evaluation", lookahead=lookahead, advice=advice)
     n = length + lookahead
     lengths = corpus.lengths
     longest = heapq.nsmallest(

@@ -55,7 +55,10 @@ def open_texts(
         choices = ", ".join([*DATASETS, f"{NAMED}NAME"])
         raise UserError(f"unknown dataset {dataset!r}; choose from: {choices}")
     if files and dataset != "text_files":
-        raise UserError(f"dataset {dataset!r} takes no files ({files!r}): only text_files does")
+        raise UserError(
+            f"dataset {dataset!r} takes no files ({files!r}): only text_files does; "
+            "leave config.data.files empty"
+        )
     if dataset.startswith(NAMED):
         return _open_named(dataset.removeprefix(NAMED), split, data_dir, field)
     make_builder = DATASETS[dataset]

@@ -55,6 +55,7 @@ def _make_evaluator(name: str, settings: Config, config: Config, tokenizer: Toke
         mask_rate=config.data.mask_rate,
         masks=config.eval.masks,
         stride=config.eval.stride,
+        key=f"config.evaluators.{name}.length",
     )
     sequences = protocol.prepare(corpus, tokenizer, settings.length, settings.length, sampling)
     batch_size = max(1, config.eval.batch_tokens // settings.length)

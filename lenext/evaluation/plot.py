@@ -60,11 +60,15 @@ def _curves(
             colour = COLOURS[index % len(COLOURS)]
             dash = DASHES[index // len(COLOURS) % len(DASHES)]
             x = [x_of(r) for r in curve]
+            if len(x) == 1:  # points of one length stand side by side
+                x = [x[0] * (1 + 0.02 * (index - (len(order) - 1) / 2))]
             axes.plot(
                 x, [r["value"] for r in curve], dash, color=colour, marker="o", markersize=4,
                 linewidth=2, label=label(curve[0]),
             )  # fmt: skip
             low, high = zip(*(r["interval"] for r in curve), strict=True)
+            if len(x) == 1:
+                axes.vlines(x, low, high, color=colour, linewidth=2)
             axes.fill_between(x, low, high, color=colour, alpha=0.08, linewidth=0)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(ticks), [ticks[x] for x in sorted(ticks)])

@@ -21,6 +21,7 @@ class Sampling:
     mask_rate: float = 0.15
     masks: int = 8
     stride: int = 32
+    key: str = "config.eval.lengths"  # where the length was given, for messages
 
 
 class Sequences(NamedTuple):
@@ -116,7 +117,7 @@ def sliding_window(
 def _crops(corpus: Corpus, length: int, sampling: Sampling, *, lookahead: int = 0) -> Crops:
     return evaluation_crops(
         corpus, length=length, documents=sampling.documents, tokens=sampling.tokens,
-        lookahead=lookahead,
+        lookahead=lookahead, advice=f"give a shorter {sampling.key}",
     )  # fmt: skip
 
 

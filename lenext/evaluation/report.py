@@ -78,8 +78,8 @@ def footnotes(records: Records) -> list[str]:
     return notes
 
 
-def markdown(records: Records, heading: str) -> str:
-    """All metrics as Markdown tables, each figure with its 95 % interval."""
+def markdown(records: Records, heading: str, about: Sequence[str] = ()) -> str:
+    """All metrics as Markdown tables, figures with their 95 % intervals; `about`: further notes."""
     parts = [f"# {heading}"]
     for metric in dict.fromkeys(r["metric"] for r in records if not r["positions"]):
         parts += _markdown_table(metric, by_length(records, metric))
@@ -87,7 +87,7 @@ def markdown(records: Records, heading: str) -> str:
     if positions:
         longest, table = positions
         parts += _markdown_table(f"loss by position, at length {longest}", table)
-    notes = ["Brackets: 95 % interval by bootstrap over documents.", *footnotes(records)]
+    notes = ["Brackets: 95 % interval by bootstrap over documents.", *footnotes(records), *about]
     return "\n".join([*parts, "", *(f"- {note}" for note in notes), ""])
 
 

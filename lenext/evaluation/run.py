@@ -42,9 +42,11 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
     lengths = read_lengths(settings.lengths)
     tokenizer = get_tokenizer(data.tokenizer)
     vocab_size = read_vocab_size(config, tokenizer.vocab_size)
-    model, trained, step = load_run(
+    run = load_run(
         workdir, weights=settings.weights, model_config=config.model, vocab_size=vocab_size
     )
+    run.check_tokenizer(tokenizer, data.tokenizer)
+    model, trained, step = run.model, run.config, run.step
     train_length = trained.data.train_length
     methods = {name: read_methods(name, train_length) for name in split_list(settings.methods)}
     if not methods:
@@ -96,7 +98,8 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
     headline = protocol.headline
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
     write_atomically(folder / "results.csv", to_csv(records))
-    write_atomically(folder / "results.md", markdown(records, heading))
+    about = f"Data: {data.dataset}, split {settings.split}; weights: {settings.weights}."
+    write_atomically(folder / "results.md", markdown(records, heading, [about]))
     write_atomically(folder / "results.png", plot(records, headline, train_length, heading))
     second = folder / "by_position.png"
     if any(record["positions"] for record in records):

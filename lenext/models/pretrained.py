@@ -8,7 +8,8 @@ from flax import nnx
 
 from lenext.attention import Method
 from lenext.checkpoints import Checkpoints
-from lenext.config import Config, read_methods, to_config
+from lenext.config import Config, check_model, read_methods, to_config
+from lenext.data import Tokenizer
 from lenext.errors import UserError
 from lenext.models.build import Model, build_model
 from lenext.workdir import read_run_config
@@ -21,11 +22,25 @@ class Pretrained(NamedTuple):
       model: under the methods that it was trained with.
       config: of the run.
       step: of the checkpoint.
+      tokenizer: fingerprint of the one that it was trained with; "" where that is not known.
     """
 
     model: Model
     config: Config
     step: int
+    tokenizer: str
+
+    def check_tokenizer(self, tokenizer: Tokenizer, name: str) -> None:
+        """Checks that ids mean what they meant in training.
+
+        Raises:
+          UserError: the tokeniser called `name` gives other ids than the run's.
+        """
+        if self.tokenizer not in ("", tokenizer.fingerprint):
+            raise UserError(
+                f"tokenizer {name}: gives other ids than {self.config.data.tokenizer} did when the "
+                f"weights were trained: fingerprint {tokenizer.fingerprint}, was {self.tokenizer}"
+            )
 
 
 def load_run(
@@ -55,13 +70,15 @@ def load_run(
         raise UserError(f"workdir {workdir}: holds no checkpoint; train there first")
     config = to_config(stored)
     sizes = config.model if model_config is None else model_config
+    check_model(sizes, config.model, str(workdir))
     methods = read_methods(config.model.method, config.data.train_length)
     if vocab_size is None:
         vocab_size = checkpoints.vocab_size(step)
     graphdef, abstract = abstract_model(sizes, methods, vocab_size)
     params = checkpoints.restore_params(step, nnx.to_pure_dict(abstract), weights)
+    tokenizer = checkpoints.restore_data(step).get("tokenizer", "")
     checkpoints.close()
-    return Pretrained(nnx.merge(graphdef, params), config, step)
+    return Pretrained(nnx.merge(graphdef, params), config, step, tokenizer)
 
 
 def load_pretrained(workdir: str | Path) -> Model:

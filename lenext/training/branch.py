@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lenext.checkpoints import Checkpoints, newest_step
-from lenext.config import Config
+from lenext.config import Config, check_model, to_config
 from lenext.errors import UserError
 from lenext.training.step import State
 from lenext.workdir import read_run_config
@@ -51,6 +51,7 @@ def restore_origin(
                 f"config.training.steps={config.training.steps}: should be above {step}, the step "
                 f"at which this run branches off {origin}"
             )
+        check_model(config.model, to_config(stored).model, str(origin))
         packing = stored.get("data", {}).get("packing", False)
         if config.data.packing != packing:
             raise UserError(

@@ -57,14 +57,14 @@ class TestReadArg:
     def test_refuses_what_it_does_not_know(self, arg):
         with pytest.raises(UserError) as error:
             read_arg(arg, SIZES)
-        assert str(error.value) == f"config argument {arg!r}: should be of wide|deep, smoke"
+        assert str(error.value) == f"config argument {arg!r}: choose from wide|deep, smoke"
 
     def test_takes_a_word_of_each_choice_in_any_order(self):
         methods = {"plain": lambda config: None, "sharp": sharp}
         config = read_arg("sharp,deep", SIZES, methods)
         assert (config.model.num_layers, config.model.method) == (48, "infoscale")
         assert read_arg("", SIZES, methods).model.method == "softmax"
-        with pytest.raises(UserError, match=r"should be of wide\|deep, plain\|sharp, smoke"):
+        with pytest.raises(UserError, match=r"choose from wide\|deep, plain\|sharp, smoke"):
             read_arg("sharp,plain", SIZES, methods)
 
     def test_gives_a_config_of_its_own_each_time(self):

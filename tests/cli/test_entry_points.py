@@ -100,7 +100,7 @@ class TestEvaluationOfARunByItself:
 
     def test_takes_the_config_of_the_run(self, call, decoder, tmp_path):
         workdir = shutil.copytree(decoder, tmp_path / "run")
-        outcome = call("evaluate", f"--workdir={workdir}", "--config.eval.lengths=16,24")
+        outcome = call("evaluate", "--workdir", workdir, "--config.eval.lengths=16,24")
         assert outcome.code == 0, outcome.err
         content = json.loads((workdir / "eval" / "results.json").read_text())
         assert {r["length"] for r in content["records"]} == {16, 24}
@@ -114,7 +114,7 @@ class TestEvaluationOfARunByItself:
         [
             (["--config.eval.length=16"], "config has no key "),
             (["--config.eval.stride=x"], "flag --config.eval.stride=x"),
-            (["--config.eval.lengths=16,1"], "eval.lengths '16,1': should be whole numbers"),
+            (["--config.eval.lengths=16,1"], "config.eval.lengths '16,1': should be whole numbers"),
             (["--config.eval.weights=ema"], "holds no average of the parameters"),
             (["--config.eval.weights=best"], "config.eval.weights='best': should be one of params"),
             (["--config.data.tokenizer=none.json"], "none.json"),

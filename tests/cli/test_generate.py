@@ -1,13 +1,18 @@
 """`python -m lenext.generate`: what it prints, and what it refuses."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from lenext import data
 from lenext.data import ByteTokenizer
 from lenext.models import load_pretrained
-from tests.training.common import snapshot
+from tests.training.common import REPOSITORY, snapshot
 
 
 def greedy(model, prompt, count):
@@ -67,7 +72,8 @@ def test_another_method_is_drawn_from_with_a_warning(call, decoder):
         (["--workdir=W", "--prompt=a", "--temperature=-1"], "temperature=-1.0: should be at least"),
         (["--workdir=W", "--prompt=a", "--top_p=2"], "top_p=2.0: should be above 0 and at most 1"),
         (["--workdir=W", "--prompt=a", "--top_k=-2"], "top_k=-2: should be at least 0"),
-        (["--workdir=W", "--prompt=a", "--seed=-1"], "seed=-1: should be at least 0"),
+        (["--workdir=W", "--prompt=a", "--seed=-1"], "seed=-1: should be from 0 to 2^32 - 1"),
+        (["--workdir=W", "--prompt=a", f"--seed={2**32}"], "seed=4294967296: should be from 0 to"),
         (["--workdir=W", "--prompt=a", "--length=3"], "Unknown command line flag 'length'"),
         (["--workdir=W", "prompt"], "argument 'prompt': should be a flag such as --workdir=DIR"),
     ],
@@ -114,3 +120,36 @@ def test_help_lists_the_flags(call):
         "seed",
     ):
         assert f"--{flag}=" in outcome.out
+
+
+def test_a_prompt_that_is_no_text_is_bytes(call, decoder):
+    """The shell's bytes arrive as lone surrogates."""
+    outcome = call("generate", f"--workdir={decoder}", "--prompt=a\udcff", "--max_tokens=2")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("a\ufffd")
+
+
+def test_a_reader_that_goes_away_is_no_error(decoder):
+    words = [sys.executable, "-m", "lenext.generate", f"--workdir={decoder}", "--prompt=abc",
+             "--max_tokens=200"]  # fmt: skip
+    with subprocess.Popen(
+        words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(3) == b"abc"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_the_space_before_a_word_is_kept(monkeypatch, call, decoder):
+    """A decoder of pieces that drops the first one's space, as SentencePiece's do."""
+
+    class Pieces(ByteTokenizer):
+        def decode(self, ids):
+            return "".join(f" {i}" for i in ids).removeprefix(" ")
+
+    monkeypatch.setattr(data, "get_tokenizer", lambda name: Pieces())
+    outcome = call("generate", f"--workdir={decoder}", "--prompt=a", "--max_tokens=2")
+    assert re.fullmatch(r"a \d+ \d+\n", outcome.out)

@@ -11,6 +11,7 @@ from lenext.config import read_methods
 from lenext.data import ByteTokenizer, evaluation_crops, load_corpus
 from lenext.errors import UserError
 from lenext.evaluation import evaluate
+from lenext.evaluation import run as run_module
 from lenext.models import load_pretrained, with_method
 from lenext.training import train
 from tests.training.common import read_metrics, tiny_config, tiny_decoder_config
@@ -139,3 +140,21 @@ def test_single_mask_of_a_gau(trained, data_dir):
     record = found["softmax", 48, "loss", ()]
     assert record["value"] == pytest.approx(np.mean(expected), rel=1e-4)
     assert record["predictions"] == len(expected)
+
+
+def test_heads_split_otherwise_are_refused(workdir, config):
+    """The same shapes, and another model."""
+    config.model.update(num_heads=4, key_size=config.model.key_size // 2, num_kv_heads=2)
+    with pytest.raises(UserError, match=r"config\.model\.key_size .*, config\.model\.num_heads"):
+        evaluate(config, workdir)
+
+
+def test_another_tokenizer_is_told(workdir, config, monkeypatch):
+    class Other(ByteTokenizer):
+        fingerprint = "0" * 12
+
+    monkeypatch.setattr(run_module, "get_tokenizer", lambda name: Other())
+    with pytest.raises(
+        UserError, match=r"tokenizer bytes: gives other ids .* fingerprint 0{12}, was"
+    ):
+        evaluate(config, workdir)

@@ -238,9 +238,9 @@ def test_computes_in_the_configs_type(copied, config):
         ({"methods": ""}, "config.eval.methods: should name at least one method"),
         ({"methods": "softmax,nope2"}, "unknown method 'nope2'; choose from softmax, "),
         ({"methods": "rerope(depth=3)"}, "method 'rerope' has no option 'depth'; choose from"),
-        ({"lengths": "1"}, "eval.lengths '1': should be whole numbers of 2 and more"),
-        ({"lengths": "16,x"}, "eval.lengths '16,x': should be whole numbers of 2 and more"),
-        ({"lengths": ""}, "eval.lengths '': should be whole numbers of 2 and more"),
+        ({"lengths": "1"}, "config.eval.lengths '1': should be whole numbers of 2 and more"),
+        ({"lengths": "16,x"}, "config.eval.lengths '16,x': should be whole numbers of 2 and more"),
+        ({"lengths": ""}, "config.eval.lengths '': should be whole numbers of 2 and more"),
         ({"lengths": "16,9999999"}, "evaluation length 9999999: no document in split 'validation'"),
         ({"split": "test"}, "unknown split 'test' of stdlib_source"),
         (
@@ -269,6 +269,20 @@ def test_mistakes_leave_no_results(copied, config, change, message):
 
 def test_a_model_of_another_shape_is_named(copied, config):
     workdir = copied()
+    config.model.update(intermediate_size=48, family="decoder")
+    with pytest.raises(UserError) as error:
+        evaluate(config, workdir)
+    assert str(error.value) == (
+        "config.model.family ('decoder', was 'gau'), config.model.intermediate_size (48, was 32): "
+        f"should be as {workdir} was trained"
+    )
+    assert not (workdir / "eval").exists()
+
+
+def test_a_checkpoint_that_is_not_of_its_config(copied, config):
+    workdir = copied()
+    path = workdir / "config.json"
+    path.write_text(path.read_text().replace('"intermediate_size": 32', '"intermediate_size": 48'))
     config.model.update(intermediate_size=48)
     with pytest.raises(
         UserError, match=r"parameter layers\.0\.i_dense\.kernel is \[16, 72\] there"
