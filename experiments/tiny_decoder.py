@@ -17,6 +17,7 @@ from lenext.evaluation import evaluate
 from lenext.evaluation.plot import plot, plot_by_position
 from lenext.evaluation.report import markdown
 from lenext.files import write_atomically
+from lenext.provenance import provenance
 from lenext.training import train
 
 TRAINED = ("softmax", "lssa", "lssar")
@@ -48,7 +49,8 @@ def run(runs: Path, size: str = "tiny") -> list[dict]:
 def write(records: list[dict], results: Path, train_length: int) -> None:
     """Writes tiny_decoder.json, .md, .png and tiny_decoder_by_position.png."""
     results.mkdir(parents=True, exist_ok=True)
-    write_atomically(results / "tiny_decoder.json", json.dumps(records, indent=1) + "\n")
+    content = {"provenance": provenance(), "records": records}
+    write_atomically(results / "tiny_decoder.json", json.dumps(content, indent=1) + "\n")
     write_atomically(results / "tiny_decoder.md", markdown(records, TITLE))
     write_atomically(results / "tiny_decoder.png", plot(records, "loss", train_length, TITLE))
     write_atomically(

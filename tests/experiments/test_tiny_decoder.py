@@ -48,7 +48,9 @@ def test_rows_pictures_and_equal_budgets(shrunk, tmp_path):
     }  # fmt: skip
     table = (tmp_path / "results" / "tiny_decoder.md").read_text()
     assert "| lssa → lssar † |" in table
-    assert json.loads((tmp_path / "results" / "tiny_decoder.json").read_text()) == records
+    content = json.loads((tmp_path / "results" / "tiny_decoder.json").read_text())
+    assert content["records"] == records
+    assert {"git", "versions", "time"} <= content["provenance"].keys()
     # Again: nothing is trained anew, and the figures are the same.
     again = tiny_decoder.run(tmp_path / "runs", "tiny")
     assert [r["value"] for r in again] == [r["value"] for r in records]
