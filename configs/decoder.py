@@ -3,7 +3,9 @@
     python -m lenext.train --config=configs/decoder.py:tiny,lssar --workdir=runs/tiny_lssar
     python -m lenext.evaluate --config=configs/decoder.py:tiny,lssar --workdir=runs/tiny_lssar
 
-tiny: 4 layers of 160 on bytes of Python's standard library, trained at 128.
+tiny: 4 layers of 160 on bytes of Python's standard library, trained at 128. On two cores softmax
+  takes some six minutes, LSSA and LSSAR eleven. Expect a loss of 1.09, 1.09 and 1.12 at 128, and
+  2.81, 3.54 and 1.41 at 2048; all in experiments/tiny_decoder.py.
 small: 6 layers of 384 at 512, on bytes too; for a GPU, or a night on a CPU. Not trained here.
 gpt2_small: the paper's model, 12 layers of 768 with RoPE at 1024, for 10 billion tokens of a text
   of your own: --config.data.files=FOLDER and --config.data.tokenizer=FOLDER/tokenizer.json (GPT-2's
@@ -23,7 +25,7 @@ def _decoder(config: Config) -> None:
 
 
 def tiny(config: Config) -> None:
-    """Ten minutes on two cores."""
+    """What two cores train in some minutes."""
     _decoder(config)
     config.model.update(
         hidden_size=160, intermediate_size=432, key_size=32, num_heads=5, num_layers=4
