@@ -41,6 +41,9 @@ CATALOGUE: dict[str, Entry] = {
     "log_length": Entry("Su 2021; Qwen (arXiv 2309.16609)", temperature=temperature.LogLength()),
     "infoscale": Entry("InfoScale (arXiv 2501.08570)", temperature=temperature.InfoScale()),
     "ssmax": Entry("Scalable-Softmax (arXiv 2501.19399)", temperature=temperature.ScalableSoftmax()),
+    "ssa": Entry("Selective Attention (arXiv 2411.12892)", temperature=temperature.Selective()),
+    "llama4": Entry("Llama 4 (Meta 2025)", temperature=temperature.FlooredLog()),
+    "mistral3": Entry("Ministral 3 (Mistral AI 2025)", temperature=temperature.TrainedFlooredLog()),
     # Similarity
     "cosscale": Entry("CosScale (arXiv 2501.08570)", similarity=similarity.Cosine()),
     "infoscale_cosscale": Entry("arXiv 2501.08570", similarity=similarity.Cosine(), temperature=temperature.InfoScale()),
@@ -49,6 +52,7 @@ CATALOGUE: dict[str, Entry] = {
     "lssar": Entry("LSSAR (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.ReweightedSoftplus()),
     "sigmoid": Entry("Sigmoid attention (arXiv 2409.04431)", weighting=weighting.Sigmoid()),
     "relu": Entry("ReLU attention (arXiv 2309.08586)", weighting=weighting.Relu()),
+    "adaptive": Entry("Adaptive temperature (arXiv 2410.01104)", weighting=weighting.AdaptiveSoftmax()),
     # Position
     "pi": Entry("Position interpolation (arXiv 2306.15595)", position=position.Interpolated()),
     "ntk": Entry("NTK-aware RoPE (bloc97 2023; arXiv 2309.00071)", position=position.NTK()),

@@ -17,12 +17,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "log_length": {"temperature": "log_length"},
     "infoscale": {"temperature": "infoscale"},
     "ssmax": {"temperature": "ssmax"},
+    "ssa": {"temperature": "ssa"},
+    "llama4": {"temperature": "llama4"},
+    "mistral3": {"temperature": "mistral3"},
     "cosscale": {"similarity": "cosine"},
     "infoscale_cosscale": {"temperature": "infoscale", "similarity": "cosine"},
     "lssa": {"temperature": "lssa", "similarity": "unit", "weighting": "softplus"},
     "lssar": {"temperature": "lssa", "similarity": "unit", "weighting": "reweighted"},
     "sigmoid": {"weighting": "sigmoid"},
     "relu": {"weighting": "relu"},
+    "adaptive": {"weighting": "adaptive"},
     "pi": {"position": "pi"},
     "ntk": {"position": "ntk"},
     "yarn": {"position": "yarn"},
@@ -34,7 +38,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "lm_infinite": {"position": "clamped", "visibility": "sinks_and_window"},
 }
 
-NORMALISED = {"softmax", "softplus", "reweighted"}  # weightings whose rows sum to 1
+# Weightings whose rows sum to 1.
+NORMALISED = {"softmax", "softplus", "reweighted", "adaptive"}
 
 
 def spec(method: str, **shared: Any) -> dict[str, Any]:
@@ -94,23 +99,36 @@ def positions_2d(positions, batch: int, length: int, default: np.ndarray) -> np.
     return np.broadcast_to(chosen, (batch, length)).astype(np.float64)
 
 
-def visible(axes, length, q_pos, k_pos, causal, kv_mask=None, q_segments=None, kv_segments=None):
-    """Which key j each query i sees, [B, T, S]."""
-    delta = q_pos[:, :, None] - k_pos[:, None, :]
-    document = np.ones(delta.shape, bool)
+def documents(q_pos, k_pos, kv_mask=None, q_segments=None, kv_segments=None):
+    """Which key j is a token of query i's document, [B, T, S]."""
+    document = np.ones((*q_pos.shape, k_pos.shape[1]), bool)
     if kv_mask is not None:
         document &= np.asarray(kv_mask, bool)[:, None, :]
     if q_segments is not None:
         document &= np.asarray(q_segments)[:, :, None] == np.asarray(kv_segments)[:, None, :]
+    return document
+
+
+def starts(q_pos, k_pos, *ids):
+    """Where each query's document starts, [B, T, 1]: at its first real token.
+
+    The same document must give the same output with padding before it, or in the midst of a pack.
+    """
+    inside = np.where(documents(q_pos, k_pos, *ids), k_pos[:, None, :], np.inf)
+    start = np.min(inside, axis=-1, keepdims=True)
+    return np.where(np.isfinite(start), start, 0)
+
+
+def visible(axes, length, q_pos, k_pos, causal, *ids):
+    """Which key j each query i sees, [B, T, S]."""
+    delta = q_pos[:, :, None] - k_pos[:, None, :]
+    document = documents(q_pos, k_pos, *ids)
     seen = document & (delta >= 0) if causal else document
     kind, options = axes["visibility"]
     if kind != "all":
         near = np.abs(delta) < options.get("window", length)
         if kind == "sinks_and_window":
-            # Counted from the document's first real token: the same document must give the same
-            # output with padding before it, or in the middle of a pack.
-            start = np.min(np.where(document, k_pos[:, None, :], np.inf), axis=-1, keepdims=True)
-            near |= k_pos[:, None, :] - start < options.get("sinks", 4)
+            near |= k_pos[:, None, :] - starts(q_pos, k_pos, *ids) < options.get("sinks", 4)
         seen = seen & near
     return seen
 
@@ -158,9 +176,14 @@ def similarity(axes, q, k, delta, length, keys):
     return score * factor * magnitude
 
 
-def temperature(axes, n, dim, length, params):
-    """The factor of each row, broadcastable to [B, N, T, 1], from its visible count [B, T]."""
+def temperature(axes, n, place, q, length, learned):
+    """The factor of each row, broadcastable to [B, N, T, 1].
+
+    From its visible count and its place in its document, both [B, T], and q [B, T, N, H].
+    """
     kind, options = axes["temperature"]
+    dim = q.shape[-1]
+    place = np.maximum(place, 0)[:, None, :, None]  # padding before a document stands at its start
     n = np.maximum(n, 1)[:, None, :, None]  # a row that sees nothing has no use for a factor
     if kind == "one":
         return np.ones_like(n)
@@ -169,7 +192,15 @@ def temperature(axes, n, dim, length, params):
     if kind == "lssa":  # both logarithms go together: in a composition neither is of use alone
         return np.log(dim) * np.log(n)
     if kind == "ssmax":
-        return params[None, :, None, None] * np.log(n)
+        return learned["slope"][None, :, None, None] * np.log(n)
+    if kind == "ssa":
+        tokens = np.stack([q[:, :, h] @ learned["query"][h] for h in range(q.shape[2])], axis=1)
+        of_length = np.exp(-np.exp(learned["beta"]))[None, :, None, None] * np.log(n)
+        return 1 + of_length + np.tanh(tokens)[..., None]
+    if kind == "llama4":
+        return 1 + options.get("beta", 0.1) * np.log(1 + (place + 1) // options.get("floor", 8192))
+    if kind == "mistral3":
+        return 1 + options.get("beta", 0.1) * np.log(1 + place // length)
     law = np.log(n) / np.log(length) if kind == "log_length" else infoscale(n, dim, length)
     return np.maximum(law, 1) if options.get("clamp", True) else law
 
@@ -183,7 +214,12 @@ def weighting(axes, logits, seen, n):
         return np.where(seen, 1 / (1 + np.exp(-(logits - np.log(n)))), 0)
     if kind == "relu":
         return np.where(seen, np.maximum(logits, 0) / n, 0)
-    if kind == "softmax":
+    if kind == "adaptive":
+        first = weighting(axes | {"weighting": ("softmax", {})}, logits, seen[:, 0], n[:, 0, :, 0])
+        h = -np.sum(first * np.log(np.where(first > 0, first, 1)), axis=-1, keepdims=True)
+        factor = -0.037 * h**4 + 0.481 * h**3 - 2.3 * h**2 + 4.917 * h - 1.791
+        logits = np.where(h > 0.5, np.maximum(factor, 1), 1) * logits
+    if kind in ("softmax", "adaptive"):
         top = np.max(np.where(seen, logits, -np.inf), axis=-1, keepdims=True)
         top = np.where(np.isfinite(top), top, 0)
         weights = np.where(seen, np.exp(np.where(seen, logits - top, 0)), 0)
@@ -226,20 +262,25 @@ def reference_rows(
 ):
     """Logits and weights [B, N, T, S], visibility [B, T, S] and counts n [B, T].
 
-    q is [B, T, N, H], k [B, S, K, H]; `params` is ssmax's s [N]; `options` go to every part.
+    q is [B, T, N, H], k [B, S, K, H]; `params` are learned parts by axis, as init_params gives them
+    (needed where there are any); `options` go to every part.
     """
     q, k = np.asarray(q, np.float64), np.asarray(k, np.float64)
-    (batch, queries, heads, dim), keys = q.shape, k.shape[1]
+    (batch, queries, heads, _), keys = q.shape, k.shape[1]
     k = np.repeat(k, heads // k.shape[2], axis=2)  # query head h reads key head h // (N / K)
     axes = spec(method, **options)
     q_pos = positions_2d(q_positions, batch, queries, np.arange(keys - queries, keys))
     k_pos = positions_2d(kv_positions, batch, keys, np.arange(keys))
     seen = visible(axes, train_length, q_pos, k_pos, causal, kv_mask, q_segment_ids, kv_segment_ids)
     n = seen.sum(axis=-1).astype(np.float64)
-    if params is None:
-        params = np.full(heads, 1 / np.log(train_length))
+    learned = {
+        axis: {name: np.asarray(x, np.float64) for name, x in values.items()}
+        for axis, values in (params or {}).items()
+    }
     delta = q_pos[:, :, None] - k_pos[:, None, :]
-    factor = temperature(axes, n, dim, train_length, np.asarray(params, np.float64))
+    start = starts(q_pos, k_pos, kv_mask, q_segment_ids, kv_segment_ids)
+    place = q_pos - start[:, :, 0]
+    factor = temperature(axes, n, place, q, train_length, learned.get("temperature"))
     logits = factor * similarity(axes, q, k, delta, train_length, keys)
     if axes["position"][0] == "alibi":
         logits -= alibi_slopes(heads)[None, :, None, None] * np.abs(delta)[:, None]

@@ -16,7 +16,6 @@ from tests.attention.common import (
     TRAIN_LENGTH,
     inputs,
     quick_attend,
-    slopes,
     unchecked_types,
 )
 from tests.attention.reference import METHODS, reference_attend
@@ -174,7 +173,8 @@ def test_position_none(name):
         return
     q, k, v = inputs(seed=21, batch=1, queries=40, keys=40)
     made = make_method(name, train_length=TRAIN_LENGTH, position="none")
-    expected = reference_attend(q, k, v, name, TRAIN_LENGTH, position="none")
+    params = init_params(made, HEADS, DIM)
+    expected = reference_attend(q, k, v, name, TRAIN_LENGTH, position="none", params=params)
     np.testing.assert_allclose(quick_attend(q, k, v, made), expected, atol=3e-4)
 
 
@@ -194,8 +194,11 @@ def test_init_params():
     """Deterministic; nothing where nothing is learned; parts of a composition are kept."""
     assert init_params(make("rerope+infoscale"), HEADS, DIM) == {}
     for name in ["ssmax", "alibi+ssmax", "ssmax+lm_infinite"]:
-        learned = slopes(init_params(make(name), HEADS, DIM))
+        learned = init_params(make(name), HEADS, DIM)["temperature"]["slope"]
         np.testing.assert_allclose(learned, np.full(HEADS, 1 / np.log(64)), rtol=1e-6)
+    learned = init_params(make("ssa"), HEADS, DIM)["temperature"]
+    np.testing.assert_array_equal(learned["beta"], [2] * HEADS)
+    np.testing.assert_array_equal(learned["query"], np.zeros((HEADS, DIM)))
 
 
 compositions = st.lists(st.sampled_from(method_names()), min_size=1, max_size=4)
@@ -216,9 +219,13 @@ def test_a_later_part_replaces_the_axes_in_which_it_differs_from_softmax(names):
 def test_any_composition_computes_what_its_axes_say(names, causal):
     q, k, v = inputs(seed=23, batch=1, queries=25, keys=25)
     method = "+".join(names)
-    out = quick_attend(q, k, v, make_method(method, train_length=8), causal=causal)
-    expected = reference_attend(q, k, v, method, 8, causal=causal)
-    np.testing.assert_allclose(out, expected, atol=3e-4)
+    # Scaled by 128 and then raised to the 15th power, a rounding of the logits is no small thing.
+    options = {"cos_scale": 16.0} if "cos_scale" in method_options(method) else {}
+    made = make_method(method, train_length=8, **options)
+    params = init_params(made, HEADS, DIM)
+    out = quick_attend(q, k, v, made, causal=causal, params=params)
+    expected = reference_attend(q, k, v, method, 8, causal=causal, params=params, **options)
+    np.testing.assert_allclose(out, expected, atol=3e-4, rtol=3e-4)
 
 
 # Mistakes: one line, which names what was wrong and what would be right.

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenext.attention import attend, init_params, make_method
+from lenext.attention import attend, make_method
 from tests.attention.common import (
     EVERY_NAME,
-    HEADS,
     QUICK,
     inputs,
     known_to_reference,
     out_and_weights,
     quick_attend,
     quick_weights,
+    unequal_params,
     value_and_grads,
     with_fixed_scale,
 )
@@ -47,13 +47,8 @@ def document():
 def alone(method: str, causal: bool):
     """Output and weights of the document on its own."""
     made = with_fixed_scale(method, TRAIN_LENGTH)
-    out, weights = out_and_weights(
-        *document(),
-        init_params(made, HEADS, document()[0].shape[-1]),
-        {},
-        method=made,
-        causal=causal,
-    )
+    params = unequal_params(made)
+    out, weights = out_and_weights(*document(), params, {}, method=made, causal=causal)
     return np.asarray(out), np.asarray(weights)
 
 
@@ -115,7 +110,7 @@ def test_decoding_equals_prefill(method):
         cache[:, :DOCUMENT] = np.where(filled[:, :DOCUMENT, None, None], x, cache[:, :DOCUMENT])
     out = quick_attend(
         np.swapaxes(q, 0, 1), cache_k, cache_v, made, causal=True,
-        q_positions=np.arange(DOCUMENT)[:, None], kv_mask=filled,
+        q_positions=np.arange(DOCUMENT)[:, None], kv_mask=filled, params=unequal_params(made),
     )  # fmt: skip
     np.testing.assert_allclose(np.asarray(out)[:, 0], alone(method, True)[0][0], atol=EXACT)
 
@@ -125,7 +120,7 @@ def test_continuing_equals_prefill(method):
     """The last 9 queries on all keys, with default positions."""
     q, k, v = document()
     made = with_fixed_scale(method, TRAIN_LENGTH)
-    out = quick_attend(q[:, -9:], k, v, made, causal=True)
+    out = quick_attend(q[:, -9:], k, v, made, causal=True, params=unequal_params(made))
     np.testing.assert_allclose(out, alone(method, True)[0][:, -9:], atol=EXACT)
 
 
@@ -162,7 +157,7 @@ def test_padding_and_packing(method, causal):
             segments[i, inside] = [3, -1, 3][i - 2]
     positions[4, other:] -= other
     out, weights = out_and_weights(
-        *parts, init_params(made, HEADS, q.shape[-1]),
+        *parts, unequal_params(made),
         {
             "q_positions": positions, "kv_positions": positions, "kv_mask": mask,
             "q_segment_ids": segments, "kv_segment_ids": segments,
@@ -192,8 +187,7 @@ def test_every_method_differs_from_softmax(method, causal):
 def test_methods_differ_from_each_other():
     """Two names for one thing would be a mix-up in the catalogue."""
     outs = {method: alone(method, False)[0] for method in EVERY_NAME}
-    # At their first values, SSMax's s_h ln n is log_length's ln n / ln L.
-    for a, b in [(a, b) for a in outs for b in outs if a < b and {a, b} != {"ssmax", "log_length"}]:
+    for a, b in [(a, b) for a in outs for b in outs if a < b]:
         assert np.max(np.abs(outs[a] - outs[b])) > 1e-3, (a, b)
 
 
@@ -220,7 +214,7 @@ def solve(method, causal, implementation, *, arguments=None, places=None, dtype=
     """Output and gradients as float32 arrays, from arguments rounded to dtype."""
     arguments = [jnp.asarray(x, dtype) for x in arguments or problem()]
     places = packed(2, 63) if places is None else places
-    params = init_params(method, HEADS, arguments[0].shape[-1])
+    params = unequal_params(method)
     out, gradients = value_and_grads(
         *arguments,
         params,
@@ -252,7 +246,8 @@ def test_blocks_equal_the_definition_in_bfloat16(method, causal):
     for a, b in zip(ours, definition, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-2 * np.max(np.abs(b)))
     rounded = [np.asarray(jnp.asarray(x, "bfloat16"), np.float64) for x in problem()[:3]]
-    expected = reference_attend(*rounded, method, TRAIN_LENGTH, causal=causal, **packed(2, 63))
+    known = {"causal": causal, "params": unequal_params(made), **packed(2, 63)}
+    expected = reference_attend(*rounded, method, TRAIN_LENGTH, **known)
     np.testing.assert_allclose(definition[0], expected, atol=2e-2 * np.max(np.abs(expected)))
 
 
@@ -314,7 +309,7 @@ def test_weights_are_finite_positive_and_sum_to_one(method, dtype, causal):
     sizes = np.array([1e4 / largest, 1.0])[:, None, None, None]  # one sequence each
     q, k, v = (jnp.asarray(x, dtype) for x in (q * sizes, k, v))
     places = packed(2, 63)
-    params = init_params(made, HEADS, q.shape[-1])
+    params = unequal_params(made)
     out, weights = out_and_weights(q, k, v, params, places, method=made, causal=causal)
     out, weights = np.asarray(out, np.float32), np.asarray(weights)
     assert np.all(np.isfinite(out))

@@ -109,6 +109,44 @@ def test_ssmax():
     close(factors, np.log([[64, 64], [4096, 4096], [8, 8]]) * [0.5, 2.0], rtol=1e-5)
 
 
+def test_steps_of_the_logarithm():
+    """Llama 4's first step is at floor - 1, Ministral's at L; a document counts from its start."""
+    for first in (0, 1000):
+        places = np.array([0, 2, 3, 4, 6, 7, 11])
+        q, k = np.zeros((7, 1, 1, 4), np.float32), np.zeros((7, 1, 1, 4), np.float32)
+        q[..., 0], k[..., 0] = 2, 1
+        at = {"q_positions": first + places[:, None], "kv_positions": np.full((7, 1), first)}
+        made = make_method("llama4", train_length=64, floor=4, position="none")
+        factors = np.ravel(quick_statistics(q, k, made, **at).max_logit)
+        close(factors, 1 + 0.1 * np.log([1, 1, 2, 2, 2, 3, 4]), rtol=1e-6)
+        made = make_method("mistral3", train_length=4, beta=0.5, position="none")
+        factors = np.ravel(quick_statistics(q, k, made, **at).max_logit)
+        close(factors, 1 + 0.5 * np.log([1, 1, 1, 2, 2, 2, 3]), rtol=1e-6)
+
+
+def test_ssa():
+    """Almost 1 to begin with; each head's own beta, and its own product with q = (2, 0, ...)."""
+    close(temperatures("ssa", [1], dim=4, length=4), 1, rtol=1e-6)
+    start = 1 + math.exp(-math.exp(2)) * math.log(16)
+    close(temperatures("ssa", [16], dim=4, length=4), start, rtol=1e-6)
+    query = jnp.array([[0.0, 9.0, 9.0, 9.0], [0.5, 0.0, 0.0, 0.0]])
+    params = {"temperature": {"beta": jnp.array([0.0, -40.0]), "query": query}}
+    factors = temperatures("ssa", [16], dim=4, length=4, heads=2, params=params)
+    expected = [1 + math.log(16) / E, 1 + math.log(16) + math.tanh(1)]
+    close(factors[0], expected, rtol=1e-5)
+
+
+def test_adaptive():
+    """Two keys have 0.58 nats, more than 0.5, but the fit is below 1 there; 16 get 2.2."""
+    close(row("adaptive", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
+    p = np.array([E] + [1] * 15) / (E + 15)
+    h = -np.sum(p * np.log(p))
+    factor = np.polyval([-0.037, 0.481, -2.3, 4.917, -1.791], h)
+    assert 2.2 < factor < 2.3
+    top = math.exp(factor)
+    close(row("adaptive", [1] + [0] * 15), np.array([top] + [1] * 15) / (top + 15), rtol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["infoscale", "log_length"])
 @pytest.mark.parametrize("length", [7, 64, 1000])
 def test_temperature_is_exactly_one_at_the_training_length(method, length):
