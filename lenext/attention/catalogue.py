@@ -47,11 +47,17 @@ CATALOGUE: dict[str, Entry] = {
     # Similarity
     "cosscale": Entry("CosScale (arXiv 2501.08570)", similarity=similarity.Cosine()),
     "infoscale_cosscale": Entry("arXiv 2501.08570", similarity=similarity.Cosine(), temperature=temperature.InfoScale()),
+    "soft": Entry("SOFT (arXiv 2110.11945)", similarity=similarity.Gaussian()),
     # Weighting
-    "lssa": Entry("LSSA (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Softplus()),
-    "lssar": Entry("LSSAR (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.ReweightedSoftplus()),
+    "lssa": Entry("LSSA (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Activated()),
+    "lssar": Entry("LSSAR (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Reweighted()),
+    "reweighted_softmax": Entry("LSSAR's second stage (arXiv 2501.13428)", weighting=weighting.Reweighted(phi="exp")),
+    "reweighted_sigmoid": Entry("LSSAR's second stage (arXiv 2501.13428)", weighting=weighting.Reweighted(phi="sigmoid")),
     "sigmoid": Entry("Sigmoid attention (arXiv 2409.04431)", weighting=weighting.Sigmoid()),
     "relu": Entry("ReLU attention (arXiv 2309.08586)", weighting=weighting.Relu()),
+    "relu2": Entry("Squared ReLU (arXiv 2202.10447, 2309.08586)", weighting=weighting.SquaredRelu()),
+    "softmax1": Entry("Miller 2023, Attention is off by one", weighting=weighting.SoftmaxPlusOne()),
+    "sparsemax": Entry("Sparsemax (arXiv 1602.02068)", weighting=weighting.Sparsemax()),
     "adaptive": Entry("Adaptive temperature (arXiv 2410.01104)", weighting=weighting.AdaptiveSoftmax()),
     # Position
     "pi": Entry("Position interpolation (arXiv 2306.15595)", position=position.Interpolated()),

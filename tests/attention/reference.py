@@ -5,6 +5,7 @@ a pair of dimensions is scored by the angle of its *distance* (nothing is ever r
 a dict, every array is complete [B, N, T, S], and the power of LSSAR runs in logarithms.
 """
 
+import math
 import re
 from typing import Any
 
@@ -26,6 +27,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "lssar": {"temperature": "lssa", "similarity": "unit", "weighting": "reweighted"},
     "sigmoid": {"weighting": "sigmoid"},
     "relu": {"weighting": "relu"},
+    "reweighted_softmax": {"weighting": "reweighted_softmax"},
+    "reweighted_sigmoid": {"weighting": "reweighted_sigmoid"},
+    "relu2": {"weighting": "relu2"},
+    "softmax1": {"weighting": "softmax1"},
+    "sparsemax": {"weighting": "sparsemax"},
+    "soft": {"similarity": "soft"},
     "adaptive": {"weighting": "adaptive"},
     "pi": {"position": "pi"},
     "ntk": {"position": "ntk"},
@@ -39,7 +46,13 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 # Weightings whose rows sum to 1.
-NORMALISED = {"softmax", "softplus", "reweighted", "adaptive"}
+FIRST_STAGES = {
+    "softplus": "softplus",
+    "reweighted": "softplus",
+    "reweighted_softmax": "exp",
+    "reweighted_sigmoid": "sigmoid",
+}
+NORMALISED = {"softmax", "adaptive", "sparsemax", *FIRST_STAGES}
 
 
 def spec(method: str, **shared: Any) -> dict[str, Any]:
@@ -156,7 +169,7 @@ def similarity(axes, q, k, delta, length, keys):
         delta = np.zeros_like(delta)
 
     sim_kind, sim_options = axes["similarity"]
-    if sim_kind == "dot":
+    if sim_kind in ("dot", "soft"):
         factor = 1 / np.sqrt(dim)
     else:
         q = q / np.linalg.norm(q, axis=-1, keepdims=True)
@@ -173,6 +186,9 @@ def similarity(axes, q, k, delta, length, keys):
         qa, qb, ka, kb = qa[..., None], qb[..., None], ka[:, :, None], kb[:, :, None]
         angle = (delta * frequencies[p])[:, None]
         score += np.cos(angle) * (qa * ka + qb * kb) + np.sin(angle) * (qa * kb - qb * ka)
+    if sim_kind == "soft":  # a rotation changes no norm
+        score = score - (np.sum(q**2, -1).transpose(0, 2, 1)[..., None]) / 2
+        score = score - (np.sum(k**2, -1).transpose(0, 2, 1)[:, :, None]) / 2
     return score * factor * magnitude
 
 
@@ -205,7 +221,7 @@ def temperature(axes, n, place, q, length, learned):
     return np.maximum(law, 1) if options.get("clamp", True) else law
 
 
-def weighting(axes, logits, seen, n):
+def weighting(axes, logits, seen, n, dim):
     """Weights [B, N, T, S] from complete rows; zero where unseen, and all zero in an empty row."""
     kind, options = axes["weighting"]
     seen = np.broadcast_to(seen[:, None], logits.shape)
@@ -215,18 +231,26 @@ def weighting(axes, logits, seen, n):
     if kind == "relu":
         return np.where(seen, np.maximum(logits, 0) / n, 0)
     if kind == "adaptive":
-        first = weighting(axes | {"weighting": ("softmax", {})}, logits, seen[:, 0], n[:, 0, :, 0])
+        first = softmax(logits, seen)
         h = -np.sum(first * np.log(np.where(first > 0, first, 1)), axis=-1, keepdims=True)
         factor = -0.037 * h**4 + 0.481 * h**3 - 2.3 * h**2 + 4.917 * h - 1.791
         logits = np.where(h > 0.5, np.maximum(factor, 1), 1) * logits
+    if kind == "relu2":
+        if options.get("gau", False):
+            return np.where(seen, np.maximum(logits * np.sqrt(dim) / n, 0) ** 2, 0)
+        return np.where(seen, np.maximum(logits, 0) ** 2 / n, 0)
+    if kind == "softmax1":
+        top = np.max(np.where(seen, logits, 0), axis=-1, keepdims=True, initial=0)
+        exps = np.where(seen, np.exp(np.where(seen, logits - top, 0)), 0)
+        return exps / (np.exp(-top) + np.sum(exps, axis=-1, keepdims=True))
+    if kind == "sparsemax":
+        return sparsemax(logits, seen)
     if kind in ("softmax", "adaptive"):
-        top = np.max(np.where(seen, logits, -np.inf), axis=-1, keepdims=True)
-        top = np.where(np.isfinite(top), top, 0)
-        weights = np.where(seen, np.exp(np.where(seen, logits - top, 0)), 0)
-    else:
-        weights = np.where(seen, np.logaddexp(0, logits), 0)
-    weights = normalise(weights)
-    if kind == "reweighted":
+        return softmax(logits, seen)
+    phi = options.get("phi", FIRST_STAGES[kind])
+    weights = softmax(logits, seen) if phi == "exp" else np.where(seen, PHIS[phi](logits), 0)
+    weights = normalise(weights) if options.get("norm", "l1") == "l1" else weights / n
+    if kind.startswith("reweighted"):
         offset = np.where(n <= 3, 0, options.get("offset", 1.0))
         above = weights * n - offset
         # Equal weights are 1/n up to rounding; a row with nothing above its offset keeps them.
@@ -237,6 +261,36 @@ def weighting(axes, logits, seen, n):
         sharper = normalise(np.exp(options.get("power", 15.0) * ratio))
         weights = np.where(top > 0, sharper, weights)
     return weights
+
+
+PHIS = {
+    "softplus": lambda x: np.logaddexp(0, x),
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "sigmoid": lambda x: np.exp(-np.logaddexp(0, -x)),
+    # GELU's least value, at x = -0.7518.
+    "gelu_shifted": lambda x: x * (1 + ERF(x / np.sqrt(2))) / 2 + 0.16997120747990369,
+}
+ERF = np.vectorize(math.erf, otypes=[float])
+
+
+def softmax(logits, seen):
+    """exp over its sum, where seen."""
+    top = np.max(np.where(seen, logits, -np.inf), axis=-1, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0)
+    return normalise(np.where(seen, np.exp(np.where(seen, logits - top, 0)), 0))
+
+
+def sparsemax(logits, seen):
+    """relu(logit - tau), with tau by bisection: it lies within 1 below the top."""
+    top = np.max(np.where(seen, logits, -np.inf), axis=-1, keepdims=True)
+    z = np.where(seen, logits - np.where(np.isfinite(top), top, 0), -np.inf)
+    low, high = np.full(top.shape, -1.0), np.zeros(top.shape)
+    for _ in range(60):
+        tau = (low + high) / 2
+        heavy = np.sum(np.maximum(z - tau, 0), axis=-1, keepdims=True) > 1
+        low, high = np.where(heavy, tau, low), np.where(heavy, high, tau)
+    return np.maximum(z - high, 0)
 
 
 def normalise(weights):
@@ -284,7 +338,7 @@ def reference_rows(
     logits = factor * similarity(axes, q, k, delta, train_length, keys)
     if axes["position"][0] == "alibi":
         logits -= alibi_slopes(heads)[None, :, None, None] * np.abs(delta)[:, None]
-    return logits, weighting(axes, logits, seen, n), seen, n
+    return logits, weighting(axes, logits, seen, n, q.shape[-1]), seen, n
 
 
 def reference_weights(q, k, method, train_length, **kwargs):

@@ -284,6 +284,9 @@ def test_an_unknown_option_names_the_choices():
         ("infoscale", {"clamp": 1}),
         ("infoscale", {"clamp": "no"}),
         ("lssar", {"power": 0}),
+        ("lssa", {"phi": "tanh"}),
+        ("lssar", {"norm": "l2"}),
+        ("relu2", {"gau": 1}),
         ("cosscale", {"cos_scale": "large"}),
         ("rerope(window=0)", {}),
         ("rerope(window='x')+infoscale", {}),
@@ -295,6 +298,17 @@ def test_an_option_out_of_range_names_itself(name, options):
     option = next(iter(options), "window")
     assert option in message
     assert "should be" in message
+
+
+def test_an_exponential_is_normalised():
+    assert "norm" in complaint("lssa", phi="exp", norm="none")
+    assert "norm" in complaint("reweighted_softmax", norm="none")
+
+
+def test_first_stages_by_name_and_by_option():
+    assert make("lssa", phi="exp").weighting == make("lssa(phi='exp')").weighting
+    assert make("reweighted_sigmoid").weighting == make("lssar", phi="sigmoid").weighting
+    assert make("lssa", phi="relu").weighting.kind != make("lssa").weighting.kind
 
 
 def test_a_wrong_pairing_names_the_choices():

@@ -181,7 +181,8 @@ def test_padding_and_packing(method, causal):
 def test_every_method_differs_from_softmax(method, causal):
     known_to_reference(method)
     out, plain = alone(method, causal)[0], alone("softmax", causal)[0]
-    assert np.max(np.abs(out - plain)) > 1e-2
+    # The one that softmax1 adds to a sum over 64 keys is a hundredth: small, but no rounding.
+    assert np.max(np.abs(out - plain)) > 1e-3
 
 
 def test_methods_differ_from_each_other():
@@ -367,7 +368,8 @@ def test_no_output_depends_on_what_comes_after(method):
         assert not np.any(gradient[:, :27])  # the document before
         assert np.all(np.any(gradient[:, row - 5 : row + 1], axis=(1, 2, 3)))
     assert not np.any(np.delete(dq, row, axis=1))
-    assert np.all(np.any(dq[:, row], axis=-1))
+    # Over the heads: a row of sparsemax that rests on one key is flat there.
+    assert np.all(np.any(dq[:, row], axis=(1, 2)))
 
 
 def test_whole_rows_are_causal_in_blocks_too():

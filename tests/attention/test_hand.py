@@ -221,6 +221,48 @@ def test_relu():
     close(row("relu", [0.5, 1, -0.5, 0]), [0.125, 0.25, 0, 0], rtol=1e-6)
 
 
+def test_relu2():
+    close(row("relu2", [-1, 1]), [0, 0.5], rtol=1e-6)
+    close(row("relu2", [0.5, 1, -0.5, 0]), [0.0625, 0.25, 0, 0], rtol=1e-6)
+    # H = 4, so that q.k = 2 cos: (2 / 4)^2 and (1 / 4)^2.
+    close(row("relu2", [0.5, 1, -0.5, 0], gau=True), [0.0625, 0.25, 0, 0], rtol=1e-6)
+    close(row("relu2", [-1, 1], gau=True), [0, 1], rtol=1e-6)
+
+
+def test_softmax1():
+    """A key of logit 0 and no value: 1 / (1 + 1), and [1, e] / (2 + e)."""
+    close(row("softmax1", [0]), [0.5], rtol=1e-6)
+    close(row("softmax1", [0, 1]), np.array([1, E]) / (2 + E), rtol=1e-6)
+    close(row("softmax1", [-1]), [1 / (1 + E)], rtol=1e-6)
+
+
+def test_sparsemax():
+    """tau = (0.75 + 0.25 - 1) / 2 = 0, and the third key lies below it; 1 - 0 leaves one key."""
+    close(row("sparsemax", [0.75, 0.25, -0.5]), [0.75, 0.25, 0], atol=1e-6)
+    close(row("sparsemax", [0, 1]), [0, 1], atol=1e-6)
+    close(row("sparsemax", [0.5, 0.5, 0.5]), [1 / 3] * 3, rtol=1e-6)
+    close(row("sparsemax", [1, 0.25, 0.25]), [5 / 6, 1 / 12, 1 / 12], rtol=1e-5)
+
+
+def test_soft():
+    """H = 4, |q| = 2, |k| = 1: -|q - k|^2 / 4 = -(5 - 4 cos) / 4, so e^cos as in softmax."""
+    close(row("soft", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-5)
+    # And a longer key is a farther one: -(4 - 2) ^ 2 / 4 against 0.
+    q, k = np.zeros((1, 1, 1, 4), np.float32), np.zeros((1, 2, 1, 4), np.float32)
+    q[..., 0], k[0, :, 0, 0] = 2, [2, 4]
+    made = make_method("soft", train_length=4, position="none")
+    close(np.ravel(quick_weights(q, k, made)), np.array([E, 1]) / (1 + E), rtol=1e-5)
+
+
+def test_reweighted_softmax():
+    """Three keys take no offset: the powers of e^cos; five equal but one leave that one."""
+    close(row("reweighted_softmax", [0, 1], power=3), np.array([1, E**3]) / (1 + E**3), rtol=1e-5)
+    close(row("reweighted_softmax", [1, 0, 0, 0, 0]), [1, 0, 0, 0, 0])
+    odds = (E / (1 + E)) / 0.5
+    expected = np.array([1, odds**3]) / (1 + odds**3)
+    close(row("reweighted_sigmoid", [0, 1], power=3), expected, rtol=1e-5)
+
+
 def test_rope_turns_by_the_distance():
     """H = 2: one pair, a radian a token. The sine's sign is RoFormer's: q turned by +i."""
     delta = np.array([0, 1, 2, -1, 30])
