@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-from lenext.attention import position, similarity, temperature, visibility, weighting
+from lenext.attention import bias, position, similarity, temperature, visibility, weighting
 from lenext.attention.method import (
     AXES,
     Axis,
@@ -65,8 +65,12 @@ CATALOGUE: dict[str, Entry] = {
     "yarn": Entry("YaRN (arXiv 2309.00071)", position=position.Yarn()),
     "rerope": Entry("ReRoPE (Su 2023)", position=position.ClampedRope()),
     "rerope_log": Entry("ReRoPE (Su 2023)", position=position.ClampedRope(), temperature=temperature.LogLength()),
-    "alibi": Entry("ALiBi (arXiv 2108.12409)", position=position.Alibi()),
+    "alibi": Entry("ALiBi (arXiv 2108.12409)", position=bias.Alibi()),
     "nope": Entry("NoPE (arXiv 2305.19466)", position=position.NoPosition()),
+    "p_rope": Entry("p-RoPE (arXiv 2410.06205)", position=position.PartialRope()),
+    "kerple_log": Entry("KERPLE (arXiv 2205.09921)", position=bias.KerpleLog()),
+    "fire": Entry("FIRE (arXiv 2310.04418)", position=bias.Fire()),
+    "scale_invariant": Entry("Scale-invariant attention (arXiv 2505.17083)", position=bias.ScaleInvariant()),
     # Visibility
     "windowed": Entry("Sliding window (arXiv 2004.05150)", visibility=visibility.Window()),
     "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", position=position.ClampedRope(), visibility=visibility.SinkWindow()),

@@ -12,6 +12,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -21,23 +22,46 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 Params = dict[str, Any]
 
 
-def option(default: Any, kind: type, *, at_least: float | None = None, choices: tuple = ()) -> Any:
-    """Declares a dataclass field that users may set by name; checked when the axis is built."""
-    rule = {"kind": kind, "at_least": at_least, "choices": choices}
+def option(
+    default: Any,
+    kind: type,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    choices: tuple = (),
+) -> Any:
+    """Declares a dataclass field that users may set by name; checked when the axis is built.
+
+    The bounds are those of a number, or of each number in a tuple (`kind=tuple`).
+    """
+    rule = {"kind": kind, "choices": choices}
+    rule["bounds"] = {"at least": at_least, "at most": at_most, "above": above}
     return dataclasses.field(default=default, metadata={"option": rule})
 
 
-def _complaint(value: Any, kind: type, at_least: float | None, choices: tuple) -> str | None:
+HOLDS = {"at least": operator.ge, "at most": operator.le, "above": operator.gt}
+
+
+def _complaint(
+    value: Any, kind: type, choices: tuple, bounds: dict[str, float | None]
+) -> str | None:
     """What an option should have been, or None if it is fine."""
     if choices:
         return None if value in choices else "one of " + ", ".join(map(repr, choices))
     if kind is bool:
         return None if isinstance(value, bool) else "True or False"
+    if kind is tuple:
+        if not isinstance(value, tuple):
+            return "a tuple of numbers"
+        complaints = [_complaint(x, float, (), bounds) for x in value]
+        return next((f"a tuple of numbers, each {c}" for c in complaints if c), None)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or (kind is int and value != int(value)):
         return "a whole number" if kind is int else "a finite number"
-    if at_least is not None and value < at_least:
-        return f"at least {at_least:g}"
+    for word, bound in bounds.items():
+        if bound is not None and not HOLDS[word](value, bound):
+            return f"{word} {bound:g}"
     return None
 
 

@@ -1,4 +1,6 @@
-"""Position: rotations of q and k (RoPE and its extensions), ALiBi, or nothing.
+"""Position: rotations of q and k (RoPE and its extensions), or nothing.
+
+Biases on the logits are in `bias`.
 
 Rotation angles are kept as fixed-point phases, uint32 in units of 2**-32 turns, because products
 of whole positions wrap around there without loss: the angle between two tokens depends on their
@@ -156,24 +158,15 @@ class ClampedRope(Rope, Windowed):
 
 
 @dataclasses.dataclass(frozen=True)
-class Alibi(Position):
-    """ALiBi (arXiv 2108.12409): bias -m_h |delta|, no rotation; symmetric where not causal."""
+class PartialRope(Rope):
+    """p-RoPE (arXiv 2410.06205): the fastest `fraction` of the pairs turns, the others do not."""
 
-    trained_kind: ClassVar[str] = "alibi"
+    fraction: float = option(0.75, float, at_least=0.0, at_most=1.0)
 
-    def bias(self, rows, params):  # noqa: D102
-        del params
-        slopes = jnp.asarray(alibi_slopes(rows.num_heads), jnp.float32)
-        return -slopes[None, :, None, None] * jnp.abs(rows.delta).astype(jnp.float32)
+    @property
+    def kind(self) -> str:  # noqa: D102
+        return f"{super().kind}, {self.fraction:g} of the pairs" if self.rotary else "nope"
 
-
-def alibi_slopes(num_heads: int) -> np.ndarray:
-    """m_h = 2^(-8h/N) for h = 1..N (ALiBi, section 3).
-
-    Where N is no power of two: the slopes of N' heads, the largest power of two below N, and then
-    as many as are missing of every other slope of 2N' heads, from the first.
-    """
-    power = 2 ** math.floor(math.log2(num_heads))
-    slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))
-    between = 2.0 ** (-4.0 / power * np.arange(1, 2 * power + 1, 2))
-    return np.concatenate([slopes, between[: num_heads - power]])
+    def frequencies(self, rows):  # noqa: D102
+        plain = plain_frequencies(rows.head_dim, self.base)
+        return np.where(np.arange(len(plain)) < int(self.fraction * len(plain)), plain, 0.0)

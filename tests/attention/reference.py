@@ -41,6 +41,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "rerope_log": {"position": "clamped", "temperature": "log_length"},
     "alibi": {"position": "alibi"},
     "nope": {"position": "none"},
+    "p_rope": {"position": "p_rope"},
+    "kerple_log": {"position": "kerple_log"},
+    "fire": {"position": "fire"},
+    "scale_invariant": {"position": "scale_invariant"},
     "windowed": {"visibility": "window"},
     "lm_infinite": {"position": "clamped", "visibility": "sinks_and_window"},
 }
@@ -165,7 +169,12 @@ def similarity(axes, q, k, delta, length, keys):
     elif kind == "clamped":
         window = options.get("window", length)
         delta = np.sign(delta) * np.minimum(np.abs(delta), window)
-    if kind in ("none", "alibi") or options.get("position") == "none":
+    elif kind in ("p_rope", "scale_invariant"):
+        frequencies[math.floor(options.get("fraction", 0.75) * (dim // 2)) :] = 0
+    if kind == "scale_invariant":
+        tau = options.get("tau", 10.0)
+        magnitude = np.sqrt(1 + 2 * np.log(1 + np.abs(delta) / tau))[:, None]
+    if kind in ("none", "alibi", "kerple_log", "fire") or options.get("position") == "none":
         delta = np.zeros_like(delta)
 
     sim_kind, sim_options = axes["similarity"]
@@ -190,6 +199,31 @@ def similarity(axes, q, k, delta, length, keys):
         score = score - (np.sum(q**2, -1).transpose(0, 2, 1)[..., None]) / 2
         score = score - (np.sum(k**2, -1).transpose(0, 2, 1)[:, :, None]) / 2
     return score * factor * magnitude
+
+
+def bias(axes, delta, place, heads, length, learned):
+    """The term on the logits, [B, N, T, S], or 0, from distances [B, T, S] and places [B, T]."""
+    kind, options = axes["position"]
+    distance = np.abs(delta)[:, None]
+    if kind == "alibi":
+        return -alibi_slopes(heads)[None, :, None, None] * distance
+    if kind == "scale_invariant":
+        return -2 * np.log(1 + distance / options.get("tau", 10.0))
+    if kind == "kerple_log":
+        p, a = (np.exp(learned[name])[None, :, None, None] for name in ("log_p", "log_a"))
+        return -p * np.log(1 + a * distance)
+    if kind == "fire":
+        c, threshold = np.abs(learned["c"]), np.abs(learned["threshold"]) * length
+        span = np.maximum(place, threshold)[:, :, None]
+        ratio = np.log(c * np.abs(delta) + 1) / np.log(c * span + 1)
+        out = np.zeros((delta.shape[0], heads, *delta.shape[1:]))
+        for head in range(heads):
+            out[:, head] = learned["outer_bias"][head]
+            for unit, weight in enumerate(learned["outer"][:, head]):
+                unit_in = learned["inner"][unit] * ratio + learned["inner_bias"][unit]
+                out[:, head] += weight * np.maximum(unit_in, 0)
+        return out
+    return 0
 
 
 def temperature(axes, n, place, q, length, learned):
@@ -336,8 +370,7 @@ def reference_rows(
     place = q_pos - start[:, :, 0]
     factor = temperature(axes, n, place, q, train_length, learned.get("temperature"))
     logits = factor * similarity(axes, q, k, delta, train_length, keys)
-    if axes["position"][0] == "alibi":
-        logits -= alibi_slopes(heads)[None, :, None, None] * np.abs(delta)[:, None]
+    logits += bias(axes, delta, place, heads, train_length, learned.get("position"))
     return logits, weighting(axes, logits, seen, n, q.shape[-1]), seen, n
 
 

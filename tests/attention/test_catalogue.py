@@ -165,10 +165,10 @@ def test_method_options_are_what_make_method_takes():
 
 @pytest.mark.parametrize("name", [name for name in method_names() if name != "nope"])
 def test_position_none(name):
-    """Rotation is off, so neither base nor pairing matters; ALiBi's bias stays."""
+    """Rotation is off, so neither base nor pairing matters; a bias stays."""
     off = make(name, position="none")
     assert off.temperature == make(name).temperature
-    if name == "alibi":
+    if name in ("alibi", "kerple_log", "fire"):
         assert off == make(name)
         return
     q, k, v = inputs(seed=21, batch=1, queries=40, keys=40)
@@ -199,6 +199,14 @@ def test_init_params():
     learned = init_params(make("ssa"), HEADS, DIM)["temperature"]
     np.testing.assert_array_equal(learned["beta"], [2] * HEADS)
     np.testing.assert_array_equal(learned["query"], np.zeros((HEADS, DIM)))
+    learned = init_params(make("kerple_log"), HEADS, DIM)["position"]
+    assert all(not np.any(x) for x in learned.values())  # logarithms of p = a = 1
+    learned = init_params(make("fire"), HEADS, DIM)["position"]
+    np.testing.assert_allclose(learned["c"], 0.1, rtol=1e-6)
+    assert learned["threshold"] == 1
+    assert learned["outer"].shape == (32, HEADS)
+    again = init_params(make("fire"), HEADS, DIM)["position"]
+    assert all(np.array_equal(learned[name], again[name]) for name in learned)
 
 
 compositions = st.lists(st.sampled_from(method_names()), min_size=1, max_size=4)
@@ -287,6 +295,8 @@ def test_an_unknown_option_names_the_choices():
         ("lssa", {"phi": "tanh"}),
         ("lssar", {"norm": "l2"}),
         ("relu2", {"gau": 1}),
+        ("p_rope", {"fraction": 1.5}),
+        ("scale_invariant", {"tau": 0}),
         ("cosscale", {"cos_scale": "large"}),
         ("rerope(window=0)", {}),
         ("rerope(window='x')+infoscale", {}),

@@ -245,7 +245,8 @@ def test_blocks_equal_the_definition_in_bfloat16(method, causal):
     ours = solve(made, causal, "blockwise", block_size=32, dtype="bfloat16")
     definition = by_definition(method, causal, "bfloat16")
     for a, b in zip(ours, definition, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-2 * np.max(np.abs(b)))
+        # A constant on all logits, as FIRE's last bias, has no gradient but rounding: hence 1e-5.
+        np.testing.assert_allclose(a, b, atol=2e-2 * np.max(np.abs(b)) + 1e-5)
     rounded = [np.asarray(jnp.asarray(x, "bfloat16"), np.float64) for x in problem()[:3]]
     known = {"causal": causal, "params": unequal_params(made), **packed(2, 63)}
     expected = reference_attend(*rounded, method, TRAIN_LENGTH, **known)

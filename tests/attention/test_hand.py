@@ -318,6 +318,43 @@ def test_alibi_slopes(heads, slopes):
     close(logits("alibi", delta, heads=heads), expected, rtol=1e-6)
 
 
+def test_p_rope():
+    """Half of two pairs: the first turns a radian a token, the second not at all."""
+    delta = np.array([0, 1, -3, 700])
+    kw = {"dim": 4, "fraction": 0.5}
+    close(logits("p_rope", delta, key_dim=1, **kw)[:, 0], np.sin(delta), atol=1e-5)
+    close(logits("p_rope", delta, query_dim=2, key_dim=2, **kw)[:, 0], 1, atol=1e-6)
+
+
+def test_scale_invariant():
+    """At distance 0, q.k; at tau (e - 1), gain sqrt(3) and bias -2."""
+    delta, tau = np.array([0, 1, -1]), 1 / (E - 1)
+    kw = {"dim": 4, "query_dim": 2, "key_dim": 2, "fraction": 0.5, "tau": tau}
+    close(logits("scale_invariant", delta, **kw)[:, 0], [1, *[math.sqrt(3) - 2] * 2], rtol=1e-5)
+
+
+def test_kerple_log():
+    """1 - p ln(1 + a |distance|), p = a = 1 to begin with."""
+    delta = np.array([0, 1, -7])
+    close(logits("kerple_log", delta, heads=2)[:, 1], 1 - np.log([1, 2, 8]), rtol=1e-5, atol=1e-6)
+
+
+def test_fire():
+    """One unit that passes its input: ln(1 + |distance|) / ln(1 + max(i, L)) for c = 1, L = 3."""
+    q = np.zeros((2, 1, 1, 4), np.float32)
+    k = np.zeros((2, 8, 1, 4), np.float32)
+    made = make_method("fire", train_length=3)
+    learned = {"c": 1.0, "threshold": -1.0, "inner_bias": np.zeros(32), "outer_bias": np.zeros(1)}
+    learned |= {"inner": np.eye(32)[0], "outer": np.eye(32)[:, :1]}
+    params = {"position": {name: jnp.asarray(x, jnp.float32) for name, x in learned.items()}}
+    places = {"q_positions": np.array([[7], [1]]), "causal": True, "params": params}
+    weights = np.asarray(quick_weights(q, k, made, **places))[:, 0, 0]
+    far = np.exp(np.log(8 - np.arange(8.0)) / np.log(8))
+    close(weights[0], far / far.sum(), rtol=1e-5)
+    near = np.exp(np.log([2.0, 1.0]) / np.log(4))
+    close(weights[1, :2], near / near.sum(), rtol=1e-5)
+
+
 def seen(method: str, query: int, *, causal: bool, **options) -> list[int]:
     """The keys of twelve that a query sees: with q = 0 they share the row evenly."""
     q, k = np.zeros((1, 12, 1, 2), np.float32), np.ones((1, 12, 1, 2), np.float32)

@@ -220,6 +220,8 @@ def test_block_sizes(implementation, block_size, causal):
         ("windowed", {"window": 1}),
         ("yarn", {"position": "none"}),
         ("alibi+ssmax", {"position": "none"}),
+        ("p_rope", {"fraction": 0.4}),
+        ("scale_invariant", {"tau": 2.0, "fraction": 1.0, "base": 500.0}),
         ("llama4", {"floor": 8}),
         ("llama4", {"floor": 5, "beta": 0.5}),
         ("mistral3", {"beta": 0.7}),
