@@ -6,7 +6,16 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-from lenext.attention import bias, position, similarity, temperature, visibility, weighting
+from lenext.attention import (
+    bias,
+    distances,
+    frequencies,
+    position,
+    similarity,
+    temperature,
+    visibility,
+    weighting,
+)
 from lenext.attention.method import (
     AXES,
     Axis,
@@ -60,11 +69,16 @@ CATALOGUE: dict[str, Entry] = {
     "sparsemax": Entry("Sparsemax (arXiv 1602.02068)", weighting=weighting.Sparsemax()),
     "adaptive": Entry("Adaptive temperature (arXiv 2410.01104)", weighting=weighting.AdaptiveSoftmax()),
     # Position
-    "pi": Entry("Position interpolation (arXiv 2306.15595)", position=position.Interpolated()),
-    "ntk": Entry("NTK-aware RoPE (bloc97 2023; arXiv 2309.00071)", position=position.NTK()),
-    "yarn": Entry("YaRN (arXiv 2309.00071)", position=position.Yarn()),
-    "rerope": Entry("ReRoPE (Su 2023)", position=position.ClampedRope()),
-    "rerope_log": Entry("ReRoPE (Su 2023)", position=position.ClampedRope(), temperature=temperature.LogLength()),
+    "pi": Entry("Position interpolation (arXiv 2306.15595)", position=frequencies.Interpolated()),
+    "ntk": Entry("NTK-aware RoPE (bloc97 2023; arXiv 2309.00071)", position=frequencies.NTK()),
+    "yarn": Entry("YaRN (arXiv 2309.00071)", position=frequencies.Yarn()),
+    "dynamic_ntk": Entry("Dynamic NTK (emozilla 2023; arXiv 2309.00071)", position=frequencies.DynamicNTK()),
+    "llama3": Entry("Llama 3.1 (arXiv 2407.21783)", position=frequencies.Llama3()),
+    "longrope": Entry("LongRoPE (arXiv 2402.13753)", position=frequencies.LongRope()),
+    "rerope": Entry("ReRoPE (Su 2023)", position=distances.ClampedRope()),
+    "leaky_rerope": Entry("Leaky ReRoPE (Su 2023)", position=distances.LeakyRope()),
+    "self_extend": Entry("Self-Extend (arXiv 2401.01325)", position=distances.SelfExtend()),
+    "rerope_log": Entry("ReRoPE (Su 2023)", position=distances.ClampedRope(), temperature=temperature.LogLength()),
     "alibi": Entry("ALiBi (arXiv 2108.12409)", position=bias.Alibi()),
     "nope": Entry("NoPE (arXiv 2305.19466)", position=position.NoPosition()),
     "p_rope": Entry("p-RoPE (arXiv 2410.06205)", position=position.PartialRope()),
@@ -73,7 +87,8 @@ CATALOGUE: dict[str, Entry] = {
     "scale_invariant": Entry("Scale-invariant attention (arXiv 2505.17083)", position=bias.ScaleInvariant()),
     # Visibility
     "windowed": Entry("Sliding window (arXiv 2004.05150)", visibility=visibility.Window()),
-    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", position=position.ClampedRope(), visibility=visibility.SinkWindow()),
+    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", position=distances.ClampedRope(), visibility=visibility.SinkWindow()),
+    "streaming_llm": Entry("StreamingLLM (arXiv 2309.17453)", position=distances.CacheRope(), visibility=visibility.SinkWindow()),
 }
 # fmt: on
 

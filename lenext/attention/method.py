@@ -131,6 +131,8 @@ class Rows:
       kv_positions: absolute positions of the keys.
       delta: query position less key position.
       start: position at which each row's own document starts.
+      kv_ordinals: each key's place in its own document, from 0; zeros unless the position
+        `uses_ordinals`.
       causal: whether keys after the query are hidden.
       train_length: L, the length trained at.
       key_length: S, the whole key array's length (also where fewer keys are at hand).
@@ -143,6 +145,7 @@ class Rows:
     kv_positions: Int[Array, "#B S"]
     delta: Int[Array, "#B 1 T S"]
     start: Int[Array, "#B 1 T 1"]
+    kv_ordinals: Int[Array, "#B S"]
     causal: bool
     train_length: int
     key_length: int
@@ -169,6 +172,14 @@ class Piece:
 
 class Position(Axis):
     """How positions enter: rotations of q and k, and a gain and a bias on the logits."""
+
+    uses_ordinals: ClassVar[bool] = False
+    """Whether it asks for each key's place in its own document (`Rows.kv_ordinals`)."""
+
+    def pin(self, key_length: int, train_length: int) -> "Position":
+        """Fixes what would follow the number of keys at hand; most follow nothing."""
+        del key_length, train_length
+        return self
 
     def arrange(self, x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
         """Reorders dimensions so that the pair (p, p + H/2) turns together."""
@@ -285,10 +296,8 @@ def pin_scale(method: Method, key_length: int) -> Method:
     """The method with a scale s that would follow the keys at hand fixed at `key_length` keys.
 
     For generation, where the number of keys grows: a method whose `scale` is not set (pi, ntk,
-    yarn) takes max(1, key_length / L) throughout. Others come back as they are.
+    yarn, llama3, longrope) takes max(1, key_length / L) throughout, and dynamic_ntk the base for
+    `key_length`. Others come back as they are.
     """
-    if getattr(method.position, "scale", 1.0) is not None:
-        return method
-    scale = max(1.0, key_length / method.train_length)
-    position: Any = dataclasses.replace(method.position, **{"scale": scale})
+    position = method.position.pin(key_length, method.train_length)
     return dataclasses.replace(method, position=position)

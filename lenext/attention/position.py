@@ -1,6 +1,7 @@
 """Position: rotations of q and k (RoPE and its extensions), or nothing.
 
-Biases on the logits are in `bias`.
+RoPE at other frequencies is in `frequencies`, at other distances in `distances`; biases on the
+logits are in `bias`.
 
 Rotation angles are kept as fixed-point phases, uint32 in units of 2**-32 turns, because products
 of whole positions wrap around there without loss: the angle between two tokens depends on their
@@ -10,13 +11,13 @@ position and frequency is off by hundredths of a radian.
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from lenext.attention.method import Piece, Position, Rows, Windowed, option
+from lenext.attention.method import Piece, Position, Rows, option
 
 Frequencies = np.ndarray  # [H/2] float64, radians a position
 
@@ -84,77 +85,6 @@ class Rope(Position):
 def plain_frequencies(head_dim: int, base: float) -> Frequencies:
     """base^(-2p/H) for each pair p."""
     return base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-
-
-@dataclasses.dataclass(frozen=True)
-class Interpolated(Rope):
-    """PI (arXiv 2306.15595): positions divided by s."""
-
-    scale: float | None = option(None, float, at_least=1.0)
-
-    def frequencies(self, rows):  # noqa: D102
-        return plain_frequencies(rows.head_dim, self.base) / rows.extension(self.scale)
-
-
-@dataclasses.dataclass(frozen=True)
-class NTK(Rope):
-    """NTK-aware base change: base * s^(H / (H - 2)), so the slowest pair slows by just s."""
-
-    scale: float | None = option(None, float, at_least=1.0)
-
-    def frequencies(self, rows):  # noqa: D102
-        dim = rows.head_dim
-        if dim == 2:  # the only pair has frequency 1 whatever the base
-            return plain_frequencies(dim, self.base)
-        return plain_frequencies(dim, self.base * rows.extension(self.scale) ** (dim / (dim - 2)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Yarn(Rope):
-    """YaRN (arXiv 2309.00071): NTK-by-parts frequencies, and logits times (0.1 ln s + 1)^2.
-
-    Pairs that turn more than 32 times within L keep their frequency, those that turn less than
-    once are interpolated, with a linear ramp over the pair index between.
-    """
-
-    scale: float | None = option(None, float, at_least=1.0)
-    FAST_TURNS: ClassVar[float] = 32.0
-    SLOW_TURNS: ClassVar[float] = 1.0
-
-    def frequencies(self, rows):  # noqa: D102
-        dim, plain = rows.head_dim, plain_frequencies(rows.head_dim, self.base)
-
-        def pair_turning(turns: float) -> float:
-            wavelength_ratio = rows.train_length / (2 * math.pi * turns)
-            return dim * math.log(wavelength_ratio) / (2 * math.log(self.base))
-
-        low = max(math.floor(pair_turning(self.FAST_TURNS)), 0)
-        high = min(math.ceil(pair_turning(self.SLOW_TURNS)), dim - 1)
-        width = max(high - low, 1e-3)  # a step where the two meet
-        ramp = np.clip((np.arange(dim // 2) - low) / width, 0.0, 1.0)
-        return plain / rows.extension(self.scale) * ramp + plain * (1.0 - ramp)
-
-    def gain(self, rows):  # noqa: D102
-        return (0.1 * math.log(rows.extension(self.scale)) + 1.0) ** 2
-
-
-@dataclasses.dataclass(frozen=True)
-class ClampedRope(Rope, Windowed):
-    """Distances clamped to +-window (default L): ReRoPE (Su 2023), and LM-Infinite's."""
-
-    def pieces(self, rows):  # noqa: D102
-        inside = super().pieces(rows)
-        if not self.rotary:
-            return inside
-        frequencies = self.frequencies(rows)
-
-        def at_distance(distance: int) -> Any:
-            return phase(jnp.full((1, 1), distance, jnp.int32), frequencies)
-
-        # A query turned by the clamped distance against keys that are not turned at all.
-        before = [Piece(at_distance(self.reach), None, rows.delta >= self.reach)]
-        after = [Piece(at_distance(-self.reach), None, rows.delta <= -self.reach)]
-        return [*inside, *before, *([] if rows.causal else after)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from lenext.attention import (
     make_method,
     method_names,
     method_options,
+    pin_scale,
     row_statistics,
 )
 from tests.attention.reference import METHODS
@@ -66,12 +67,14 @@ def inputs(seed: int, batch: int, queries: int, keys: int, dim: int = DIM):
 def with_fixed_scale(method: str, train_length: int, scale: float = 2.5):
     """The method with `scale` given where it has that option, so that it does not follow S.
 
-    Likewise a `floor` that short sequences get beyond.
+    Likewise a `floor` that short sequences get beyond. dynamic_ntk, which follows S whatever its
+    `scale`, is pinned as it is for generation.
     """
     known = method_options(method)
     wanted = {"scale": scale, "floor": 8}
     options = {name: value for name, value in wanted.items() if name in known}
-    return make_method(method, train_length=train_length, **options)
+    made = make_method(method, train_length=train_length, **options)
+    return pin_scale(made, round(scale * train_length))
 
 
 def unequal_params(method, dim: int = DIM):

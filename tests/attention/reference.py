@@ -37,6 +37,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "pi": {"position": "pi"},
     "ntk": {"position": "ntk"},
     "yarn": {"position": "yarn"},
+    "dynamic_ntk": {"position": "dynamic_ntk"},
+    "llama3": {"position": "llama3"},
+    "longrope": {"position": "longrope"},
+    "leaky_rerope": {"position": "leaky"},
+    "self_extend": {"position": "grouped"},
+    "streaming_llm": {"position": "cache", "visibility": "sinks_and_window"},
     "rerope": {"position": "clamped"},
     "rerope_log": {"position": "clamped", "temperature": "log_length"},
     "alibi": {"position": "alibi"},
@@ -97,6 +103,26 @@ def yarn_frequencies(dim: int, base: float, scale: float, length: int) -> np.nda
     return out
 
 
+def llama3_frequencies(dim: int, base: float, scale: float, length: int) -> np.ndarray:
+    """By wavelength, as in Meta's code: below L/4 kept, above L over s, and smoothly between."""
+    out = np.empty(dim // 2)
+    for p in range(dim // 2):
+        plain = base ** (-2 * p / dim)
+        wavelength = 2 * np.pi / plain
+        smooth = (length / wavelength - 1) / (4 - 1)
+        out[p] = (1 - smooth) * plain / scale + smooth * plain
+        if wavelength < length / 4:
+            out[p] = plain
+        if wavelength > length:
+            out[p] = plain / scale
+    return out
+
+
+def dynamic_base(base: float, dim: int, scale: float, keys: int, length: int) -> float:
+    """Dynamic NTK's base for so many keys."""
+    return base * (scale * max(keys, length) / length - (scale - 1)) ** (dim / (dim - 2))
+
+
 def alibi_slopes(heads: int) -> np.ndarray:
     """Press et al.'s slopes [N]; between powers of two, every other slope of the next power."""
     power = 2 ** int(np.floor(np.log2(heads)))
@@ -150,8 +176,32 @@ def visible(axes, length, q_pos, k_pos, causal, *ids):
     return seen
 
 
-def similarity(axes, q, k, delta, length, keys):
-    """Position and similarity, [B, N, T, S], with k already repeated to N heads."""
+def remapped(kind, options, delta, q_place, k_place, length):
+    """The distance that RoPE turns by, [B, T, S], from the real one and places in the document."""
+    sign, size = np.sign(delta), np.abs(delta)
+    window = options.get("window", length)
+    i, j = q_place[:, :, None], k_place
+    if kind == "clamped":
+        return sign * np.minimum(size, window)
+    if kind == "leaky":
+        return sign * np.where(
+            size < window, size, window + (size - window) / options.get("leak", 8)
+        )
+    if kind == "grouped":
+        group = options.get("group", 8)
+        beyond = i // group - j // group + sign * (window - window // group)
+        return np.where(size < window, delta, beyond)
+    if kind == "cache":
+        sinks = options.get("sinks", 4)
+        return np.where(j < sinks, sign * np.minimum(size, sinks + window - 1 - j), delta)
+    return delta
+
+
+def similarity(axes, q, k, delta, places, length, keys):
+    """Position and similarity, [B, N, T, S], with k already repeated to N heads.
+
+    `places` are those of queries [B, T] and keys [B, T, S] in the query's document.
+    """
     dim = q.shape[-1]
     kind, options = axes["position"]
     base = options.get("base", 10000.0)
@@ -166,14 +216,19 @@ def similarity(axes, q, k, delta, length, keys):
     elif kind == "yarn":
         frequencies = yarn_frequencies(dim, base, scale, length)
         magnitude = (0.1 * np.log(scale) + 1) ** 2
-    elif kind == "clamped":
-        window = options.get("window", length)
-        delta = np.sign(delta) * np.minimum(np.abs(delta), window)
+    elif kind == "dynamic_ntk":
+        base = dynamic_base(base, dim, options.get("scale", 1.0), keys, length)
+        frequencies = np.array([base ** (-2 * p / dim) for p in range(dim // 2)])
+    elif kind == "llama3":
+        frequencies = llama3_frequencies(dim, base, scale, length)
+    elif kind == "longrope":
+        frequencies = frequencies / np.array(options.get("factors", [scale] * (dim // 2)))
     elif kind in ("p_rope", "scale_invariant"):
         frequencies[math.floor(options.get("fraction", 0.75) * (dim // 2)) :] = 0
     if kind == "scale_invariant":
         tau = options.get("tau", 10.0)
         magnitude = np.sqrt(1 + 2 * np.log(1 + np.abs(delta) / tau))[:, None]
+    delta = remapped(kind, options, delta, *places, length)
     if kind in ("none", "alibi", "kerple_log", "fire") or options.get("position") == "none":
         delta = np.zeros_like(delta)
 
@@ -369,7 +424,9 @@ def reference_rows(
     start = starts(q_pos, k_pos, kv_mask, q_segment_ids, kv_segment_ids)
     place = q_pos - start[:, :, 0]
     factor = temperature(axes, n, place, q, train_length, learned.get("temperature"))
-    logits = factor * similarity(axes, q, k, delta, train_length, keys)
+    logits = factor * similarity(
+        axes, q, k, delta, (place, k_pos[:, None, :] - start), train_length, keys
+    )
     logits += bias(axes, delta, place, heads, train_length, learned.get("position"))
     return logits, weighting(axes, logits, seen, n, q.shape[-1]), seen, n
 

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from lenext.attention import init_params, make_method, method_names, method_options
+from lenext.attention import init_params, make_method, method_names, method_options, pin_scale
 from tests.attention.common import (
     DIM,
     HEADS,
@@ -296,6 +296,11 @@ def test_an_unknown_option_names_the_choices():
         ("lssar", {"norm": "l2"}),
         ("relu2", {"gau": 1}),
         ("p_rope", {"fraction": 1.5}),
+        ("leaky_rerope", {"leak": 0.5}),
+        ("self_extend", {"group": 0}),
+        ("longrope", {"factors": [1.0, 2.0]}),
+        ("longrope", {"factors": (1.0, 0.5)}),
+        ("longrope", {"factors": (1.0, "2")}),
         ("scale_invariant", {"tau": 0}),
         ("cosscale", {"cos_scale": "large"}),
         ("rerope(window=0)", {}),
@@ -308,6 +313,25 @@ def test_an_option_out_of_range_names_itself(name, options):
     option = next(iter(options), "window")
     assert option in message
     assert "should be" in message
+
+
+def test_factors_are_one_a_pair():
+    made = make("longrope(factors=(1, 2.5))")
+    assert made == make("longrope", factors=(1.0, 2.5))
+    q, k, v = inputs(seed=24, batch=1, queries=3, keys=3)
+    with pytest.raises(ValueError, match="2 factors: should be 8, one a pair"):
+        quick_attend(q, k, v, made)
+
+
+def test_pinned():
+    """What follows the number of keys is fixed, once; the rest comes back as it is."""
+    for name in method_names():
+        made, pinned = make(name), pin_scale(make(name), 640)
+        follows = name in ("pi", "ntk", "yarn", "llama3", "longrope", "dynamic_ntk")
+        assert (pinned != made) == follows, name
+        assert pin_scale(pinned, 1280) == pinned
+    assert pin_scale(make("yarn"), 640) == make("yarn", scale=10)
+    assert pin_scale(make("llama3"), 32) == make("llama3", scale=1)
 
 
 def test_an_exponential_is_normalised():

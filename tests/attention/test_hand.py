@@ -318,6 +318,46 @@ def test_alibi_slopes(heads, slopes):
     close(logits("alibi", delta, heads=heads), expected, rtol=1e-6)
 
 
+def test_leaky_distance():
+    """w = 3: distances of 3 and 11 are 3 and 3 + 8 / 4, on both sides."""
+    delta = np.array([-11, -3, -2, 0, 2, 3, 7, 11])
+    leaked = np.array([-5, -3, -2, 0, 2, 3, 4, 5])
+    kw = {"window": 3, "leak": 4}
+    close(logits("leaky_rerope", delta, **kw)[:, 0], np.cos(leaked), atol=1e-5)
+    close(logits("leaky_rerope", delta, key_dim=1, **kw)[:, 0], np.sin(leaked), atol=1e-5)
+
+
+def turned_by(method: str, i: int, keys: list[int], *, start: int = 0, **options):
+    """Sine of the angle between the query at place i of a document and each of its keys."""
+    q, k = np.zeros((len(keys), 1, 1, 2), np.float32), np.zeros((len(keys), 20, 1, 2), np.float32)
+    q[..., 0], k[..., 1] = math.sqrt(2), 1
+    made = make_method(method, train_length=4, **options)
+    # One key each, beside the document's first, which is what places count from.
+    mask = (np.arange(20) == 0) | (np.arange(20) == np.asarray(keys)[:, None])
+    places = {"q_positions": np.array([start + i]), "kv_positions": start + np.arange(20)}
+    weights = np.asarray(quick_weights(q, k, made, kv_mask=mask, **places))[:, 0, 0]
+    return np.log(weights[np.arange(len(keys)), keys] / weights[:, 0])
+
+
+@pytest.mark.parametrize("start", [0, 5, 1003])
+def test_grouped_distance(start):
+    """w = 4, g = 2, i = 11: the window's own distances, then 5 - floor(j / 2) + 4 - 2."""
+    keys = [10, 8, 7, 6, 5, 2, 13, 15, 16]
+    turned = [1, 3, 5 - 3 + 2, 5 - 3 + 2, 5 - 2 + 2, 5 - 1 + 2, -2, 5 - 7 - 2, 5 - 8 - 2]
+    first = np.sin(5 - 0 + 2)
+    ratios = turned_by("self_extend", 11, keys, start=start, window=4, group=2)
+    close(ratios, np.sin(turned) - first, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 5, 1003])
+def test_distance_in_the_cache(start):
+    """Sinks 3, window 4: a full cache has the query at 6, so that sink j is 6 - j away."""
+    kw = {"sinks": 3, "window": 4, "start": start}
+    close(turned_by("streaming_llm", 11, [1, 2, 9], **kw), np.sin([5, 4, 2]) - np.sin(6), atol=1e-5)
+    # Nothing has left the cache yet.
+    close(turned_by("streaming_llm", 5, [1, 2, 4], **kw), np.sin([4, 3, 1]) - np.sin(5), atol=1e-5)
+
+
 def test_p_rope():
     """Half of two pairs: the first turns a radian a token, the second not at all."""
     delta = np.array([0, 1, -3, 700])
@@ -376,6 +416,8 @@ def test_visible_keys():
     assert seen("lm_infinite", 11, causal=False) == [0, 1, 2, 3, 9, 10, 11]
     assert seen("lm_infinite", 1, causal=True) == [0, 1]
     assert seen("lm_infinite", 1, causal=False) == [0, 1, 2, 3]
+    assert seen("streaming_llm", 8, causal=True, sinks=2) == [0, 1, 6, 7, 8]
+    assert seen("streaming_llm", 8, causal=False, sinks=2) == [0, 1, 6, 7, 8, 9, 10]
     assert seen("rerope", 11, causal=True) == list(range(12))
 
 
