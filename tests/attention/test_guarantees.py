@@ -23,7 +23,8 @@ from tests.attention.common import (
     value_and_grads,
     with_fixed_scale,
 )
-from tests.attention.reference import NORMALISED, infoscale, reference_attend, spec
+from tests.attention.reference import infoscale, reference_attend, spec
+from tests.attention.reference_weighting import NORMALISED
 
 TRAIN_LENGTH = 16
 DOCUMENT = 64  # four times as long
