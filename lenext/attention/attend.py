@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lenext.attention import diagnostics, naive
 from lenext.attention.blockwise import default_block_size, map_blocks
 from lenext.attention.method import Method, Params, init_params
-from lenext.attention.naive import Places
+from lenext.attention.naive import Places, document_ordinals
 
 Ar = Array | np.ndarray
 IMPLEMENTATIONS = ("auto", "naive", "blockwise")
@@ -213,6 +213,9 @@ def _resolve(
         q_segment_ids=per_token("q_segment_ids", q_segment_ids, length, jnp.integer),
         kv_segment_ids=per_token("kv_segment_ids", kv_segment_ids, key_length, jnp.integer),
     )
+    if method.position.uses_ordinals:
+        ordinals = document_ordinals(places.kv_positions, places.kv_mask, places.kv_segment_ids)
+        places = places._replace(kv_ordinals=ordinals)
     initial = init_params(method, num_heads, head_dim)
     if params is None:
         params = initial

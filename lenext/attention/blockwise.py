@@ -75,7 +75,7 @@ def map_blocks(
         """The rows of queries [start, stop) against the first `keys` keys."""
         count = -(-(stop - start) // block_size)
         padding = count * block_size - (stop - start)
-        sides = {"kv_positions", "kv_mask", "kv_segment_ids"}
+        sides = {"kv_positions", "kv_mask", "kv_segment_ids", "kv_ordinals"}
         key_side = {name: getattr(places, name) for name in sides}
         some_k, some_v, key_side = jax.tree.map(lambda x: x[:, :keys], (k, v, key_side))
 

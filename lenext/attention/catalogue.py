@@ -6,7 +6,16 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-from lenext.attention import position, similarity, temperature, visibility, weighting
+from lenext.attention import (
+    bias,
+    distances,
+    frequencies,
+    position,
+    similarity,
+    temperature,
+    visibility,
+    weighting,
+)
 from lenext.attention.method import (
     AXES,
     Axis,
@@ -41,25 +50,45 @@ CATALOGUE: dict[str, Entry] = {
     "log_length": Entry("Su 2021; Qwen (arXiv 2309.16609)", temperature=temperature.LogLength()),
     "infoscale": Entry("InfoScale (arXiv 2501.08570)", temperature=temperature.InfoScale()),
     "ssmax": Entry("Scalable-Softmax (arXiv 2501.19399)", temperature=temperature.ScalableSoftmax()),
+    "ssa": Entry("Selective Attention (arXiv 2411.12892)", temperature=temperature.Selective()),
+    "llama4": Entry("Llama 4 (Meta 2025)", temperature=temperature.FlooredLog()),
+    "mistral3": Entry("Ministral 3 (Mistral AI 2025)", temperature=temperature.TrainedFlooredLog()),
     # Similarity
     "cosscale": Entry("CosScale (arXiv 2501.08570)", similarity=similarity.Cosine()),
     "infoscale_cosscale": Entry("arXiv 2501.08570", similarity=similarity.Cosine(), temperature=temperature.InfoScale()),
+    "soft": Entry("SOFT (arXiv 2110.11945)", similarity=similarity.Gaussian()),
     # Weighting
-    "lssa": Entry("LSSA (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Softplus()),
-    "lssar": Entry("LSSAR (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.ReweightedSoftplus()),
+    "lssa": Entry("LSSA (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Activated()),
+    "lssar": Entry("LSSAR (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Reweighted()),
+    "reweighted_softmax": Entry("LSSAR's second stage (arXiv 2501.13428)", weighting=weighting.Reweighted(phi="exp")),
+    "reweighted_sigmoid": Entry("LSSAR's second stage (arXiv 2501.13428)", weighting=weighting.Reweighted(phi="sigmoid")),
     "sigmoid": Entry("Sigmoid attention (arXiv 2409.04431)", weighting=weighting.Sigmoid()),
     "relu": Entry("ReLU attention (arXiv 2309.08586)", weighting=weighting.Relu()),
+    "relu2": Entry("Squared ReLU (arXiv 2202.10447, 2309.08586)", weighting=weighting.SquaredRelu()),
+    "softmax1": Entry("Miller 2023, Attention is off by one", weighting=weighting.SoftmaxPlusOne()),
+    "sparsemax": Entry("Sparsemax (arXiv 1602.02068)", weighting=weighting.Sparsemax()),
+    "adaptive": Entry("Adaptive temperature (arXiv 2410.01104)", weighting=weighting.AdaptiveSoftmax()),
     # Position
-    "pi": Entry("Position interpolation (arXiv 2306.15595)", position=position.Interpolated()),
-    "ntk": Entry("NTK-aware RoPE (bloc97 2023; arXiv 2309.00071)", position=position.NTK()),
-    "yarn": Entry("YaRN (arXiv 2309.00071)", position=position.Yarn()),
-    "rerope": Entry("ReRoPE (Su 2023)", position=position.ClampedRope()),
-    "rerope_log": Entry("ReRoPE (Su 2023)", position=position.ClampedRope(), temperature=temperature.LogLength()),
-    "alibi": Entry("ALiBi (arXiv 2108.12409)", position=position.Alibi()),
+    "pi": Entry("Position interpolation (arXiv 2306.15595)", position=frequencies.Interpolated()),
+    "ntk": Entry("NTK-aware RoPE (bloc97 2023; arXiv 2309.00071)", position=frequencies.NTK()),
+    "yarn": Entry("YaRN (arXiv 2309.00071)", position=frequencies.Yarn()),
+    "dynamic_ntk": Entry("Dynamic NTK (emozilla 2023; arXiv 2309.00071)", position=frequencies.DynamicNTK()),
+    "llama3": Entry("Llama 3.1 (arXiv 2407.21783)", position=frequencies.Llama3()),
+    "longrope": Entry("LongRoPE (arXiv 2402.13753)", position=frequencies.LongRope()),
+    "rerope": Entry("ReRoPE (Su 2023)", position=distances.ClampedRope()),
+    "leaky_rerope": Entry("Leaky ReRoPE (Su 2023)", position=distances.LeakyRope()),
+    "self_extend": Entry("Self-Extend (arXiv 2401.01325)", position=distances.SelfExtend()),
+    "rerope_log": Entry("ReRoPE (Su 2023)", position=distances.ClampedRope(), temperature=temperature.LogLength()),
+    "alibi": Entry("ALiBi (arXiv 2108.12409)", position=bias.Alibi()),
     "nope": Entry("NoPE (arXiv 2305.19466)", position=position.NoPosition()),
+    "p_rope": Entry("p-RoPE (arXiv 2410.06205)", position=position.PartialRope()),
+    "kerple_log": Entry("KERPLE (arXiv 2205.09921)", position=bias.KerpleLog()),
+    "fire": Entry("FIRE (arXiv 2310.04418)", position=bias.Fire()),
+    "scale_invariant": Entry("Scale-invariant attention (arXiv 2505.17083)", position=bias.ScaleInvariant()),
     # Visibility
     "windowed": Entry("Sliding window (arXiv 2004.05150)", visibility=visibility.Window()),
-    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", position=position.ClampedRope(), visibility=visibility.SinkWindow()),
+    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", position=distances.ClampedRope(), visibility=visibility.SinkWindow()),
+    "streaming_llm": Entry("StreamingLLM (arXiv 2309.17453)", position=distances.CacheRope(), visibility=visibility.SinkWindow()),
 }
 # fmt: on
 

@@ -12,6 +12,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -21,23 +22,46 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 Params = dict[str, Any]
 
 
-def option(default: Any, kind: type, *, at_least: float | None = None, choices: tuple = ()) -> Any:
-    """Declares a dataclass field that users may set by name; checked when the axis is built."""
-    rule = {"kind": kind, "at_least": at_least, "choices": choices}
+def option(
+    default: Any,
+    kind: type,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    choices: tuple = (),
+) -> Any:
+    """Declares a dataclass field that users may set by name; checked when the axis is built.
+
+    The bounds are those of a number, or of each number in a tuple (`kind=tuple`).
+    """
+    rule = {"kind": kind, "choices": choices}
+    rule["bounds"] = {"at least": at_least, "at most": at_most, "above": above}
     return dataclasses.field(default=default, metadata={"option": rule})
 
 
-def _complaint(value: Any, kind: type, at_least: float | None, choices: tuple) -> str | None:
+HOLDS = {"at least": operator.ge, "at most": operator.le, "above": operator.gt}
+
+
+def _complaint(
+    value: Any, kind: type, choices: tuple, bounds: dict[str, float | None]
+) -> str | None:
     """What an option should have been, or None if it is fine."""
     if choices:
         return None if value in choices else "one of " + ", ".join(map(repr, choices))
     if kind is bool:
         return None if isinstance(value, bool) else "True or False"
+    if kind is tuple:
+        if not isinstance(value, tuple):
+            return "a tuple of numbers"
+        complaints = [_complaint(x, float, (), bounds) for x in value]
+        return next((f"a tuple of numbers, each {c}" for c in complaints if c), None)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or (kind is int and value != int(value)):
         return "a whole number" if kind is int else "a finite number"
-    if at_least is not None and value < at_least:
-        return f"at least {at_least:g}"
+    for word, bound in bounds.items():
+        if bound is not None and not HOLDS[word](value, bound):
+            return f"{word} {bound:g}"
     return None
 
 
@@ -107,6 +131,8 @@ class Rows:
       kv_positions: absolute positions of the keys.
       delta: query position less key position.
       start: position at which each row's own document starts.
+      kv_ordinals: each key's place in its own document, from 0; zeros unless the position
+        `uses_ordinals`.
       causal: whether keys after the query are hidden.
       train_length: L, the length trained at.
       key_length: S, the whole key array's length (also where fewer keys are at hand).
@@ -119,6 +145,7 @@ class Rows:
     kv_positions: Int[Array, "#B S"]
     delta: Int[Array, "#B 1 T S"]
     start: Int[Array, "#B 1 T 1"]
+    kv_ordinals: Int[Array, "#B S"]
     causal: bool
     train_length: int
     key_length: int
@@ -145,6 +172,14 @@ class Piece:
 
 class Position(Axis):
     """How positions enter: rotations of q and k, and a gain and a bias on the logits."""
+
+    uses_ordinals: ClassVar[bool] = False
+    """Whether it asks for each key's place in its own document (`Rows.kv_ordinals`)."""
+
+    def pin(self, key_length: int, train_length: int) -> "Position":
+        """Fixes what would follow the number of keys at hand; most follow nothing."""
+        del key_length, train_length
+        return self
 
     def arrange(self, x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
         """Reorders dimensions so that the pair (p, p + H/2) turns together."""
@@ -261,10 +296,8 @@ def pin_scale(method: Method, key_length: int) -> Method:
     """The method with a scale s that would follow the keys at hand fixed at `key_length` keys.
 
     For generation, where the number of keys grows: a method whose `scale` is not set (pi, ntk,
-    yarn) takes max(1, key_length / L) throughout. Others come back as they are.
+    yarn, llama3, longrope) takes max(1, key_length / L) throughout, and dynamic_ntk the base for
+    `key_length`. Others come back as they are.
     """
-    if getattr(method.position, "scale", 1.0) is not None:
-        return method
-    scale = max(1.0, key_length / method.train_length)
-    position: Any = dataclasses.replace(method.position, **{"scale": scale})
+    position = method.position.pin(key_length, method.train_length)
     return dataclasses.replace(method, position=position)

@@ -18,6 +18,7 @@ class Places(NamedTuple):
     kv_mask: Bool[Array, "B S"] | None
     q_segment_ids: Int[Array, "B T"] | None
     kv_segment_ids: Int[Array, "B S"] | None
+    kv_ordinals: Int[Array, "#B S"] | None = None  # for positions that use them
 
 
 class Scores(NamedTuple):
@@ -27,6 +28,31 @@ class Scores(NamedTuple):
     mask: Bool[Array, "#B 1 T S"]
     ordinal: Int[Array, "#B 1 T S"]
     rows: Rows
+
+
+def document_ordinals(
+    positions: Int[Array, "#B S"],
+    mask: Bool[Array, "#B S"] | None,
+    segment_ids: Int[Array, "#B S"] | None,
+) -> Int[Array, "#B S"]:
+    """Each key's place in its own document, counted as in `visible`; O(S log S)."""
+    mask = jnp.ones((1, positions.shape[1]), bool) if mask is None else mask
+    far = jnp.iinfo(jnp.int32).max
+    real = jnp.where(mask, positions, far)
+    if segment_ids is None:
+        return positions - jnp.min(real, axis=1, keepdims=True)
+
+    def starts(ids, real):
+        order = jnp.argsort(ids)
+        ids = ids[order]
+        # Documents numbered from 0 in the order of their ids, whatever those are.
+        new = jnp.concatenate([jnp.zeros((1,), bool), ids[1:] != ids[:-1]])
+        document = jnp.zeros_like(ids).at[order].set(jnp.cumsum(new.astype(jnp.int32)))
+        return jax.ops.segment_min(real, document, num_segments=ids.size)[document]
+
+    batch = max(positions.shape[0], mask.shape[0], segment_ids.shape[0])
+    segment_ids, real = (jnp.broadcast_to(x, (batch, x.shape[1])) for x in (segment_ids, real))
+    return positions - jax.vmap(starts)(segment_ids, real)
 
 
 def visible(
@@ -78,6 +104,9 @@ def scores(
         kv_positions=places.kv_positions,
         delta=places.q_positions[:, None, :, None] - places.kv_positions[:, None, None, :],
         start=start,
+        kv_ordinals=jnp.zeros_like(places.kv_positions)
+        if places.kv_ordinals is None
+        else places.kv_ordinals,
         causal=causal,
         train_length=method.train_length,
         key_length=key_length,

@@ -1,4 +1,7 @@
-"""Position: rotations of q and k (RoPE and its extensions), ALiBi, or nothing.
+"""Position: rotations of q and k (RoPE and its extensions), or nothing.
+
+RoPE at other frequencies is in `frequencies`, at other distances in `distances`; biases on the
+logits are in `bias`.
 
 Rotation angles are kept as fixed-point phases, uint32 in units of 2**-32 turns, because products
 of whole positions wrap around there without loss: the angle between two tokens depends on their
@@ -8,13 +11,13 @@ position and frequency is off by hundredths of a radian.
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from lenext.attention.method import Piece, Position, Rows, Windowed, option
+from lenext.attention.method import Piece, Position, Rows, option
 
 Frequencies = np.ndarray  # [H/2] float64, radians a position
 
@@ -85,95 +88,15 @@ def plain_frequencies(head_dim: int, base: float) -> Frequencies:
 
 
 @dataclasses.dataclass(frozen=True)
-class Interpolated(Rope):
-    """PI (arXiv 2306.15595): positions divided by s."""
+class PartialRope(Rope):
+    """p-RoPE (arXiv 2410.06205): the fastest `fraction` of the pairs turns, the others do not."""
 
-    scale: float | None = option(None, float, at_least=1.0)
+    fraction: float = option(0.75, float, at_least=0.0, at_most=1.0)
 
-    def frequencies(self, rows):  # noqa: D102
-        return plain_frequencies(rows.head_dim, self.base) / rows.extension(self.scale)
-
-
-@dataclasses.dataclass(frozen=True)
-class NTK(Rope):
-    """NTK-aware base change: base * s^(H / (H - 2)), so the slowest pair slows by just s."""
-
-    scale: float | None = option(None, float, at_least=1.0)
+    @property
+    def kind(self) -> str:  # noqa: D102
+        return f"{super().kind}, {self.fraction:g} of the pairs" if self.rotary else "nope"
 
     def frequencies(self, rows):  # noqa: D102
-        dim = rows.head_dim
-        if dim == 2:  # the only pair has frequency 1 whatever the base
-            return plain_frequencies(dim, self.base)
-        return plain_frequencies(dim, self.base * rows.extension(self.scale) ** (dim / (dim - 2)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Yarn(Rope):
-    """YaRN (arXiv 2309.00071): NTK-by-parts frequencies, and logits times (0.1 ln s + 1)^2.
-
-    Pairs that turn more than 32 times within L keep their frequency, those that turn less than
-    once are interpolated, with a linear ramp over the pair index between.
-    """
-
-    scale: float | None = option(None, float, at_least=1.0)
-    FAST_TURNS: ClassVar[float] = 32.0
-    SLOW_TURNS: ClassVar[float] = 1.0
-
-    def frequencies(self, rows):  # noqa: D102
-        dim, plain = rows.head_dim, plain_frequencies(rows.head_dim, self.base)
-
-        def pair_turning(turns: float) -> float:
-            wavelength_ratio = rows.train_length / (2 * math.pi * turns)
-            return dim * math.log(wavelength_ratio) / (2 * math.log(self.base))
-
-        low = max(math.floor(pair_turning(self.FAST_TURNS)), 0)
-        high = min(math.ceil(pair_turning(self.SLOW_TURNS)), dim - 1)
-        width = max(high - low, 1e-3)  # a step where the two meet
-        ramp = np.clip((np.arange(dim // 2) - low) / width, 0.0, 1.0)
-        return plain / rows.extension(self.scale) * ramp + plain * (1.0 - ramp)
-
-    def gain(self, rows):  # noqa: D102
-        return (0.1 * math.log(rows.extension(self.scale)) + 1.0) ** 2
-
-
-@dataclasses.dataclass(frozen=True)
-class ClampedRope(Rope, Windowed):
-    """Distances clamped to +-window (default L): ReRoPE (Su 2023), and LM-Infinite's."""
-
-    def pieces(self, rows):  # noqa: D102
-        inside = super().pieces(rows)
-        if not self.rotary:
-            return inside
-        frequencies = self.frequencies(rows)
-
-        def at_distance(distance: int) -> Any:
-            return phase(jnp.full((1, 1), distance, jnp.int32), frequencies)
-
-        # A query turned by the clamped distance against keys that are not turned at all.
-        before = [Piece(at_distance(self.reach), None, rows.delta >= self.reach)]
-        after = [Piece(at_distance(-self.reach), None, rows.delta <= -self.reach)]
-        return [*inside, *before, *([] if rows.causal else after)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Alibi(Position):
-    """ALiBi (arXiv 2108.12409): bias -m_h |delta|, no rotation; symmetric where not causal."""
-
-    trained_kind: ClassVar[str] = "alibi"
-
-    def bias(self, rows, params):  # noqa: D102
-        del params
-        slopes = jnp.asarray(alibi_slopes(rows.num_heads), jnp.float32)
-        return -slopes[None, :, None, None] * jnp.abs(rows.delta).astype(jnp.float32)
-
-
-def alibi_slopes(num_heads: int) -> np.ndarray:
-    """m_h = 2^(-8h/N) for h = 1..N (ALiBi, section 3).
-
-    Where N is no power of two: the slopes of N' heads, the largest power of two below N, and then
-    as many as are missing of every other slope of 2N' heads, from the first.
-    """
-    power = 2 ** math.floor(math.log2(num_heads))
-    slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))
-    between = 2.0 ** (-4.0 / power * np.arange(1, 2 * power + 1, 2))
-    return np.concatenate([slopes, between[: num_heads - power]])
+        plain = plain_frequencies(rows.head_dim, self.base)
+        return np.where(np.arange(len(plain)) < int(self.fraction * len(plain)), plain, 0.0)

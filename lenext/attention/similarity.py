@@ -56,3 +56,17 @@ class UnitDot(Similarity):
 
     def __call__(self, q, k):  # noqa: D102
         return dot_products(unit(q), unit(k))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Similarity):
+    """-|q - k|^2 / (2 sqrt(H)): under softmax, SOFT's Gaussian kernel (arXiv 2110.11945)."""
+
+    trained_kind: ClassVar[str] = "gaussian"
+
+    def __call__(self, q, k):  # noqa: D102
+        # |q - k|^2 / 2 by its parts: differences would take an array [B, N, T, S, H].
+        of_q = jnp.sum(q * q, axis=-1).swapaxes(1, 2)[..., None]
+        of_k = jnp.sum(k * k, axis=-1).swapaxes(1, 2)[:, :, None, :]
+        of_k = jnp.repeat(of_k, q.shape[2] // k.shape[2], axis=1)
+        return (dot_products(q, k) - (of_q + of_k) / 2) / math.sqrt(q.shape[-1])

@@ -4,10 +4,11 @@ import dataclasses
 import math
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.method import Params, Temperature, option
+from lenext.attention.method import Params, Rows, Temperature, option
 
 SOFTMAX_PLUS_LENGTH = 512  # the length GAU-alpha was pre-trained at, part of the method's name
 
@@ -94,3 +95,61 @@ class ScalableSoftmax(Temperature):
     def __call__(self, rows, q, params):  # noqa: D102
         del q
         return params["slope"][None, :, None, None] * jnp.log(rows.n)
+
+
+def places_in_document(rows: Rows) -> Float[Array, "#B 1 T 1"]:
+    """Each query's place in its own document, from 0; padding before the document stands at 0."""
+    places = rows.q_positions[:, None, :, None] - rows.start
+    return jnp.maximum(places, 0).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlooredLog(Temperature):
+    """1 + beta * ln(1 + floor((i + 1) / floor)), i the place in the document.
+
+    Llama 4's temperature tuning (its attn_scale and floor_scale). A step function: nothing changes
+    before `floor` tokens.
+    """
+
+    beta: float = option(0.1, float, at_least=0.0)
+    floor: int = option(8192, int, at_least=1)
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        del q, params
+        steps = jnp.floor((places_in_document(rows) + 1) / self.floor)
+        return 1 + self.beta * jnp.log1p(steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedFlooredLog(Temperature):
+    """1 + beta * ln(1 + floor(i / L)), i the place in the document (Ministral 3)."""
+
+    beta: float = option(0.1, float, at_least=0.0)
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        del q, params
+        steps = jnp.floor(places_in_document(rows) / rows.train_length)
+        return 1 + self.beta * jnp.log1p(steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selective(Temperature):
+    """1 + e^(-e^beta_h) * ln n + tanh(w_h . q), q before rotation (SSA, arXiv 2411.12892).
+
+    The second term follows the position, the third the token. beta starts at 2 and w at 0, which
+    is all but a factor of 1.
+    """
+
+    trained_kind: ClassVar[str] = "ssa"
+
+    def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:  # noqa: D102
+        del train_length
+        return {
+            "beta": jnp.full((num_heads,), 2.0, jnp.float32),
+            "query": jnp.zeros((num_heads, head_dim), jnp.float32),
+        }
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        by_position = jnp.exp(-jnp.exp(params["beta"]))[None, :, None, None] * jnp.log(rows.n)
+        token = jnp.einsum("btnh,nh->bnt", q, params["query"], precision=jax.lax.Precision.HIGHEST)
+        return 1 + by_position + jnp.tanh(token)[..., None]

@@ -17,6 +17,8 @@ from lenext.attention import (
     init_params,
     make_method,
     method_names,
+    method_options,
+    pin_scale,
     row_statistics,
 )
 from tests.attention.reference import METHODS
@@ -63,25 +65,27 @@ def inputs(seed: int, batch: int, queries: int, keys: int, dim: int = DIM):
 
 
 def with_fixed_scale(method: str, train_length: int, scale: float = 2.5):
-    """The method with `scale` given where it has that option, so that it does not follow S."""
-    made = make_method(method, train_length=train_length)
-    try:
-        return make_method(method, train_length=train_length, scale=scale)
-    except ValueError:
-        return made
+    """The method with `scale` given where it has that option, so that it does not follow S.
+
+    Likewise a `floor` that short sequences get beyond. dynamic_ntk, which follows S whatever its
+    `scale`, is pinned as it is for generation.
+    """
+    known = method_options(method)
+    wanted = {"scale": scale, "floor": 8}
+    options = {name: value for name, value in wanted.items() if name in known}
+    made = make_method(method, train_length=train_length, **options)
+    return pin_scale(made, round(scale * train_length))
 
 
 def unequal_params(method, dim: int = DIM):
     """Learned parts off their initial values, other in each head, so that a mix-up shows."""
-    factors = np.linspace(0.7, 1.4, HEADS).astype(np.float32)
-    return jax.tree.map(lambda x: x * factors, init_params(method, HEADS, dim))
+    rng = np.random.default_rng(0)
 
+    def moved(x):
+        moved = x * rng.uniform(0.7, 1.4, size=x.shape) + rng.uniform(0, 0.2, size=x.shape)
+        return moved.astype(np.float32)
 
-def slopes(params):
-    """The one learned array [N] that a method of the reference may have, or None."""
-    leaves = jax.tree.leaves(params)
-    assert len(leaves) <= 1, "the reference knows one learned part a method"
-    return np.asarray(leaves[0], np.float64) if leaves else None
+    return jax.tree.map(moved, init_params(method, HEADS, dim))
 
 
 @contextlib.contextmanager

@@ -5,10 +5,13 @@ a pair of dimensions is scored by the angle of its *distance* (nothing is ever r
 a dict, every array is complete [B, N, T, S], and the power of LSSAR runs in logarithms.
 """
 
+import math
 import re
 from typing import Any
 
 import numpy as np
+
+from tests.attention.reference_weighting import weighting
 
 # Each name is the axes in which it differs from softmax (RoPE, dot product, no temperature).
 METHODS: dict[str, dict[str, Any]] = {
@@ -17,24 +20,42 @@ METHODS: dict[str, dict[str, Any]] = {
     "log_length": {"temperature": "log_length"},
     "infoscale": {"temperature": "infoscale"},
     "ssmax": {"temperature": "ssmax"},
+    "ssa": {"temperature": "ssa"},
+    "llama4": {"temperature": "llama4"},
+    "mistral3": {"temperature": "mistral3"},
     "cosscale": {"similarity": "cosine"},
     "infoscale_cosscale": {"temperature": "infoscale", "similarity": "cosine"},
     "lssa": {"temperature": "lssa", "similarity": "unit", "weighting": "softplus"},
     "lssar": {"temperature": "lssa", "similarity": "unit", "weighting": "reweighted"},
     "sigmoid": {"weighting": "sigmoid"},
     "relu": {"weighting": "relu"},
+    "reweighted_softmax": {"weighting": "reweighted_softmax"},
+    "reweighted_sigmoid": {"weighting": "reweighted_sigmoid"},
+    "relu2": {"weighting": "relu2"},
+    "softmax1": {"weighting": "softmax1"},
+    "sparsemax": {"weighting": "sparsemax"},
+    "soft": {"similarity": "soft"},
+    "adaptive": {"weighting": "adaptive"},
     "pi": {"position": "pi"},
     "ntk": {"position": "ntk"},
     "yarn": {"position": "yarn"},
+    "dynamic_ntk": {"position": "dynamic_ntk"},
+    "llama3": {"position": "llama3"},
+    "longrope": {"position": "longrope"},
+    "leaky_rerope": {"position": "leaky"},
+    "self_extend": {"position": "grouped"},
+    "streaming_llm": {"position": "cache", "visibility": "sinks_and_window"},
     "rerope": {"position": "clamped"},
     "rerope_log": {"position": "clamped", "temperature": "log_length"},
     "alibi": {"position": "alibi"},
     "nope": {"position": "none"},
+    "p_rope": {"position": "p_rope"},
+    "kerple_log": {"position": "kerple_log"},
+    "fire": {"position": "fire"},
+    "scale_invariant": {"position": "scale_invariant"},
     "windowed": {"visibility": "window"},
     "lm_infinite": {"position": "clamped", "visibility": "sinks_and_window"},
 }
-
-NORMALISED = {"softmax", "softplus", "reweighted"}  # weightings whose rows sum to 1
 
 
 def spec(method: str, **shared: Any) -> dict[str, Any]:
@@ -75,6 +96,26 @@ def yarn_frequencies(dim: int, base: float, scale: float, length: int) -> np.nda
     return out
 
 
+def llama3_frequencies(dim: int, base: float, scale: float, length: int) -> np.ndarray:
+    """By wavelength, as in Meta's code: below L/4 kept, above L over s, and smoothly between."""
+    out = np.empty(dim // 2)
+    for p in range(dim // 2):
+        plain = base ** (-2 * p / dim)
+        wavelength = 2 * np.pi / plain
+        smooth = (length / wavelength - 1) / (4 - 1)
+        out[p] = (1 - smooth) * plain / scale + smooth * plain
+        if wavelength < length / 4:
+            out[p] = plain
+        if wavelength > length:
+            out[p] = plain / scale
+    return out
+
+
+def dynamic_base(base: float, dim: int, scale: float, keys: int, length: int) -> float:
+    """Dynamic NTK's base for so many keys."""
+    return base * (scale * max(keys, length) / length - (scale - 1)) ** (dim / (dim - 2))
+
+
 def alibi_slopes(heads: int) -> np.ndarray:
     """Press et al.'s slopes [N]; between powers of two, every other slope of the next power."""
     power = 2 ** int(np.floor(np.log2(heads)))
@@ -94,29 +135,66 @@ def positions_2d(positions, batch: int, length: int, default: np.ndarray) -> np.
     return np.broadcast_to(chosen, (batch, length)).astype(np.float64)
 
 
-def visible(axes, length, q_pos, k_pos, causal, kv_mask=None, q_segments=None, kv_segments=None):
-    """Which key j each query i sees, [B, T, S]."""
-    delta = q_pos[:, :, None] - k_pos[:, None, :]
-    document = np.ones(delta.shape, bool)
+def documents(q_pos, k_pos, kv_mask=None, q_segments=None, kv_segments=None):
+    """Which key j is a token of query i's document, [B, T, S]."""
+    document = np.ones((*q_pos.shape, k_pos.shape[1]), bool)
     if kv_mask is not None:
         document &= np.asarray(kv_mask, bool)[:, None, :]
     if q_segments is not None:
         document &= np.asarray(q_segments)[:, :, None] == np.asarray(kv_segments)[:, None, :]
+    return document
+
+
+def starts(q_pos, k_pos, *ids):
+    """Where each query's document starts, [B, T, 1]: at its first real token.
+
+    The same document must give the same output with padding before it, or in the midst of a pack.
+    """
+    inside = np.where(documents(q_pos, k_pos, *ids), k_pos[:, None, :], np.inf)
+    start = np.min(inside, axis=-1, keepdims=True)
+    return np.where(np.isfinite(start), start, 0)
+
+
+def visible(axes, length, q_pos, k_pos, causal, *ids):
+    """Which key j each query i sees, [B, T, S]."""
+    delta = q_pos[:, :, None] - k_pos[:, None, :]
+    document = documents(q_pos, k_pos, *ids)
     seen = document & (delta >= 0) if causal else document
     kind, options = axes["visibility"]
     if kind != "all":
         near = np.abs(delta) < options.get("window", length)
         if kind == "sinks_and_window":
-            # Counted from the document's first real token: the same document must give the same
-            # output with padding before it, or in the middle of a pack.
-            start = np.min(np.where(document, k_pos[:, None, :], np.inf), axis=-1, keepdims=True)
-            near |= k_pos[:, None, :] - start < options.get("sinks", 4)
+            near |= k_pos[:, None, :] - starts(q_pos, k_pos, *ids) < options.get("sinks", 4)
         seen = seen & near
     return seen
 
 
-def similarity(axes, q, k, delta, length, keys):
-    """Position and similarity, [B, N, T, S], with k already repeated to N heads."""
+def remapped(kind, options, delta, q_place, k_place, length):
+    """The distance that RoPE turns by, [B, T, S], from the real one and places in the document."""
+    sign, size = np.sign(delta), np.abs(delta)
+    window = options.get("window", length)
+    i, j = q_place[:, :, None], k_place
+    if kind == "clamped":
+        return sign * np.minimum(size, window)
+    if kind == "leaky":
+        return sign * np.where(
+            size < window, size, window + (size - window) / options.get("leak", 8)
+        )
+    if kind == "grouped":
+        group = options.get("group", 8)
+        beyond = i // group - j // group + sign * (window - window // group)
+        return np.where(size < window, delta, beyond)
+    if kind == "cache":
+        sinks = options.get("sinks", 4)
+        return np.where(j < sinks, sign * np.minimum(size, sinks + window - 1 - j), delta)
+    return delta
+
+
+def similarity(axes, q, k, delta, places, length, keys):
+    """Position and similarity, [B, N, T, S], with k already repeated to N heads.
+
+    `places` are those of queries [B, T] and keys [B, T, S] in the query's document.
+    """
     dim = q.shape[-1]
     kind, options = axes["position"]
     base = options.get("base", 10000.0)
@@ -131,14 +209,24 @@ def similarity(axes, q, k, delta, length, keys):
     elif kind == "yarn":
         frequencies = yarn_frequencies(dim, base, scale, length)
         magnitude = (0.1 * np.log(scale) + 1) ** 2
-    elif kind == "clamped":
-        window = options.get("window", length)
-        delta = np.sign(delta) * np.minimum(np.abs(delta), window)
-    if kind in ("none", "alibi") or options.get("position") == "none":
+    elif kind == "dynamic_ntk":
+        base = dynamic_base(base, dim, options.get("scale", 1.0), keys, length)
+        frequencies = np.array([base ** (-2 * p / dim) for p in range(dim // 2)])
+    elif kind == "llama3":
+        frequencies = llama3_frequencies(dim, base, scale, length)
+    elif kind == "longrope":
+        frequencies = frequencies / np.array(options.get("factors", [scale] * (dim // 2)))
+    elif kind in ("p_rope", "scale_invariant"):
+        frequencies[math.floor(options.get("fraction", 0.75) * (dim // 2)) :] = 0
+    if kind == "scale_invariant":
+        tau = options.get("tau", 10.0)
+        magnitude = np.sqrt(1 + 2 * np.log(1 + np.abs(delta) / tau))[:, None]
+    delta = remapped(kind, options, delta, *places, length)
+    if kind in ("none", "alibi", "kerple_log", "fire") or options.get("position") == "none":
         delta = np.zeros_like(delta)
 
     sim_kind, sim_options = axes["similarity"]
-    if sim_kind == "dot":
+    if sim_kind in ("dot", "soft"):
         factor = 1 / np.sqrt(dim)
     else:
         q = q / np.linalg.norm(q, axis=-1, keepdims=True)
@@ -155,12 +243,45 @@ def similarity(axes, q, k, delta, length, keys):
         qa, qb, ka, kb = qa[..., None], qb[..., None], ka[:, :, None], kb[:, :, None]
         angle = (delta * frequencies[p])[:, None]
         score += np.cos(angle) * (qa * ka + qb * kb) + np.sin(angle) * (qa * kb - qb * ka)
+    if sim_kind == "soft":  # a rotation changes no norm
+        score = score - (np.sum(q**2, -1).transpose(0, 2, 1)[..., None]) / 2
+        score = score - (np.sum(k**2, -1).transpose(0, 2, 1)[:, :, None]) / 2
     return score * factor * magnitude
 
 
-def temperature(axes, n, dim, length, params):
-    """The factor of each row, broadcastable to [B, N, T, 1], from its visible count [B, T]."""
+def bias(axes, delta, place, heads, length, learned):
+    """The term on the logits, [B, N, T, S], or 0, from distances [B, T, S] and places [B, T]."""
+    kind, options = axes["position"]
+    distance = np.abs(delta)[:, None]
+    if kind == "alibi":
+        return -alibi_slopes(heads)[None, :, None, None] * distance
+    if kind == "scale_invariant":
+        return -2 * np.log(1 + distance / options.get("tau", 10.0))
+    if kind == "kerple_log":
+        p, a = (np.exp(learned[name])[None, :, None, None] for name in ("log_p", "log_a"))
+        return -p * np.log(1 + a * distance)
+    if kind == "fire":
+        c, threshold = np.abs(learned["c"]), np.abs(learned["threshold"]) * length
+        span = np.maximum(place, threshold)[:, :, None]
+        ratio = np.log(c * np.abs(delta) + 1) / np.log(c * span + 1)
+        out = np.zeros((delta.shape[0], heads, *delta.shape[1:]))
+        for head in range(heads):
+            out[:, head] = learned["outer_bias"][head]
+            for unit, weight in enumerate(learned["outer"][:, head]):
+                unit_in = learned["inner"][unit] * ratio + learned["inner_bias"][unit]
+                out[:, head] += weight * np.maximum(unit_in, 0)
+        return out
+    return 0
+
+
+def temperature(axes, n, place, q, length, learned):
+    """The factor of each row, broadcastable to [B, N, T, 1].
+
+    From its visible count and its place in its document, both [B, T], and q [B, T, N, H].
+    """
     kind, options = axes["temperature"]
+    dim = q.shape[-1]
+    place = np.maximum(place, 0)[:, None, :, None]  # padding before a document stands at its start
     n = np.maximum(n, 1)[:, None, :, None]  # a row that sees nothing has no use for a factor
     if kind == "one":
         return np.ones_like(n)
@@ -169,44 +290,17 @@ def temperature(axes, n, dim, length, params):
     if kind == "lssa":  # both logarithms go together: in a composition neither is of use alone
         return np.log(dim) * np.log(n)
     if kind == "ssmax":
-        return params[None, :, None, None] * np.log(n)
+        return learned["slope"][None, :, None, None] * np.log(n)
+    if kind == "ssa":
+        tokens = np.stack([q[:, :, h] @ learned["query"][h] for h in range(q.shape[2])], axis=1)
+        of_length = np.exp(-np.exp(learned["beta"]))[None, :, None, None] * np.log(n)
+        return 1 + of_length + np.tanh(tokens)[..., None]
+    if kind == "llama4":
+        return 1 + options.get("beta", 0.1) * np.log(1 + (place + 1) // options.get("floor", 8192))
+    if kind == "mistral3":
+        return 1 + options.get("beta", 0.1) * np.log(1 + place // length)
     law = np.log(n) / np.log(length) if kind == "log_length" else infoscale(n, dim, length)
     return np.maximum(law, 1) if options.get("clamp", True) else law
-
-
-def weighting(axes, logits, seen, n):
-    """Weights [B, N, T, S] from complete rows; zero where unseen, and all zero in an empty row."""
-    kind, options = axes["weighting"]
-    seen = np.broadcast_to(seen[:, None], logits.shape)
-    n = np.maximum(n, 1)[:, None, :, None]
-    if kind == "sigmoid":
-        return np.where(seen, 1 / (1 + np.exp(-(logits - np.log(n)))), 0)
-    if kind == "relu":
-        return np.where(seen, np.maximum(logits, 0) / n, 0)
-    if kind == "softmax":
-        top = np.max(np.where(seen, logits, -np.inf), axis=-1, keepdims=True)
-        top = np.where(np.isfinite(top), top, 0)
-        weights = np.where(seen, np.exp(np.where(seen, logits - top, 0)), 0)
-    else:
-        weights = np.where(seen, np.logaddexp(0, logits), 0)
-    weights = normalise(weights)
-    if kind == "reweighted":
-        offset = np.where(n <= 3, 0, options.get("offset", 1.0))
-        above = weights * n - offset
-        # Equal weights are 1/n up to rounding; a row with nothing above its offset keeps them.
-        above = np.where(seen & (above > 1e-12), above, 0)
-        top = np.max(above, axis=-1, keepdims=True)
-        ratio = np.where(above > 0, np.log(np.where(above > 0, above, 1)), -np.inf)
-        ratio -= np.log(np.where(top > 0, top, 1))
-        sharper = normalise(np.exp(options.get("power", 15.0) * ratio))
-        weights = np.where(top > 0, sharper, weights)
-    return weights
-
-
-def normalise(weights):
-    """Each row divided by its sum; a row of zeros stays."""
-    total = np.sum(weights, axis=-1, keepdims=True)
-    return weights / np.where(total > 0, total, 1)
 
 
 def reference_rows(
@@ -226,24 +320,30 @@ def reference_rows(
 ):
     """Logits and weights [B, N, T, S], visibility [B, T, S] and counts n [B, T].
 
-    q is [B, T, N, H], k [B, S, K, H]; `params` is ssmax's s [N]; `options` go to every part.
+    q is [B, T, N, H], k [B, S, K, H]; `params` are learned parts by axis, as init_params gives them
+    (needed where there are any); `options` go to every part.
     """
     q, k = np.asarray(q, np.float64), np.asarray(k, np.float64)
-    (batch, queries, heads, dim), keys = q.shape, k.shape[1]
+    (batch, queries, heads, _), keys = q.shape, k.shape[1]
     k = np.repeat(k, heads // k.shape[2], axis=2)  # query head h reads key head h // (N / K)
     axes = spec(method, **options)
     q_pos = positions_2d(q_positions, batch, queries, np.arange(keys - queries, keys))
     k_pos = positions_2d(kv_positions, batch, keys, np.arange(keys))
     seen = visible(axes, train_length, q_pos, k_pos, causal, kv_mask, q_segment_ids, kv_segment_ids)
     n = seen.sum(axis=-1).astype(np.float64)
-    if params is None:
-        params = np.full(heads, 1 / np.log(train_length))
+    learned = {
+        axis: {name: np.asarray(x, np.float64) for name, x in values.items()}
+        for axis, values in (params or {}).items()
+    }
     delta = q_pos[:, :, None] - k_pos[:, None, :]
-    factor = temperature(axes, n, dim, train_length, np.asarray(params, np.float64))
-    logits = factor * similarity(axes, q, k, delta, train_length, keys)
-    if axes["position"][0] == "alibi":
-        logits -= alibi_slopes(heads)[None, :, None, None] * np.abs(delta)[:, None]
-    return logits, weighting(axes, logits, seen, n), seen, n
+    start = starts(q_pos, k_pos, kv_mask, q_segment_ids, kv_segment_ids)
+    place = q_pos - start[:, :, 0]
+    factor = temperature(axes, n, place, q, train_length, learned.get("temperature"))
+    logits = factor * similarity(
+        axes, q, k, delta, (place, k_pos[:, None, :] - start), train_length, keys
+    )
+    logits += bias(axes, delta, place, heads, train_length, learned.get("position"))
+    return logits, weighting(axes, logits, seen, n, q.shape[-1]), seen, n
 
 
 def reference_weights(q, k, method, train_length, **kwargs):

@@ -9,14 +9,13 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from lenext.attention import init_params, make_method, method_names, method_options
+from lenext.attention import init_params, make_method, method_names, method_options, pin_scale
 from tests.attention.common import (
     DIM,
     HEADS,
     TRAIN_LENGTH,
     inputs,
     quick_attend,
-    slopes,
     unchecked_types,
 )
 from tests.attention.reference import METHODS, reference_attend
@@ -166,15 +165,16 @@ def test_method_options_are_what_make_method_takes():
 
 @pytest.mark.parametrize("name", [name for name in method_names() if name != "nope"])
 def test_position_none(name):
-    """Rotation is off, so neither base nor pairing matters; ALiBi's bias stays."""
+    """Rotation is off, so neither base nor pairing matters; a bias stays."""
     off = make(name, position="none")
     assert off.temperature == make(name).temperature
-    if name == "alibi":
+    if name in ("alibi", "kerple_log", "fire"):
         assert off == make(name)
         return
     q, k, v = inputs(seed=21, batch=1, queries=40, keys=40)
     made = make_method(name, train_length=TRAIN_LENGTH, position="none")
-    expected = reference_attend(q, k, v, name, TRAIN_LENGTH, position="none")
+    params = init_params(made, HEADS, DIM)
+    expected = reference_attend(q, k, v, name, TRAIN_LENGTH, position="none", params=params)
     np.testing.assert_allclose(quick_attend(q, k, v, made), expected, atol=3e-4)
 
 
@@ -194,8 +194,19 @@ def test_init_params():
     """Deterministic; nothing where nothing is learned; parts of a composition are kept."""
     assert init_params(make("rerope+infoscale"), HEADS, DIM) == {}
     for name in ["ssmax", "alibi+ssmax", "ssmax+lm_infinite"]:
-        learned = slopes(init_params(make(name), HEADS, DIM))
+        learned = init_params(make(name), HEADS, DIM)["temperature"]["slope"]
         np.testing.assert_allclose(learned, np.full(HEADS, 1 / np.log(64)), rtol=1e-6)
+    learned = init_params(make("ssa"), HEADS, DIM)["temperature"]
+    np.testing.assert_array_equal(learned["beta"], [2] * HEADS)
+    np.testing.assert_array_equal(learned["query"], np.zeros((HEADS, DIM)))
+    learned = init_params(make("kerple_log"), HEADS, DIM)["position"]
+    assert all(not np.any(x) for x in learned.values())  # logarithms of p = a = 1
+    learned = init_params(make("fire"), HEADS, DIM)["position"]
+    np.testing.assert_allclose(learned["c"], 0.1, rtol=1e-6)
+    assert learned["threshold"] == 1
+    assert learned["outer"].shape == (32, HEADS)
+    again = init_params(make("fire"), HEADS, DIM)["position"]
+    assert all(np.array_equal(learned[name], again[name]) for name in learned)
 
 
 compositions = st.lists(st.sampled_from(method_names()), min_size=1, max_size=4)
@@ -216,9 +227,13 @@ def test_a_later_part_replaces_the_axes_in_which_it_differs_from_softmax(names):
 def test_any_composition_computes_what_its_axes_say(names, causal):
     q, k, v = inputs(seed=23, batch=1, queries=25, keys=25)
     method = "+".join(names)
-    out = quick_attend(q, k, v, make_method(method, train_length=8), causal=causal)
-    expected = reference_attend(q, k, v, method, 8, causal=causal)
-    np.testing.assert_allclose(out, expected, atol=3e-4)
+    # Scaled by 128 and then raised to the 15th power, a rounding of the logits is no small thing.
+    options = {"cos_scale": 16.0} if "cos_scale" in method_options(method) else {}
+    made = make_method(method, train_length=8, **options)
+    params = init_params(made, HEADS, DIM)
+    out = quick_attend(q, k, v, made, causal=causal, params=params)
+    expected = reference_attend(q, k, v, method, 8, causal=causal, params=params, **options)
+    np.testing.assert_allclose(out, expected, atol=3e-4, rtol=3e-4)
 
 
 # Mistakes: one line, which names what was wrong and what would be right.
@@ -277,6 +292,16 @@ def test_an_unknown_option_names_the_choices():
         ("infoscale", {"clamp": 1}),
         ("infoscale", {"clamp": "no"}),
         ("lssar", {"power": 0}),
+        ("lssa", {"phi": "tanh"}),
+        ("lssar", {"norm": "l2"}),
+        ("relu2", {"gau": 1}),
+        ("p_rope", {"fraction": 1.5}),
+        ("leaky_rerope", {"leak": 0.5}),
+        ("self_extend", {"group": 0}),
+        ("longrope", {"factors": [1.0, 2.0]}),
+        ("longrope", {"factors": (1.0, 0.5)}),
+        ("longrope", {"factors": (1.0, "2")}),
+        ("scale_invariant", {"tau": 0}),
         ("cosscale", {"cos_scale": "large"}),
         ("rerope(window=0)", {}),
         ("rerope(window='x')+infoscale", {}),
@@ -288,6 +313,36 @@ def test_an_option_out_of_range_names_itself(name, options):
     option = next(iter(options), "window")
     assert option in message
     assert "should be" in message
+
+
+def test_factors_are_one_a_pair():
+    made = make("longrope(factors=(1, 2.5))")
+    assert made == make("longrope", factors=(1.0, 2.5))
+    q, k, v = inputs(seed=24, batch=1, queries=3, keys=3)
+    with pytest.raises(ValueError, match="2 factors: should be 8, one a pair"):
+        quick_attend(q, k, v, made)
+
+
+def test_pinned():
+    """What follows the number of keys is fixed, once; the rest comes back as it is."""
+    for name in method_names():
+        made, pinned = make(name), pin_scale(make(name), 640)
+        follows = name in ("pi", "ntk", "yarn", "llama3", "longrope", "dynamic_ntk")
+        assert (pinned != made) == follows, name
+        assert pin_scale(pinned, 1280) == pinned
+    assert pin_scale(make("yarn"), 640) == make("yarn", scale=10)
+    assert pin_scale(make("llama3"), 32) == make("llama3", scale=1)
+
+
+def test_an_exponential_is_normalised():
+    assert "norm" in complaint("lssa", phi="exp", norm="none")
+    assert "norm" in complaint("reweighted_softmax", norm="none")
+
+
+def test_first_stages_by_name_and_by_option():
+    assert make("lssa", phi="exp").weighting == make("lssa(phi='exp')").weighting
+    assert make("reweighted_sigmoid").weighting == make("lssar", phi="sigmoid").weighting
+    assert make("lssa", phi="relu").weighting.kind != make("lssa").weighting.kind
 
 
 def test_a_wrong_pairing_names_the_choices():

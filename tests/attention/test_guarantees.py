@@ -10,20 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenext.attention import attend, init_params, make_method
+from lenext.attention import attend, make_method
 from tests.attention.common import (
     EVERY_NAME,
-    HEADS,
     QUICK,
     inputs,
     known_to_reference,
     out_and_weights,
     quick_attend,
     quick_weights,
+    unequal_params,
     value_and_grads,
     with_fixed_scale,
 )
-from tests.attention.reference import NORMALISED, infoscale, reference_attend, spec
+from tests.attention.reference import infoscale, reference_attend, spec
+from tests.attention.reference_weighting import NORMALISED
 
 TRAIN_LENGTH = 16
 DOCUMENT = 64  # four times as long
@@ -47,13 +48,8 @@ def document():
 def alone(method: str, causal: bool):
     """Output and weights of the document on its own."""
     made = with_fixed_scale(method, TRAIN_LENGTH)
-    out, weights = out_and_weights(
-        *document(),
-        init_params(made, HEADS, document()[0].shape[-1]),
-        {},
-        method=made,
-        causal=causal,
-    )
+    params = unequal_params(made)
+    out, weights = out_and_weights(*document(), params, {}, method=made, causal=causal)
     return np.asarray(out), np.asarray(weights)
 
 
@@ -115,7 +111,7 @@ def test_decoding_equals_prefill(method):
         cache[:, :DOCUMENT] = np.where(filled[:, :DOCUMENT, None, None], x, cache[:, :DOCUMENT])
     out = quick_attend(
         np.swapaxes(q, 0, 1), cache_k, cache_v, made, causal=True,
-        q_positions=np.arange(DOCUMENT)[:, None], kv_mask=filled,
+        q_positions=np.arange(DOCUMENT)[:, None], kv_mask=filled, params=unequal_params(made),
     )  # fmt: skip
     np.testing.assert_allclose(np.asarray(out)[:, 0], alone(method, True)[0][0], atol=EXACT)
 
@@ -125,7 +121,7 @@ def test_continuing_equals_prefill(method):
     """The last 9 queries on all keys, with default positions."""
     q, k, v = document()
     made = with_fixed_scale(method, TRAIN_LENGTH)
-    out = quick_attend(q[:, -9:], k, v, made, causal=True)
+    out = quick_attend(q[:, -9:], k, v, made, causal=True, params=unequal_params(made))
     np.testing.assert_allclose(out, alone(method, True)[0][:, -9:], atol=EXACT)
 
 
@@ -162,7 +158,7 @@ def test_padding_and_packing(method, causal):
             segments[i, inside] = [3, -1, 3][i - 2]
     positions[4, other:] -= other
     out, weights = out_and_weights(
-        *parts, init_params(made, HEADS, q.shape[-1]),
+        *parts, unequal_params(made),
         {
             "q_positions": positions, "kv_positions": positions, "kv_mask": mask,
             "q_segment_ids": segments, "kv_segment_ids": segments,
@@ -186,14 +182,15 @@ def test_padding_and_packing(method, causal):
 def test_every_method_differs_from_softmax(method, causal):
     known_to_reference(method)
     out, plain = alone(method, causal)[0], alone("softmax", causal)[0]
-    assert np.max(np.abs(out - plain)) > 1e-2
+    # The one that softmax1 adds to a sum over 64 keys is a hundredth: small, but no rounding.
+    assert np.max(np.abs(out - plain)) > 1e-3
 
 
 def test_methods_differ_from_each_other():
     """Two names for one thing would be a mix-up in the catalogue."""
     outs = {method: alone(method, False)[0] for method in EVERY_NAME}
-    # At their first values, SSMax's s_h ln n is log_length's ln n / ln L.
-    for a, b in [(a, b) for a in outs for b in outs if a < b and {a, b} != {"ssmax", "log_length"}]:
+    # The factors of LongRoPE are a model's own; without any it is position interpolation.
+    for a, b in [(a, b) for a in outs for b in outs if a < b and (a, b) != ("longrope", "pi")]:
         assert np.max(np.abs(outs[a] - outs[b])) > 1e-3, (a, b)
 
 
@@ -220,7 +217,7 @@ def solve(method, causal, implementation, *, arguments=None, places=None, dtype=
     """Output and gradients as float32 arrays, from arguments rounded to dtype."""
     arguments = [jnp.asarray(x, dtype) for x in arguments or problem()]
     places = packed(2, 63) if places is None else places
-    params = init_params(method, HEADS, arguments[0].shape[-1])
+    params = unequal_params(method)
     out, gradients = value_and_grads(
         *arguments,
         params,
@@ -250,9 +247,11 @@ def test_blocks_equal_the_definition_in_bfloat16(method, causal):
     ours = solve(made, causal, "blockwise", block_size=32, dtype="bfloat16")
     definition = by_definition(method, causal, "bfloat16")
     for a, b in zip(ours, definition, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-2 * np.max(np.abs(b)))
+        # A constant on all logits, as FIRE's last bias, has no gradient but rounding: hence 1e-5.
+        np.testing.assert_allclose(a, b, atol=2e-2 * np.max(np.abs(b)) + 1e-5)
     rounded = [np.asarray(jnp.asarray(x, "bfloat16"), np.float64) for x in problem()[:3]]
-    expected = reference_attend(*rounded, method, TRAIN_LENGTH, causal=causal, **packed(2, 63))
+    known = {"causal": causal, "params": unequal_params(made), **packed(2, 63)}
+    expected = reference_attend(*rounded, method, TRAIN_LENGTH, **known)
     np.testing.assert_allclose(definition[0], expected, atol=2e-2 * np.max(np.abs(expected)))
 
 
@@ -314,7 +313,7 @@ def test_weights_are_finite_positive_and_sum_to_one(method, dtype, causal):
     sizes = np.array([1e4 / largest, 1.0])[:, None, None, None]  # one sequence each
     q, k, v = (jnp.asarray(x, dtype) for x in (q * sizes, k, v))
     places = packed(2, 63)
-    params = init_params(made, HEADS, q.shape[-1])
+    params = unequal_params(made)
     out, weights = out_and_weights(q, k, v, params, places, method=made, causal=causal)
     out, weights = np.asarray(out, np.float32), np.asarray(weights)
     assert np.all(np.isfinite(out))
@@ -372,7 +371,8 @@ def test_no_output_depends_on_what_comes_after(method):
         assert not np.any(gradient[:, :27])  # the document before
         assert np.all(np.any(gradient[:, row - 5 : row + 1], axis=(1, 2, 3)))
     assert not np.any(np.delete(dq, row, axis=1))
-    assert np.all(np.any(dq[:, row], axis=-1))
+    # Over the heads: a row of sparsemax that rests on one key is flat there.
+    assert np.all(np.any(dq[:, row], axis=(1, 2)))
 
 
 def test_whole_rows_are_causal_in_blocks_too():

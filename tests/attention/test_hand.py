@@ -13,7 +13,8 @@ import pytest
 
 from lenext.attention import attention_weights, make_method
 from tests.attention.common import quick_statistics, quick_weights
-from tests.attention.reference import NORMALISED, spec
+from tests.attention.reference import spec
+from tests.attention.reference_weighting import NORMALISED
 
 E = math.e
 
@@ -27,18 +28,6 @@ def row(method: str, cosines, *, dim: int = 4, train_length: int = 4, scaled=Tru
     k[0, :, 0, 0], k[0, :, 0, 1] = cosines, np.sqrt(1 - cosines**2)
     made = make_method(method, train_length=train_length, position="none", **options)
     return np.asarray(quick_weights(q, k, made))[0, 0, 0]
-
-
-def logits(method: str, delta, *, heads=1, query_dim=0, key_dim=0, dim=2, length=4, **options):
-    """Logits [D, heads] of q = sqrt(H) e_query on a lone k = e_key, at distances i - j = delta."""
-    delta = np.asarray(delta)
-    q = np.zeros((len(delta), 1, heads, dim), np.float32)
-    k = np.zeros((len(delta), 1, 1, dim), np.float32)
-    q[..., query_dim], k[..., key_dim] = math.sqrt(dim), 1
-    made = make_method(method, train_length=length, **options)
-    places = {"q_positions": delta[:, None] + 50, "kv_positions": np.full((len(delta), 1), 50)}
-    statistics = quick_statistics(q, k, made, **places)
-    return np.asarray(statistics.max_logit)[:, :, 0]
 
 
 close = np.testing.assert_allclose
@@ -107,6 +96,44 @@ def test_ssmax():
     params = {"temperature": {"slope": jnp.array([0.5, 2.0])}}
     factors = temperatures("ssmax", counts, dim=8, length=length, heads=2, params=params)
     close(factors, np.log([[64, 64], [4096, 4096], [8, 8]]) * [0.5, 2.0], rtol=1e-5)
+
+
+def test_steps_of_the_logarithm():
+    """Llama 4's first step is at floor - 1, Ministral's at L; a document counts from its start."""
+    for first in (0, 1000):
+        places = np.array([0, 2, 3, 4, 6, 7, 11])
+        q, k = np.zeros((7, 1, 1, 4), np.float32), np.zeros((7, 1, 1, 4), np.float32)
+        q[..., 0], k[..., 0] = 2, 1
+        at = {"q_positions": first + places[:, None], "kv_positions": np.full((7, 1), first)}
+        made = make_method("llama4", train_length=64, floor=4, position="none")
+        factors = np.ravel(quick_statistics(q, k, made, **at).max_logit)
+        close(factors, 1 + 0.1 * np.log([1, 1, 2, 2, 2, 3, 4]), rtol=1e-6)
+        made = make_method("mistral3", train_length=4, beta=0.5, position="none")
+        factors = np.ravel(quick_statistics(q, k, made, **at).max_logit)
+        close(factors, 1 + 0.5 * np.log([1, 1, 1, 2, 2, 2, 3]), rtol=1e-6)
+
+
+def test_ssa():
+    """Almost 1 to begin with; each head's own beta, and its own product with q = (2, 0, ...)."""
+    close(temperatures("ssa", [1], dim=4, length=4), 1, rtol=1e-6)
+    start = 1 + math.exp(-math.exp(2)) * math.log(16)
+    close(temperatures("ssa", [16], dim=4, length=4), start, rtol=1e-6)
+    query = jnp.array([[0.0, 9.0, 9.0, 9.0], [0.5, 0.0, 0.0, 0.0]])
+    params = {"temperature": {"beta": jnp.array([0.0, -40.0]), "query": query}}
+    factors = temperatures("ssa", [16], dim=4, length=4, heads=2, params=params)
+    expected = [1 + math.log(16) / E, 1 + math.log(16) + math.tanh(1)]
+    close(factors[0], expected, rtol=1e-5)
+
+
+def test_adaptive():
+    """Two keys have 0.58 nats, more than 0.5, but the fit is below 1 there; 16 get 2.2."""
+    close(row("adaptive", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
+    p = np.array([E] + [1] * 15) / (E + 15)
+    h = -np.sum(p * np.log(p))
+    factor = np.polyval([-0.037, 0.481, -2.3, 4.917, -1.791], h)
+    assert 2.2 < factor < 2.3
+    top = math.exp(factor)
+    close(row("adaptive", [1] + [0] * 15), np.array([top] + [1] * 15) / (top + 15), rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["infoscale", "log_length"])
@@ -183,59 +210,46 @@ def test_relu():
     close(row("relu", [0.5, 1, -0.5, 0]), [0.125, 0.25, 0, 0], rtol=1e-6)
 
 
-def test_rope_turns_by_the_distance():
-    """H = 2: one pair, a radian a token. The sine's sign is RoFormer's: q turned by +i."""
-    delta = np.array([0, 1, 2, -1, 30])
-    close(logits("softmax", delta)[:, 0], np.cos(delta), atol=1e-5)
-    close(logits("softmax", delta, key_dim=1)[:, 0], np.sin(delta), atol=1e-5)
-    close(logits("nope", delta)[:, 0], 1, atol=1e-6)
+def test_relu2():
+    close(row("relu2", [-1, 1]), [0, 0.5], rtol=1e-6)
+    close(row("relu2", [0.5, 1, -0.5, 0]), [0.0625, 0.25, 0, 0], rtol=1e-6)
+    # H = 4, so that q.k = 2 cos: (2 / 4)^2 and (1 / 4)^2.
+    close(row("relu2", [0.5, 1, -0.5, 0], gau=True), [0.0625, 0.25, 0, 0], rtol=1e-6)
+    close(row("relu2", [-1, 1], gau=True), [0, 1], rtol=1e-6)
 
 
-def test_pairs_of_dimensions():
-    """H = 4: dimension 0 pairs with 1 or with 2, at a radian a token."""
-    for pairing, partner, stranger in [("interleaved", 1, 2), ("halves", 2, 1)]:
-        kw = {"dim": 4, "pairing": pairing}
-        close(logits("softmax", [1], key_dim=partner, **kw), math.sin(1), atol=1e-6)
-        close(logits("softmax", [1], key_dim=stranger, **kw), 0, atol=1e-6)
+def test_softmax1():
+    """A key of logit 0 and no value: 1 / (1 + 1), and [1, e] / (2 + e)."""
+    close(row("softmax1", [0]), [0.5], rtol=1e-6)
+    close(row("softmax1", [0, 1]), np.array([1, E]) / (2 + E), rtol=1e-6)
+    close(row("softmax1", [-1]), [1 / (1 + E)], rtol=1e-6)
 
 
-def test_scaled_positions():
-    """PI divides positions by s; YaRN also grows the logits by (0.1 ln s + 1)^2; NTK neither."""
-    delta = np.array([0, 1, 8])
-    close(logits("pi", delta, scale=4)[:, 0], np.cos(delta / 4), atol=1e-5)
-    gain = (0.1 * math.log(4) + 1) ** 2
-    # H = 2, L = 4: the only pair is the first, which YaRN and NTK leave as it is.
-    close(logits("yarn", delta, scale=4)[:, 0], gain * np.cos(delta), atol=1e-5)
-    close(logits("ntk", delta, scale=4)[:, 0], np.cos(delta), atol=1e-5)
-    # H = 4: the last pair, 0.01 radians a token at base 10^4, slows by s in both.
-    last = {"dim": 4, "query_dim": 2, "key_dim": 3, "scale": 4}
-    close(logits("ntk", delta, **last)[:, 0], np.sin(delta * 0.01 / 4), atol=1e-6)
-    close(logits("yarn", delta, **last)[:, 0], gain * np.sin(delta * 0.01 / 4), atol=1e-6)
+def test_sparsemax():
+    """tau = (0.75 + 0.25 - 1) / 2 = 0, and the third key lies below it; 1 - 0 leaves one key."""
+    close(row("sparsemax", [0.75, 0.25, -0.5]), [0.75, 0.25, 0], atol=1e-6)
+    close(row("sparsemax", [0, 1]), [0, 1], atol=1e-6)
+    close(row("sparsemax", [0.5, 0.5, 0.5]), [1 / 3] * 3, rtol=1e-6)
+    close(row("sparsemax", [1, 0.25, 0.25]), [5 / 6, 1 / 12, 1 / 12], rtol=1e-5)
 
 
-def test_clamped_distance():
-    """ReRoPE stops turning at |distance| = w, on both sides; the default w is L."""
-    delta = np.array([-9, -4, -3, -2, 0, 2, 3, 4, 9])
-    clamped = np.clip(delta, -3, 3)
-    close(logits("rerope", delta, window=3)[:, 0], np.cos(clamped), atol=1e-5)
-    close(logits("rerope", delta, window=3, key_dim=1)[:, 0], np.sin(clamped), atol=1e-5)
-    close(logits("rerope", delta, key_dim=1)[:, 0], np.sin(np.clip(delta, -4, 4)), atol=1e-5)
+def test_soft():
+    """H = 4, |q| = 2, |k| = 1: -|q - k|^2 / 4 = -(5 - 4 cos) / 4, so e^cos as in softmax."""
+    close(row("soft", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-5)
+    # And a longer key is a farther one: -(4 - 2) ^ 2 / 4 against 0.
+    q, k = np.zeros((1, 1, 1, 4), np.float32), np.zeros((1, 2, 1, 4), np.float32)
+    q[..., 0], k[0, :, 0, 0] = 2, [2, 4]
+    made = make_method("soft", train_length=4, position="none")
+    close(np.ravel(quick_weights(q, k, made)), np.array([E, 1]) / (1 + E), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("heads", "slopes"),
-    [
-        (8, [2.0**-h for h in range(1, 9)]),
-        (12, [2.0**-h for h in range(1, 9)] + [2.0**-h for h in (0.5, 1.5, 2.5, 3.5)]),
-        (1, [2.0**-8]),
-        (3, [2.0**-4, 2.0**-8, 2.0**-2]),
-    ],
-)
-def test_alibi_slopes(heads, slopes):
-    """-m |distance| on top of q.k/sqrt(H) = 1, the same ahead as behind."""
-    delta = np.array([0, 1, 7, -7])
-    expected = 1 - np.abs(delta)[:, None] * np.array(slopes)
-    close(logits("alibi", delta, heads=heads), expected, rtol=1e-6)
+def test_reweighted_softmax():
+    """Three keys take no offset: the powers of e^cos; five equal but one leave that one."""
+    close(row("reweighted_softmax", [0, 1], power=3), np.array([1, E**3]) / (1 + E**3), rtol=1e-5)
+    close(row("reweighted_softmax", [1, 0, 0, 0, 0]), [1, 0, 0, 0, 0])
+    odds = (E / (1 + E)) / 0.5
+    expected = np.array([1, odds**3]) / (1 + odds**3)
+    close(row("reweighted_sigmoid", [0, 1], power=3), expected, rtol=1e-5)
 
 
 def seen(method: str, query: int, *, causal: bool, **options) -> list[int]:
@@ -259,6 +273,8 @@ def test_visible_keys():
     assert seen("lm_infinite", 11, causal=False) == [0, 1, 2, 3, 9, 10, 11]
     assert seen("lm_infinite", 1, causal=True) == [0, 1]
     assert seen("lm_infinite", 1, causal=False) == [0, 1, 2, 3]
+    assert seen("streaming_llm", 8, causal=True, sinks=2) == [0, 1, 6, 7, 8]
+    assert seen("streaming_llm", 8, causal=False, sinks=2) == [0, 1, 6, 7, 8, 9, 10]
     assert seen("rerope", 11, causal=True) == list(range(12))
 
 

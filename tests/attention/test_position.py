@@ -7,10 +7,12 @@ the query's own dimension, gain * sin for a key in its partner.
 import json
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenext.attention import init_params, make_method
+from lenext.attention import init_params, make_method, pin_scale
+from lenext.attention.naive import document_ordinals
 from tests.attention.common import (
     EVERY_NAME,
     HEADS,
@@ -87,6 +89,19 @@ def test_frequencies_of_transformers(name, setting):
     assert_turns(made, setting["dim"], setting[name], DISTANCES, gain=gain, slack=1e-6)
 
 
+@pytest.mark.parametrize("setting", GOLDEN["frequencies"], ids=lambda x: f"{x['dim']}-{x['scale']}")
+@pytest.mark.parametrize("name", ["dynamic_ntk", "llama3", "longrope"])
+def test_more_frequencies_of_transformers(name, setting):
+    """Its dynamic at three times the training length, llama3, and longrope without its gain."""
+    options = {"base": setting["base"], "scale": setting["scale"]}
+    if name == "longrope":
+        options["factors"] = tuple(1 + 0.25 * p for p in range(setting["dim"] // 2))
+    made = make_method(name, train_length=setting["train_length"], **options)
+    made = pin_scale(made, 3 * setting["train_length"])
+    # In float32 there; a base near 1e8 loses some more.
+    assert_turns(made, setting["dim"], setting[name], DISTANCES, slack=2e-6)
+
+
 @pytest.mark.parametrize("heads", sorted(GOLDEN["alibi"], key=int))
 def test_slopes_of_transformers(heads):
     """BLOOM's slopes, kept in golden/: read off a key at distance 1 from a query of zeros."""
@@ -148,6 +163,17 @@ def test_scale_s_is_that_of_all_keys_in_blocks_too():
     blocks = quick_statistics(q, k, made, causal=True, block_size=16)
     whole = quick_statistics(q, k, given, causal=True, block_size=60)
     np.testing.assert_allclose(blocks.max_logit, whole.max_logit, atol=1e-5)
+
+
+def test_ordinals():
+    """A key's place in its document, from the first real token on; ids in no order, and padding."""
+    positions = jnp.array([[10, 11, 12, 13, 14, 15, 16]])
+    ids = jnp.array([[7, 7, -2, -2, 7, 3, 3], [0] * 7])
+    mask = jnp.array([[False, True, True, True, True, True, True], [False] * 3 + [True] * 4])
+    ours = np.asarray(document_ordinals(positions, mask, ids))
+    np.testing.assert_array_equal(ours, [[-1, 0, 0, 1, 3, 0, 1], [-3, -2, -1, 0, 1, 2, 3]])
+    np.testing.assert_array_equal(document_ordinals(positions, mask, None)[1], ours[1])
+    np.testing.assert_array_equal(document_ordinals(positions, None, None), [list(range(7))])
 
 
 @pytest.mark.parametrize("name", EVERY_NAME)

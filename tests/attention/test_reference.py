@@ -20,7 +20,6 @@ from tests.attention.common import (
     known_to_reference,
     out_and_weights,
     quick_attend,
-    slopes,
     unequal_params,
     value_and_grads,
 )
@@ -41,7 +40,7 @@ def problem(method: str, causal: bool):
     """A problem and its answer: inputs, a cotangent, reference output and slopes along directions.
 
     The derivative of sum(out * cotangent) is taken along one direction in q, k and the learned
-    part together, as they reach the output by the same road; along one in v; and in the first and
+    parts together, as they reach the output by the same road; along one in v; and in the first and
     the last key alone, because masks and offsets go wrong where rows start and end.
     """
     q, k, v = inputs(seed=1, batch=2, queries=LENGTH, keys=LENGTH)
@@ -49,9 +48,11 @@ def problem(method: str, causal: bool):
     params = unequal_params(made)
     rng = np.random.default_rng(2)
     cotangent = rng.normal(size=(2, LENGTH, HEADS, V_DIM)).astype(np.float32)
-    point = [x for x in (q, k, v, slopes(params)) if x is not None]
+    leaves, form = jax.tree.flatten(params)
+    point = [q, k, v, *(np.asarray(x, np.float64) for x in leaves)]
 
-    def reference(q, k, v, learned=None):
+    def reference(q, k, v, *leaves):
+        learned = jax.tree.unflatten(form, leaves)
         return reference_attend(q, k, v, method, TRAIN_LENGTH, causal=causal, params=learned)
 
     def slope(direction):
@@ -137,7 +138,7 @@ def test_padding_documents_and_positions(method, causal):
     made = make_method(known_to_reference(method), train_length=TRAIN_LENGTH)
     params, places = unequal_params(made), hard_places()
     out, weights = out_and_weights(q, k, v, params, places, method=made, causal=causal)
-    known = {"causal": causal, "params": slopes(params), **places}
+    known = {"causal": causal, "params": params, **places}
     expected = reference_weights(q, k, method, TRAIN_LENGTH, **known)
     np.testing.assert_allclose(weights, expected, atol=TOLERANCE)
     expected = reference_attend(q, k, v, method, TRAIN_LENGTH, **known)
@@ -204,6 +205,13 @@ def test_block_sizes(implementation, block_size, causal):
         ("log_length", {"clamp": False}),
         ("cosscale", {"cos_scale": 16.0}),
         ("lssar", {"power": 3, "offset": 0.5}),
+        ("relu2", {"gau": True}),
+        *(("lssa", {"phi": phi}) for phi in ("exp", "relu", "relu2", "sigmoid", "gelu_shifted")),
+        ("lssa", {"phi": "softplus", "norm": "none"}),
+        ("lssa", {"phi": "relu2", "norm": "none"}),
+        ("lssar", {"phi": "relu", "power": 3}),
+        ("lssar", {"phi": "gelu_shifted", "norm": "none"}),
+        ("reweighted_softmax", {"power": 3, "offset": 0.5}),
         ("yarn", {"scale": 8.0, "base": 500.0}),
         ("ntk", {"scale": 3.0}),
         ("pi", {"scale": 1.5, "pairing": "halves"}),
@@ -212,6 +220,18 @@ def test_block_sizes(implementation, block_size, causal):
         ("windowed", {"window": 1}),
         ("yarn", {"position": "none"}),
         ("alibi+ssmax", {"position": "none"}),
+        ("p_rope", {"fraction": 0.4}),
+        ("dynamic_ntk", {"scale": 3.0, "base": 500.0}),
+        ("llama3", {"scale": 8.0, "base": 500.0}),
+        ("longrope", {"factors": (1.0, 1.5, 2.0, 4, 5.0, 6.5, 8.0, 8.0)}),
+        ("leaky_rerope", {"window": 7, "leak": 2.5, "pairing": "halves"}),
+        ("self_extend", {"window": 7, "group": 3}),
+        ("streaming_llm", {"window": 9, "sinks": 2}),
+        ("streaming_llm", {"window": 2, "sinks": 6}),
+        ("scale_invariant", {"tau": 2.0, "fraction": 1.0, "base": 500.0}),
+        ("llama4", {"floor": 8}),
+        ("llama4", {"floor": 5, "beta": 0.5}),
+        ("mistral3", {"beta": 0.7}),
     ],
     ids=str,
 )
@@ -219,8 +239,9 @@ def test_options(method, options):
     """Each option does what its formula says, not only what the defaults need."""
     q, k, v = inputs(seed=8, batch=1, queries=63, keys=63)
     made = make_method(method, train_length=TRAIN_LENGTH, **options)
-    out = quick_attend(q, k, v, made)
-    expected = reference_attend(q, k, v, method, TRAIN_LENGTH, **options)
+    params = unequal_params(made)
+    out = quick_attend(q, k, v, made, params=params)
+    expected = reference_attend(q, k, v, method, TRAIN_LENGTH, params=params, **options)
     np.testing.assert_allclose(out, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 

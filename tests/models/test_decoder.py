@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lenext.attention import make_method, method_names, pin_scale
+from lenext.attention import init_params, make_method, method_names, method_options, pin_scale
 from lenext.config import base_config, read_methods
 from lenext.models import Decoder, DecoderConfig, build_model, model_methods, with_method
 from lenext.models.layers import Context
@@ -223,7 +223,8 @@ def cached_logits(model, tokens, parts):
 @pytest.mark.parametrize("name", method_names())
 def test_prefill_equals_one_token_at_a_time(name):
     """Both equal the full context, at three times the training length."""
-    options = "(window=5)" if name in ("windowed", "lm_infinite", "rerope", "rerope_log") else ""
+    windowed = "window" in method_options(name)
+    options = "(window=5)" if windowed else ""
     # At a scale of 128 rounding of the last digit is seen in the fourth of the logits.
     options = "(cos_scale=16)" if "cosscale" in name else options
     model = build(name + options)
@@ -237,7 +238,8 @@ def test_prefill_equals_one_token_at_a_time(name):
     np.testing.assert_allclose(in_parts, expected[:, ends], atol=2e-4)
     at_once, _ = cached_logits(model, tokens, [25])
     np.testing.assert_allclose(at_once[:, 0], expected[:, -1], atol=2e-4)
-    places = {"windowed": 1 + WINDOW, "lm_infinite": 4 + WINDOW}.get(name, 25)
+    places = {"windowed": 1 + WINDOW, "lm_infinite": 4 + WINDOW, "streaming_llm": 4 + WINDOW}
+    places = places.get(name, 25)
     assert {cache.k.shape for cache in caches} == {(2, places, 2, 8)}
 
 
@@ -246,6 +248,45 @@ def test_a_windows_cache_holds_the_last_and_the_first():
     _, caches = cached_logits(model, tokens_of(1, 20), [7, 1, 12])
     held = [sorted(np.asarray(cache.positions).tolist()) for cache in caches]
     assert held == [[0, 1, 2, 3, 15, 16, 17, 18, 19], [0, 17, 18, 19], list(range(20))]
+
+
+@pytest.mark.parametrize("name", ["ssmax", "ssa", "kerple_log", "fire"])
+def test_learned_parts_start_as_published_and_get_gradients(name):
+    """In every layer, each part its own, and off to a start that a step of descent improves."""
+    model = build(name)
+    tokens = tokens_of(2, 20)
+    graphdef, state = nnx.split(model)
+    params = nnx.to_pure_dict(state)
+
+    @jax.jit
+    def loss_and_grads(params):
+        def loss(params):
+            logits = nnx.merge(graphdef, params)(tokens)[:, :-1]
+            chosen = jax.nn.one_hot(tokens[:, 1:], 13)
+            return -jnp.mean(jnp.sum(chosen * jax.nn.log_softmax(logits), axis=-1))
+
+        return jax.value_and_grad(loss)(params)
+
+    before, grads = loss_and_grads(params)
+    method = model_methods(model)[0]
+    for i in range(3):
+        path = ("layers", i, "self_attention", "attention", "learned")
+        start, slope = params, grads
+        for key in path:
+            start, slope = start[key], slope[key]
+        initial = init_params(method, 4, 8)
+        assert jax.tree.structure(start) == jax.tree.structure(initial)
+        for ours, theirs in zip(jax.tree.leaves(start), jax.tree.leaves(initial), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        # A constant on all logits, FIRE's last bias, is the one part that softmax cannot feel.
+        felt = [x for key, x in slope[next(iter(slope))].items() if key != "outer_bias"]
+        assert all(np.any(np.abs(x) > 1e-7) for x in felt)
+
+    def step(path, x, g):
+        return x - 0.01 * g if "learned" in str(path) else x
+
+    moved = jax.tree_util.tree_map_with_path(step, params, grads)
+    assert loss_and_grads(moved)[0] < before
 
 
 def test_initial_values():

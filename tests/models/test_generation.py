@@ -21,7 +21,8 @@ def texts(model, prompt, count, **options):
 @pytest.mark.parametrize(
     "methods",
     [
-        "softmax", "rerope(window=4)+infoscale", "lssar", "yarn", "alibi", "lm_infinite(window=6)",
+        "softmax", "rerope(window=4)+infoscale", "lssar", "yarn", "dynamic_ntk", "alibi",
+        "lm_infinite(window=6)", "streaming_llm(window=6)", "self_extend(window=6, group=2)",
         "windowed(window=3)|windowed(window=3)|nope",
     ],
 )  # fmt: skip

@@ -49,7 +49,20 @@ def compute() -> dict:
         yarn, magnitude = parameters(
             "yarn", setting, factor=scale, original_max_position_embeddings=length
         )
-        values = {"pi": linear, "ntk": dynamic, "yarn": yarn, "yarn_magnitude": magnitude}
+        growing, _ = parameters("dynamic", setting, 3 * length, factor=scale)
+        llama3, _ = parameters(
+            "llama3", setting, factor=scale, low_freq_factor=1.0, high_freq_factor=4.0,
+            original_max_position_embeddings=length,
+        )  # fmt: skip
+        factors = [1.0 + 0.25 * p for p in range(setting["dim"] // 2)]
+        longrope, _ = parameters(
+            "longrope", setting, 3 * length, factor=scale, long_factor=factors,
+            short_factor=[1.0] * len(factors), original_max_position_embeddings=length,
+        )  # fmt: skip
+        values = {
+            "pi": linear, "ntk": dynamic, "yarn": yarn, "yarn_magnitude": magnitude,
+            "dynamic_ntk": growing, "llama3": llama3, "longrope": longrope,
+        }  # fmt: skip
         frequencies.append({**setting, **values})
     # Distances enter as position times slope: the second position shows the slope.
     slopes = {
