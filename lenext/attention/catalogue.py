@@ -49,6 +49,7 @@ CATALOGUE: dict[str, Entry] = {
     "softmax_plus": Entry("GAU-alpha (Su 2022)", temperature=temperature.SoftmaxPlus()),
     "log_length": Entry("Su 2021; Qwen (arXiv 2309.16609)", temperature=temperature.LogLength()),
     "infoscale": Entry("InfoScale (arXiv 2501.08570)", temperature=temperature.InfoScale()),
+    "entropy_matched": Entry("ours", temperature=temperature.EntropyMatched()),
     "ssmax": Entry("Scalable-Softmax (arXiv 2501.19399)", temperature=temperature.ScalableSoftmax()),
     "ssa": Entry("Selective Attention (arXiv 2411.12892)", temperature=temperature.Selective()),
     "llama4": Entry("Llama 4 (Meta 2025)", temperature=temperature.FlooredLog()),

@@ -63,6 +63,32 @@ class LogLength(Temperature):
 
 
 @dataclasses.dataclass(frozen=True)
+class EntropyMatched(Temperature):
+    """sqrt((ln n - H0) / (ln L - H0)): keeps each head at its own entropy H0, as n grows.
+
+    Ours. A row of n normal logits of variance v under softmax at a factor f has an entropy of about
+    ln n - f^2 v / 2; this f holds it at what it is at n = L, H0 nats, where f is exactly 1. H0 is a
+    head's mean entropy at the training length, measured or learned, below ln L; uncalibrated it is
+    ln L / 2. Never below 1 unless `clamp` is off, then 0 for rows of fewer keys than e^H0.
+    """
+
+    clamp: bool = option(True, bool)
+
+    def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:  # noqa: D102
+        del head_dim
+        return {"entropy": jnp.full((num_heads,), 0.5 * math.log(train_length), jnp.float32)}
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        del q
+        entropy = params["entropy"][None, :, None, None]
+        law = (jnp.log(rows.n) - entropy) / (math.log(rows.train_length) - entropy)
+        if self.clamp:
+            return jnp.sqrt(jnp.maximum(law, 1.0))
+        # The square root has no gradient at 0.
+        return jnp.where(law > 0, jnp.sqrt(jnp.where(law > 0, law, 1.0)), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class SoftmaxPlus(Temperature):
     """ln n / ln 512, unclamped: GAU-alpha's own pre-training (softmax_plus)."""
 

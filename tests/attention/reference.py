@@ -18,6 +18,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "softmax": {},
     "softmax_plus": {"temperature": "softmax_plus"},
     "log_length": {"temperature": "log_length"},
+    "entropy_matched": {"temperature": "entropy_matched"},
     "infoscale": {"temperature": "infoscale"},
     "ssmax": {"temperature": "ssmax"},
     "ssa": {"temperature": "ssa"},
@@ -299,6 +300,10 @@ def temperature(axes, n, place, q, length, learned):
         return 1 + options.get("beta", 0.1) * np.log(1 + (place + 1) // options.get("floor", 8192))
     if kind == "mistral3":
         return 1 + options.get("beta", 0.1) * np.log(1 + place // length)
+    if kind == "entropy_matched":
+        target = learned["entropy"][None, :, None, None]
+        law = np.maximum((np.log(n) - target) / (np.log(length) - target), 0) ** 0.5
+        return np.maximum(law, 1) if options.get("clamp", True) else law
     law = np.log(n) / np.log(length) if kind == "log_length" else infoscale(n, dim, length)
     return np.maximum(law, 1) if options.get("clamp", True) else law
 

@@ -56,7 +56,7 @@ def alone(method: str, causal: bool):
 # 1. The temperature is 1 at n = L, and not elsewhere.
 
 TEMPERATURES = ["softmax_plus", "log_length", "infoscale", "infoscale_cosscale", "ssmax",
-                "rerope_log"]  # fmt: skip
+                "entropy_matched", "rerope_log"]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", TEMPERATURES)

@@ -56,6 +56,29 @@ def test_log_length():
     close(row("log_length", [0, 1], clamp=False), np.array([1, half]) / (1 + half), rtol=1e-5)
 
 
+def test_entropy_matched():
+    """L = 4, H0 = ln 2: sixteen keys make the factor sqrt(ln 8 / ln 2); two stay, or give 0."""
+    weights, e = row("entropy_matched", [1] + [0] * 15), math.exp(3**0.5)
+    close(weights, np.array([e] + [1] * 15) / (e + 15), rtol=1e-5)
+    close(row("entropy_matched", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
+    close(row("entropy_matched", [0, 1], clamp=False), [0.5, 0.5], rtol=1e-6)
+
+
+def test_entropy_matched_holds_the_entropy_of_normal_logits():
+    """Of variance ln L, for which H0 is ln L / 2; without it 64 times the keys add about ln 64."""
+
+    def entropy(method, n):
+        q, k = np.zeros((40, 1, 1, 4), np.float32), np.zeros((40, n, 1, 4), np.float32)
+        q[..., 0] = 2  # sqrt(H)
+        k[..., 0, 0] = np.random.default_rng(0).normal(0, np.log(64) ** 0.5, (40, n))
+        weights = quick_weights(q, k, make_method(method, train_length=64, position="none"))
+        weights = np.asarray(weights, np.float64)
+        return -np.sum(weights * np.log(weights), axis=-1).mean()
+
+    assert abs(entropy("entropy_matched", 4096) - entropy("entropy_matched", 64)) < 0.5
+    assert entropy("softmax", 4096) - entropy("softmax", 64) > 3.0
+
+
 def test_softmax_plus():
     """ln 2 / ln 512 = 1/9 and ln 8 / ln 512 = 1/3, whatever the training length."""
     ninth, third = math.exp(1 / 9), math.exp(1 / 3)
