@@ -65,7 +65,10 @@ def test_entropy_matched():
 
 
 def test_entropy_matched_holds_the_entropy_of_normal_logits():
-    """Of variance ln L, for which H0 is ln L / 2; without it 64 times the keys add about ln 64."""
+    """Of variance ln L, for which H0 is about ln L / 2 (it is that for many keys).
+
+    Sixteen times the keys then add a tenth of what they add without it, ln 16 and less.
+    """
 
     def entropy(method, n):
         q, k = np.zeros((40, 1, 1, 4), np.float32), np.zeros((40, n, 1, 4), np.float32)
@@ -75,8 +78,8 @@ def test_entropy_matched_holds_the_entropy_of_normal_logits():
         weights = np.asarray(weights, np.float64)
         return -np.sum(weights * np.log(weights), axis=-1).mean()
 
-    assert abs(entropy("entropy_matched", 4096) - entropy("entropy_matched", 64)) < 0.5
-    assert entropy("softmax", 4096) - entropy("softmax", 64) > 3.0
+    assert abs(entropy("entropy_matched", 4096) - entropy("entropy_matched", 256)) < 0.3
+    assert entropy("softmax", 4096) - entropy("softmax", 256) > 2.0
 
 
 def test_softmax_plus():
