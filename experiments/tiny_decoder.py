@@ -3,9 +3,9 @@
     python -m experiments.tiny_decoder --runs=runs --results=experiments/results
 
 Three trainings of equal steps, tokens and seed (resumed where they are found under --runs), each
-evaluated under its own method and some others; one table and two pictures of them all. About half
-an hour on two CPU cores. Rows are named by the method evaluated, and "a → b" for weights trained
-with a and evaluated as b.
+evaluated under its own method and some others; one table and two pictures of them all. It took an
+hour on two CPU cores, at low priority beside other work. Rows are named by the method evaluated,
+and "a → b" for weights trained with a and evaluated as b.
 """
 
 import argparse

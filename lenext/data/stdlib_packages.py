@@ -6,13 +6,9 @@ evaluation at 65 536 tokens and more.
 """
 
 import itertools
-import platform
-import sys
 from collections.abc import Iterator
 
-import tensorflow_datasets as tfds
-
-from lenext.data.stdlib_source import source_files, source_fingerprint, stdlib_root
+from lenext.data.stdlib_source import StdlibSource, source_files
 
 # First letters of the modules that belong to no package, which are joined by these: one by one they
 # are short, and they are almost half of the library.
@@ -51,37 +47,13 @@ def split_of_package(name: str) -> str:
     return "validation" if name in VALIDATION else "train"
 
 
-class StdlibPackages(tfds.core.GeneratorBasedBuilder):
+class StdlibPackages(StdlibSource):
     """Packages of the running Python's standard library, one a document.
 
     Features: `path`, the document's name (see `packages`), and `text`, its files' bytes in the
     order of their paths, with a line end between them. What it shares with `stdlib_source` is the
     text, not the splits: a model trained on the one is not to be evaluated on the other.
     """
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, *, data_dir=None, config=None, version=None):
-        self.root = stdlib_root()
-        self.fingerprint = source_fingerprint(self.root)
-        if config is None:
-            python = f"{sys.implementation.name}-{platform.python_version()}"
-            config = tfds.core.BuilderConfig(name=f"{python}-{self.fingerprint}")
-        super().__init__(data_dir=data_dir, config=config, version=version)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Packages of the standard library of the Python that prepared it.",
-            homepage="https://docs.python.org/3/library/",
-            features=tfds.features.FeaturesDict(
-                {"path": tfds.features.Text(), "text": tfds.features.Text()}
-            ),
-        )
-
-    def _split_generators(self, dl_manager):
-        del dl_manager
-        return {split: self._generate_examples(split) for split in ("train", "validation")}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
         for name, paths in packages(source_files(self.root)).items():

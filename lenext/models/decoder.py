@@ -12,7 +12,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, RowStatistics
-from lenext.models.layers import Attention, Context, KVCache, dense, rms_norm, run_layers
+from lenext.models.layers import (
+    Attention,
+    Context,
+    KVCache,
+    dense,
+    rms_norm,
+    run_layers,
+    split_dropout,
+)
 
 Ar = Array | np.ndarray
 
@@ -207,10 +215,7 @@ class Decoder(nnx.Module):
           Hidden states in the compute type, and statistics of shape [layers, B, N, R] (None
           without `probe`).
         """
-        keys = None
-        if dropout_key is not None:
-            dropout_key, *keys = jax.random.split(dropout_key, len(self.layers) + 1)
-            keys = jnp.stack(keys)
+        dropout_key, keys = split_dropout(dropout_key, len(self.layers))
         x = self.embedding(tokens).astype(self.config.dtype)
         x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
         context = Context(mask, positions, segment_ids, probe)

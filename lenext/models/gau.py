@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, RowStatistics
-from lenext.models.layers import Attention, Context, dense, rms_norm, run_layers
+from lenext.models.layers import Attention, Context, dense, rms_norm, run_layers, split_dropout
 
 Ar = Array | np.ndarray
 
@@ -141,10 +141,7 @@ class GAUEncoder(nnx.Module):
           without `probe`).
         """
         types = jnp.zeros_like(tokens) if token_types is None else token_types
-        keys = None
-        if dropout_key is not None:
-            dropout_key, *keys = jax.random.split(dropout_key, len(self.layers) + 1)
-            keys = jnp.stack(keys)
+        dropout_key, keys = split_dropout(dropout_key, len(self.layers))
         x = rms_norm(self.word_embedding(tokens) + self.type_embedding(types))
         x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
 

@@ -161,6 +161,14 @@ def _is_param(x: Any) -> bool:
     return isinstance(x, nnx.Param)
 
 
+def split_dropout(key: Array | None, depth: int) -> tuple[Array | None, Array | None]:
+    """A key for the embeddings and one for each layer; None and None where dropout is off."""
+    if key is None:
+        return None, None
+    keys = jax.random.split(key, depth + 1)
+    return keys[0], keys[1:]
+
+
 def run_layers(
     layers: Sequence[nnx.Module],
     x: Float[Array, "B T D"],

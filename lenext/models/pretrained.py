@@ -1,12 +1,10 @@
 """Models from workdirs."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax import nnx
 
-from lenext.attention import Method
 from lenext.checkpoints import Checkpoints
 from lenext.config import Config, check_model, read_methods, to_config
 from lenext.data import Tokenizer
@@ -74,7 +72,9 @@ def load_run(
     methods = read_methods(config.model.method, config.data.train_length)
     if vocab_size is None:
         vocab_size = checkpoints.vocab_size(step)
-    graphdef, abstract = abstract_model(sizes, methods, vocab_size)
+    graphdef, abstract = nnx.split(
+        nnx.eval_shape(lambda: build_model(sizes, methods, vocab_size, seed=0))
+    )
     params = checkpoints.restore_params(step, nnx.to_pure_dict(abstract), weights)
     tokenizer = checkpoints.restore_data(step).get("tokenizer", "")
     checkpoints.close()
@@ -95,11 +95,3 @@ def load_pretrained(workdir: str | Path) -> Model:
       UserError: for a workdir without a checkpoint, or a checkpoint that its config does not fit.
     """
     return load_run(Path(workdir)).model
-
-
-def abstract_model(
-    sizes: Config, methods: Sequence[Method], vocab_size: int
-) -> tuple[nnx.GraphDef, Any]:
-    """A model's structure and shapes, without its values."""
-    model = nnx.eval_shape(lambda: build_model(sizes, methods, vocab_size, seed=0))
-    return nnx.split(model)

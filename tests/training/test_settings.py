@@ -2,7 +2,7 @@
 
 import pytest
 
-from lenext.config import base_config, validate
+from lenext.config import base_config, plain, validate
 from lenext.errors import UserError
 
 
@@ -47,4 +47,6 @@ def test_are_named(section, values, message):
 def test_may_be_given(section, values):
     config = base_config()
     config[section].update(values)
+    before = plain(config)
     validate(config)
+    assert plain(config) == before
