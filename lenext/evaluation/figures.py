@@ -8,29 +8,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from lenext.attention import RowStatistics
 from lenext.models import token_figures
 
+Ar = Array | np.ndarray
 Batch = dict[str, Array]
+LARGEST_SCALE = 1e6
+
+
+class HeadFigures(NamedTuple):
+    """How each head of each layer attends, over the probed rows of each sequence.
+
+    Attributes:
+      entropy: mean, in nats.
+      dilution: mean weight on keys beyond the training length.
+      gap: mean of 1 / Lambda over rows of several keys, Lambda the gap-accumulation scale (which
+        is infinite where keys share the top: clipped at `LARGEST_SCALE`).
+      max_logit: the largest.
+      sink_weight: mean weight on the document's first four keys.
+    """
+
+    entropy: Float[Ar, "C layers heads"]
+    dilution: Float[Ar, "C layers heads"]
+    gap: Float[Ar, "C layers heads"]
+    max_logit: Float[Ar, "C layers heads"]
+    sink_weight: Float[Ar, "C layers heads"]
 
 
 class Figures(NamedTuple):
-    """Per prediction, and per sequence means over layers, heads and probed rows.
+    """Per prediction, and per head.
 
     Attributes:
       loss: nats.
       correct: 1 where the likeliest token is the right one.
       weights: 0 for what is not to count.
-      entropy: of attention rows, in nats; NaN where none were probed.
-      dilution: weight beyond the training length; NaN where no rows were probed.
+      heads: None where no rows were probed.
     """
 
-    loss: Float[np.ndarray, "C P"]
-    correct: Float[np.ndarray, "C P"]
-    weights: Float[np.ndarray, "C P"]
-    entropy: Float[np.ndarray, " C"]
-    dilution: Float[np.ndarray, " C"]
+    loss: Float[Ar, "C P"]
+    correct: Float[Ar, "C P"]
+    weights: Float[Ar, "C P"]
+    heads: HeadFigures | None = None
 
 
 class Cost(NamedTuple):
@@ -47,19 +67,36 @@ class Cost(NamedTuple):
     peak_bytes: int
 
 
+def spread(rows: int, first: int, stop: int) -> Int[np.ndarray, " R"]:
+    """Rows evenly spread over [first, stop), each the middle of its share; all if too few."""
+    rows = min(rows, stop - first)
+    return first + (np.arange(rows) * 2 + 1) * (stop - first) // (2 * rows)
+
+
+def head_figures(rows: RowStatistics) -> HeadFigures:
+    """Figures of probed rows [layers, B, heads, R], as [B, layers, heads]."""
+    alone = rows.gap_scale == 0  # a row of one key has no gap
+    scale = jnp.where(alone, 1.0, jnp.minimum(rows.gap_scale, LARGEST_SCALE))
+    gaps = jnp.where(alone, 0.0, 1 / scale)
+    several = jnp.sum(~alone, axis=-1)
+    gap = jnp.where(several > 0, jnp.sum(gaps, axis=-1) / jnp.maximum(several, 1), LARGEST_SCALE)
+    figures = HeadFigures(
+        entropy=jnp.mean(rows.entropy, axis=-1),
+        dilution=jnp.mean(rows.dilution, axis=-1),
+        gap=gap,
+        max_logit=jnp.max(rows.max_logit, axis=-1),
+        sink_weight=jnp.mean(rows.sink_weight, axis=-1),
+    )
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), figures)
+
+
 @functools.partial(jax.jit, static_argnames=("graphdef", "probe_rows"))
-def _forward(params: Any, batch: Batch, *, graphdef: Any, probe_rows: int) -> dict[str, Array]:
+def _forward(params: Any, batch: Batch, *, graphdef: Any, probe_rows: int) -> Figures:
     model = nnx.merge(graphdef, params)
-    length = batch["tokens"].shape[1]
-    # Rows evenly spread over the sequence, each the middle of its share.
-    rows = min(probe_rows, length)
-    probe = jnp.asarray((np.arange(rows) * 2 + 1) * length // (2 * rows)) if rows else None
+    probe = jnp.asarray(spread(probe_rows, 0, batch["tokens"].shape[1])) if probe_rows else None
     seen = token_figures(model, batch, probe=probe)
-    figures = {"loss": seen.loss, "correct": seen.correct, "weights": seen.weights}
-    if seen.rows is not None:
-        for name in ("entropy", "dilution"):  # [layers, B, heads, rows]
-            figures[name] = jnp.mean(getattr(seen.rows, name), axis=(0, 2, 3))
-    return figures
+    heads = None if seen.rows is None else head_figures(seen.rows)
+    return Figures(seen.loss, seen.correct, seen.weights, heads)
 
 
 def figures_of(
@@ -78,7 +115,7 @@ def figures_of(
       sequences: arrays of C rows: tokens [C, n], targets, weights [C, P], and for a masked
         language model positions [C, P] (see `lenext.models.token_figures`).
       batch_size: rows a forward pass; a last one that is not full is filled up, not compiled anew.
-      probe_rows: attention rows a sequence to look at; 0 leaves entropy and dilution NaN.
+      probe_rows: attention rows a sequence to look at; 0 for none.
     """
     total = len(sequences["tokens"])
     batch_size = min(batch_size, total)
@@ -95,9 +132,7 @@ def figures_of(
         batch = {name: jnp.asarray(rows[index]) for name, rows in sequences.items()}
         parts.append(jax.device_get(compiled(params, batch)))
     seconds = time.perf_counter() - start
-    joined = {name: np.concatenate([p[name] for p in parts])[:total] for name in parts[0]}
-    missing = np.full(total, np.nan, np.float32)
-    figures = Figures(**{name: joined.get(name, missing) for name in Figures._fields})
+    figures = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
     return figures, Cost(seconds, compile_seconds, _peak_bytes(compiled))
 
 

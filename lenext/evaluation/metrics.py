@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int64
 
 from lenext.evaluation.bootstrap import interval, ratios
-from lenext.evaluation.figures import Figures
+from lenext.evaluation.figures import Figures, HeadFigures
 
 FIRST_BUCKET = 16
 
@@ -86,13 +86,41 @@ def metrics_of(
         found = [mean_loss, Metric("perplexity", loss, count, transform=np.exp), accuracy]
     if causal and byte_level:
         found.append(Metric("bits_per_byte", loss / math.log(2), count))
-    found.append(Metric("entropy", total(figures.entropy), rows))
-    found.append(Metric("dilution", total(figures.dilution), rows))
+    found += _head_metrics(figures.heads, total, rows) if figures.heads else []
     for low, high in buckets(figures.loss.shape[1]) if by_position else []:
         some = total(weighted[:, low:high].sum(axis=1))
         counted = total(figures.weights[:, low:high].sum(axis=1))
         found.append(Metric("loss_by_position", some, counted, positions=(low, high)))
     return found
+
+
+def _head_metrics(heads: HeadFigures, total: Callable, rows: np.ndarray) -> list[Metric]:
+    """Means over layers and heads; of the largest logit, the largest of all."""
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return total(x.mean(axis=(1, 2)))
+
+    return [
+        Metric("entropy", mean(heads.entropy), rows),
+        Metric("dilution", mean(heads.dilution), rows),
+        Metric("gap_scale", rows, mean(heads.gap)),
+        Metric("max_logit", total(heads.max_logit.max(axis=(1, 2))), rows),
+        Metric("sink_weight", mean(heads.sink_weight), rows),
+    ]
+
+
+def by_head(heads: HeadFigures) -> list[dict[str, Any]]:
+    """A record a layer and head, of its figures over all sequences.
+
+    `gap_scale` is the harmonic mean of the rows' Lambda, `max_logit` the largest of all.
+    """
+    means = {name: x.mean(axis=0) for name, x in heads._asdict().items()}
+    means["max_logit"] = heads.max_logit.max(axis=0)
+    means["gap_scale"] = 1 / means.pop("gap")
+    return [
+        {"layer": layer, "head": head} | {name: float(x[layer, head]) for name, x in means.items()}
+        for layer, head in np.ndindex(heads.entropy.shape[1:])
+    ]
 
 
 def buckets(length: int) -> list[tuple[int, int]]:

@@ -79,7 +79,7 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
         bootstrap=settings.bootstrap,
         seed=settings.seed,
     )
-    records = sweep(model, methods, sequences, how)
+    records, heads = sweep(model, methods, sequences, how)
 
     heading = f"trained with {trained.model.method} at {train_length} tokens, {step} steps"
     results = {
@@ -94,10 +94,12 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
             "fingerprint": corpus.fingerprint,
         },
         "records": records,
+        "heads": heads,
     }
     headline = protocol.headline
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
     write_atomically(folder / "results.csv", to_csv(records))
+    write_atomically(folder / "heads.csv", to_csv(heads))
     about = f"Data: {data.dataset}, split {settings.split}; weights: {settings.weights}."
     write_atomically(folder / "results.md", markdown(records, heading, [about]))
     write_atomically(folder / "results.png", plot(records, headline, train_length, heading))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -11,9 +11,22 @@ from tqdm import tqdm
 from lenext.attention import Method, unsuited_axes
 from lenext.evaluation.bootstrap import resample
 from lenext.evaluation.figures import figures_of
-from lenext.evaluation.metrics import Estimate, metrics_of
+from lenext.evaluation.metrics import Estimate, by_head, metrics_of
 from lenext.evaluation.protocols import Sequences
 from lenext.models import Model, model_methods, with_method
+
+
+class Sweep(NamedTuple):
+    """What a sweep found.
+
+    Attributes:
+      records: one a method, length and metric (and position bucket, "positions", where the metric
+        is "loss_by_position").
+      heads: one a method, length, layer and head: how it attends, see `metrics.by_head`.
+    """
+
+    records: list[dict[str, Any]]
+    heads: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +51,7 @@ def sweep(
     methods: Mapping[str, Sequence[Method]],
     sequences_by_length: Mapping[int, Sequences],
     settings: Settings,
-) -> list[dict[str, Any]]:
+) -> Sweep:
     """Evaluates a model under every method at every length.
 
     Args:
@@ -48,12 +61,11 @@ def sweep(
       settings: see `Settings`.
 
     Returns:
-      One record a method, length and metric (and position bucket, "positions", where the metric is
-      "loss_by_position"). Intervals are 95 %, by bootstrap over documents; "difference" is to the
-      first method, paired on the same documents and masks. "unsuited" lists the axes in which the
-      method wants weights trained for it and these were not.
+      Records whose intervals are 95 %, by bootstrap over documents. "difference" is to the first
+      method, paired on the same documents and masks. "unsuited" lists the axes in which the method
+      wants weights trained for it and these were not.
     """
-    records = []
+    records, heads = [], []
     total = len(methods) * len(sequences_by_length)
     with tqdm(total=total, unit="cell", dynamic_ncols=True) as bar:
         for length, sequences in sequences_by_length.items():
@@ -95,8 +107,11 @@ def sweep(
                     }  # fmt: skip
                     first = baseline.setdefault((metric.name, metric.positions), estimate)
                     records.append(record | estimate.describe(first) | shared)
+                if figures.heads:
+                    where = {"method": name, "length": length}
+                    heads += [where | record for record in by_head(figures.heads)]
                 bar.update()
-    return records
+    return Sweep(records, heads)
 
 
 def _unsuited(pattern: Sequence[Method], trained: Sequence[Method]) -> list[str]:

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from lenext.data import load_corpus, stdlib_packages
+from lenext.data import load_corpus, stdlib_source
 from lenext.data.stdlib_packages import packages
 from lenext.data.stdlib_source import source_files, stdlib_root
 
@@ -45,7 +45,7 @@ def test_a_document_is_the_files_of_its_package(tmp_path, tokenizer, monkeypatch
     for path, content in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(content)
-    monkeypatch.setattr(stdlib_packages, "stdlib_root", lambda: root)
+    monkeypatch.setattr(stdlib_source, "stdlib_root", lambda: root)
     found = {}
     for split in SPLITS:
         corpus = load_corpus("stdlib_packages", split, tokenizer, tmp_path / "data")

@@ -88,7 +88,8 @@ def test_sliding_window_is_another_figure(workdir, config, data_dir):
     config.eval.update(protocol="sliding_window", stride=8, methods=PATTERN)
     found = by_key(evaluate(config, workdir))
     assert {key[2] for key in found} == {
-        "loss", "perplexity", "accuracy", "bits_per_byte", "entropy", "dilution"
+        "loss", "perplexity", "accuracy", "bits_per_byte",
+        "entropy", "dilution", "gap_scale", "max_logit", "sink_weight",
     }  # fmt: skip
     expected = losses(workdir, data_dir, PATTERN, 48)[:, -8:]
     record = found[PATTERN, 48, "loss", ()]

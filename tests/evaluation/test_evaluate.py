@@ -21,6 +21,7 @@ KEYS = {
     "method", "length", "metric", "protocol", "value", "interval", "documents", "tokens",
     "seconds", "peak_bytes",
 }  # fmt: skip
+HEADS = ("entropy", "dilution", "gap_scale", "max_logit", "sink_weight")
 METHODS = ["softmax", "rerope(window=16)+infoscale", "cosscale", "windowed(window=8)|softmax"]
 
 
@@ -45,7 +46,24 @@ def test_records_are_as_promised(results):
         assert math.isfinite(record["value"])
         assert record["interval"][0] <= record["value"] <= record["interval"][1]
     assert table(records).keys() == {(m, n) for m in METHODS for n in (16, 48)}
-    assert {r["metric"] for r in records} == {"accuracy", "loss", "entropy", "dilution"}
+    assert {r["metric"] for r in records} == {"accuracy", "loss", *HEADS}
+
+
+def test_heads_are_as_their_means(results):
+    """The run has two layers of one head; entropy is the mean over them."""
+    workdir, records = results
+    with (workdir / "eval" / "heads.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    heads = json.loads((workdir / "eval" / "results.json").read_text())["heads"]
+    assert [{k: str(v) for k, v in head.items()} for head in heads] == rows
+    assert rows[0].keys() == {"method", "length", "layer", "head", *HEADS}
+    for (method, length), record in table(records, "entropy").items():
+        found = [h for h in heads if (h["method"], h["length"]) == (method, length)]
+        assert [(h["layer"], h["head"]) for h in found] == [(0, 0), (1, 0)]
+        mean = sum(h["entropy"] for h in found) / 2
+        # The record's is over documents' sums, as they have crops.
+        assert mean == pytest.approx(record["value"], rel=1e-5)
+        assert 0 < mean < math.log(length)
 
 
 def test_methods_are_named_as_typed(results):
@@ -107,10 +125,9 @@ class TestFiles:
     def folder(self, results):
         return results[0] / "eval"
 
-    def test_are_four(self, folder):
-        assert {path.name for path in folder.iterdir()} == {
-            f"results.{ending}" for ending in ("json", "csv", "md", "png")
-        }
+    def test_are_five(self, folder):
+        results = {f"results.{ending}" for ending in ("json", "csv", "md", "png")}
+        assert {path.name for path in folder.iterdir()} == {"heads.csv", *results}
 
     def test_json_holds_the_records_and_where_they_come_from(self, folder, results, config):
         content = json.loads((folder / "results.json").read_text())

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lenext.attention import make_method
+from lenext.attention import RowStatistics, make_method
 from lenext.config import base_config
 from lenext.data import ByteTokenizer
 from lenext.data.masking import mask_tokens
 from lenext.evaluation import figures as figures_module
-from lenext.evaluation.figures import figures_of
+from lenext.evaluation.figures import figures_of, head_figures
 from lenext.models import build_model
 
 TRAIN_LENGTH = 8
@@ -86,7 +86,7 @@ def test_rows_of_equal_logits_have_the_entropy_of_their_number(settings, length)
     graphdef, params = make_model(settings, uniform=True)
     crops = make_crops(3, length)
     figures, _ = figures_of(graphdef, params, crops, batch_size=2, probe_rows=4)
-    np.testing.assert_allclose(figures.entropy, np.log(length), rtol=1e-5)
+    np.testing.assert_allclose(figures.heads.entropy, np.log(length), rtol=1e-5)
 
 
 def test_dilution_is_the_weight_beyond_the_training_length(settings):
@@ -94,36 +94,50 @@ def test_dilution_is_the_weight_beyond_the_training_length(settings):
     crops = make_crops(1, 32)
     figures, _ = figures_of(graphdef, params, crops, batch_size=1, probe_rows=4)
     # Rows 4, 12, 20 and 28 have 12, 15, 15 and 11 keys nearer than 8.
-    np.testing.assert_allclose(figures.dilution, 1 - (12 + 15 + 15 + 11) / 4 / 32, rtol=1e-5)
+    np.testing.assert_allclose(figures.heads.dilution, 1 - (12 + 15 + 15 + 11) / 4 / 32, rtol=1e-5)
 
 
 def test_a_window_sees_no_more_than_it_is_wide(settings):
     graphdef, params = make_model(settings, "windowed", uniform=True)
     crops = make_crops(1, 32)
     figures, _ = figures_of(graphdef, params, crops, batch_size=1, probe_rows=4)
-    np.testing.assert_allclose(figures.entropy, np.log([12, 15, 15, 11]).mean(), rtol=1e-5)
-    np.testing.assert_allclose(figures.dilution, 0.0, atol=1e-6)
+    np.testing.assert_allclose(figures.heads.entropy, np.log([12, 15, 15, 11]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(figures.heads.dilution, 0.0, atol=1e-6)
 
 
-def test_layers_are_averaged(settings):
+def test_layers_stand_apart(settings):
     graphdef, params = make_model(settings, "windowed|softmax", uniform=True)
     crops = make_crops(1, 32)
     figures, _ = figures_of(graphdef, params, crops, batch_size=1, probe_rows=4)
-    expected = (np.log([12, 15, 15, 11]).mean() + np.log(32)) / 2
-    np.testing.assert_allclose(figures.entropy, expected, rtol=1e-5)
+    expected = [np.log([12, 15, 15, 11]).mean(), np.log(32)]
+    np.testing.assert_allclose(figures.heads.entropy[0, :, 0], expected, rtol=1e-5)
 
 
-def test_no_probe_is_not_a_number(settings):
+def test_no_probe_no_figures_of_heads(settings):
     graphdef, params = make_model(settings)
     figures, _ = figures_of(graphdef, params, make_crops(3, 9), batch_size=2, probe_rows=0)
-    assert np.all(np.isnan(figures.entropy))
-    assert np.all(np.isnan(figures.dilution))
+    assert figures.heads is None
+
+
+def test_probed_rows_to_figures_of_heads():
+    """Two layers, one sequence, one head, three rows: one of them sees a single key, and one has
+    a shared top."""
+    entropy = np.array([[0.0, 1, 2], [3, 4, 5]], np.float32)[:, None, None]
+    scale = np.array([[0, 2, np.inf], [0, 0, 0]], np.float32)[:, None, None]
+    rows = RowStatistics(entropy, entropy / 10, scale, entropy + 7, entropy / 20)
+    heads = head_figures(rows)
+    np.testing.assert_allclose(np.ravel(heads.entropy), [1, 4])
+    np.testing.assert_allclose(np.ravel(heads.dilution), [0.1, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(np.ravel(heads.gap), [(0.5 + 1e-6) / 2, 1e6], rtol=1e-6)
+    np.testing.assert_allclose(np.ravel(heads.max_logit), [9, 12])
+    np.testing.assert_allclose(np.ravel(heads.sink_weight), [0.05, 0.2], rtol=1e-6)
+    assert heads.entropy.shape == (1, 2, 1)
 
 
 def test_more_probes_than_rows(settings):
     graphdef, params = make_model(settings, uniform=True)
     figures, _ = figures_of(graphdef, params, make_crops(2, 5), batch_size=2, probe_rows=100)
-    np.testing.assert_allclose(figures.entropy, np.log(5), rtol=1e-5)
+    np.testing.assert_allclose(figures.heads.entropy, np.log(5), rtol=1e-5)
 
 
 def test_probing_changes_no_other_figure(settings):
@@ -157,5 +171,5 @@ def test_32768_tokens_in_a_few_hundred_megabytes(settings):
     crops = make_crops(1, 32768)
     figures, cost = figures_of(graphdef, params, crops, batch_size=1, probe_rows=8)
     assert np.all(np.isfinite(figures.loss))
-    assert 0 < figures.entropy < np.log(32768)
+    assert 0 < figures.heads.entropy < np.log(32768)
     assert cost.peak_bytes < 600e6

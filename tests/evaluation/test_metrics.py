@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lenext.evaluation.bootstrap import interval, resample
-from lenext.evaluation.figures import Figures
-from lenext.evaluation.metrics import Estimate, buckets, metrics_of
+from lenext.evaluation.figures import Figures, HeadFigures
+from lenext.evaluation.metrics import Estimate, buckets, by_head, metrics_of
 
 
 @pytest.fixture
@@ -17,10 +17,20 @@ def figures():
         "loss": [[1, 2], [4, 100], [3, 5]],
         "correct": [[1, 0], [1, 1], [0, 0]],
         "weights": [[1, 1], [1, 0], [1, 1]],
-        "entropy": [1, 3, 5],
-        "dilution": [0, 1, 0],
     }
-    return Figures(**{name: np.array(row, np.float32) for name, row in rows.items()})
+    # One layer of two heads.
+    heads = {
+        "entropy": [[[0, 2]], [[2, 4]], [[5, 5]]],
+        "dilution": [[[0, 0]], [[1, 1]], [[0, 0]]],
+        "gap": [[[0.25, 0.25]], [[0.5, 1.5]], [[0.5, 0]]],
+        "max_logit": [[[1, 2]], [[8, 3]], [[4, 5]]],
+        "sink_weight": [[[0, 1]], [[0, 0]], [[1, 1]]],
+    }
+
+    def arrays(rows):
+        return {name: np.array(row, np.float32) for name, row in rows.items()}
+
+    return Figures(**arrays(rows), heads=HeadFigures(**arrays(heads)))
 
 
 DOCUMENT = np.array([7, 3, 7])
@@ -37,14 +47,40 @@ def test_sequences_of_a_document_are_added_up(figures):
         "loss": ([4, 11], [1, 4]),
         "entropy": ([3, 6], [1, 2]),
         "dilution": ([1, 0], [1, 2]),
+        "gap_scale": ([1, 2], [1, 0.5]),
+        "max_logit": ([8, 7], [1, 2]),
+        "sink_weight": ([0, 1.5], [1, 2]),
     }
+
+
+def test_each_head_by_itself(figures):
+    assert by_head(figures.heads) == [
+        {
+            "layer": 0, "head": 0,
+            "entropy": pytest.approx(7 / 3), "dilution": pytest.approx(1 / 3),
+            "max_logit": 8.0, "sink_weight": pytest.approx(1 / 3), "gap_scale": pytest.approx(2.4),
+        },
+        {
+            "layer": 0, "head": 1,
+            "entropy": pytest.approx(11 / 3), "dilution": pytest.approx(1 / 3),
+            "max_logit": 5.0, "sink_weight": pytest.approx(2 / 3),
+            "gap_scale": pytest.approx(12 / 7),
+        },
+    ]  # fmt: skip
+
+
+def test_without_probed_rows_nothing_is_said_of_heads(figures):
+    figures = figures._replace(heads=None)
+    metrics = metrics_of(figures, DOCUMENT, causal=False, by_position=False, byte_level=True)
+    assert [*sums(metrics)] == ["accuracy", "loss"]
 
 
 def test_perplexity_and_bits_per_byte_are_of_the_mean_loss(figures):
     metrics = metrics_of(figures, DOCUMENT, causal=True, by_position=False, byte_level=True)
     draws = np.array([[0, 0], [1, 1], [0, 1]])
     found = {m.name: m.estimate(draws) for m in metrics}
-    assert [*found] == ["loss", "perplexity", "accuracy", "bits_per_byte", "entropy", "dilution"]
+    assert [*found][:4] == ["loss", "perplexity", "accuracy", "bits_per_byte"]
+    assert found["gap_scale"].value == 2.0
     assert found["loss"].value == 3.0
     np.testing.assert_allclose(found["loss"].samples, [4, 11 / 4, 3])
     assert found["perplexity"].value == pytest.approx(math.exp(3))
@@ -59,8 +95,8 @@ def test_perplexity_and_bits_per_byte_are_of_the_mean_loss(figures):
 def test_loss_by_position():
     """20 positions, the loss of each its index: means over [0, 16) and [16, 20)."""
     loss = np.tile(np.arange(20, dtype=np.float32), (2, 1))
-    ones, none = np.ones_like(loss), np.zeros(2, np.float32)
-    figures = Figures(loss=loss, correct=ones, weights=ones, entropy=none, dilution=none)
+    ones = np.ones_like(loss)
+    figures = Figures(loss=loss, correct=ones, weights=ones)
     metrics = metrics_of(figures, np.array([0, 1]), causal=True, by_position=True, byte_level=True)
     found = {m.positions: m for m in metrics if m.name == "loss_by_position"}
     assert [*found] == [(0, 16), (16, 20)]

@@ -43,7 +43,7 @@ def run(corpus):
         sampling = Sampling(documents=4, tokens=300, seed=settings.seed)
         sequences = {n: mlm15(corpus, ByteTokenizer(), n, n, sampling) for n in lengths}
         patterns = {name: read_methods(name, TRAIN_LENGTH) for name in methods}
-        return sweep(model, patterns, sequences, settings)
+        return sweep(model, patterns, sequences, settings).records
 
     return run
 
@@ -59,8 +59,10 @@ def test_a_record_a_method_length_and_metric(records):
         (length, method, metric)
         for length in (24, 72)
         for method in ("softmax", "softmax+softmax", "infoscale")
-        for metric in ("accuracy", "loss", "entropy", "dilution")
-    ]
+        for metric in (
+            "accuracy", "loss", "entropy", "dilution", "gap_scale", "max_logit", "sink_weight"
+        )
+    ]  # fmt: skip
 
 
 def test_records_say_how_much_there_was(records, corpus):
