@@ -99,6 +99,8 @@ def base_config() -> Config:
     config.eval.stride = 32  # sliding_window: how many last tokens of a window are predicted
     config.eval.batch_tokens = 4096  # in one forward pass, at least one sequence
     config.eval.probe_rows = 32  # rows a sequence looked at for entropy and dilution
+    config.eval.calibration_documents = 16  # --calibrate: the longest for training, at most
+    config.eval.calibration_tokens = 16384  # a length, at least, as in eval.tokens
     config.eval.bootstrap = 2000  # resamples of the documents
     config.eval.seed = 0  # masks and bootstrap
     config.lock()
@@ -117,6 +119,7 @@ def smoke(config: Config) -> Config:
     for evaluator in config.evaluators.values():
         evaluator.update(length=32, documents=8, tokens=1024)
     config.eval.update(lengths="32,128", documents=8, tokens=1024, probe_rows=8, bootstrap=200)
+    config.eval.update(calibration_documents=4, calibration_tokens=1024)
     return config
 
 
@@ -269,6 +272,7 @@ def validate(config: Config) -> None:
         "training.eval_every", "training.checkpoint_every", "training.keep_latest",
         "training.accumulate", "eval.documents", "eval.tokens", "eval.batch_tokens",
         "eval.probe_rows", "eval.bootstrap", "eval.masks", "eval.stride",
+        "eval.calibration_documents", "eval.calibration_tokens",
     ]  # fmt: skip
     flat = dict(_flatten(plain(config)))
     for key in at_least_one:

@@ -1,7 +1,18 @@
-"""Evaluates a run: python -m lenext.evaluate --config=configs/quickstart.py --workdir=DIR."""
+"""Evaluates a run: python -m lenext.evaluate --config=configs/quickstart.py --workdir=DIR.
+
+--calibrate                first measures, on training documents, the parts of methods that are
+                           to be calibrated (entropy_matched), and keeps them in the workdir
+"""
+
+from absl import flags
 
 from lenext import cli
 from lenext.evaluation import evaluate
 
 if __name__ == "__main__":
-    cli.run(str(__doc__), evaluate, of_a_run=True)
+    calibrate = flags.DEFINE_bool("calibrate", False, "Calibrate first.")
+    cli.run(
+        str(__doc__),
+        lambda config, workdir: evaluate(config, workdir, calibrate_first=calibrate.value),
+        of_a_run=True,
+    )

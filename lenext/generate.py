@@ -9,11 +9,11 @@ import numpy as np
 from absl import flags
 
 from lenext import cli
-from lenext.attention import unsuited_axes
 from lenext.config import read_methods
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
-from lenext.models import Decoder, model_methods, with_method
+from lenext.models import Decoder, model_methods, unsuited
+from lenext.models.calibration import under_method
 from lenext.models.generation import Sampling, generate
 from lenext.models.pretrained import load_run
 
@@ -55,25 +55,22 @@ def main() -> None:
     workdir = Path(workdir_flag.value)
     run = load_run(workdir)
     model, config = run.model, run.config
+    if method_flag.value:
+        pattern = read_methods(method_flag.value, config.data.train_length)
+        trained = model_methods(model)
+        model, uncalibrated = under_method(run, workdir, pattern)
+        if uncalibrated:
+            cli.warn(f"{method_flag.value} is not calibrated (lenext.evaluate --calibrate)")
+        axes = ", ".join(unsuited(model, trained))
+        if axes:
+            cli.warn(
+                f"{method_flag.value} wants weights trained for it, which these were not ({axes})"
+            )
     if not isinstance(model, Decoder):
         raise UserError(
             f"workdir {workdir}: holds a masked language model; text is drawn from a decoder "
             "(config.model.family=decoder)"
         )
-    if method_flag.value:
-        pattern = read_methods(method_flag.value, config.data.train_length)
-        trained = model_methods(model)
-        model = with_method(model, pattern)
-        unsuited = [
-            axis
-            for ours, theirs in zip(model_methods(model), trained, strict=True)
-            for axis in unsuited_axes(ours, theirs)
-        ]
-        if unsuited:
-            axes = ", ".join(dict.fromkeys(unsuited))
-            cli.warn(
-                f"{method_flag.value} wants weights trained for it, which these were not ({axes})"
-            )
     tokenizer = get_tokenizer(config.data.tokenizer)
     run.check_tokenizer(tokenizer, config.data.tokenizer)
     given = os.fsencode(prompt_flag.value)  # as it was typed, whether or not that is text

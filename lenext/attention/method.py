@@ -71,6 +71,8 @@ class Axis:
 
     trained_kind: ClassVar[str] = "any"
     """Weights trained under one kind are not meant for another; "any" suits all."""
+    calibrated: ClassVar[bool] = False
+    """Whether its parts are to be measured on trained weights, in place of their initial values."""
 
     def __post_init__(self):
         for field in self.option_fields():

@@ -64,28 +64,40 @@ class LogLength(Temperature):
 
 @dataclasses.dataclass(frozen=True)
 class EntropyMatched(Temperature):
-    """sqrt((ln n - H0) / (ln L - H0)): keeps each head at its own entropy H0, as n grows.
+    """sqrt(1 + sum of slope * ln n beyond L): holds each head at its own entropy as n grows. Ours.
 
-    Ours. A row of n normal logits of variance v under softmax at a factor f has an entropy of about
-    ln n - f^2 v / 2; this f holds it at what it is at n = L, H0 nats, where f is exactly 1. H0 is a
-    head's mean entropy at the training length, measured or learned, below ln L; uncalibrated it is
-    ln L / 2. Never below 1 unless `clamp` is off, then 0 for rows of fewer keys than e^H0.
+    A row of n normal logits of variance v under softmax at a factor f has an entropy of about
+    ln n - f^2 v / 2. What holds it at H0, its value at n = L, is sqrt((ln n - H0) / (ln L - H0)):
+    a square that grows linearly in ln n, by 1 / (ln L - H0). The logits of a trained head are not
+    normal, so that slope is measured (`lenext.evaluate --calibrate`), per layer and head, and once
+    for each piece of lengths: from L to 2 L, to 8 L, and from there on. Uncalibrated, H0 is
+    ln L / 2 and the slope 2 / ln L throughout.
+
+    Exactly 1 at n = L, and below unless `clamp` is off, where the first slope goes on. A square is
+    never below 1/16, or 0 in rows shorter than L.
     """
 
+    calibrated: ClassVar[bool] = True
+    pieces: ClassVar[tuple[int, ...]] = (1, 2, 8)  # where each begins, in L
     clamp: bool = option(True, bool)
 
     def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:  # noqa: D102
         del head_dim
-        return {"entropy": jnp.full((num_heads,), 0.5 * math.log(train_length), jnp.float32)}
+        shape = (num_heads, len(self.pieces))
+        return {"slopes": jnp.full(shape, 2 / math.log(train_length), jnp.float32)}
 
     def __call__(self, rows, q, params):  # noqa: D102
         del q
-        entropy = params["entropy"][None, :, None, None]
-        law = (jnp.log(rows.n) - entropy) / (math.log(rows.train_length) - entropy)
-        if self.clamp:
-            return jnp.sqrt(jnp.maximum(law, 1.0))
+        beyond = jnp.log(rows.n / rows.train_length)
+        square = jnp.ones_like(beyond)
+        starts = [math.log(start) for start in self.pieces]
+        for piece, (start, stop) in enumerate(zip(starts, [*starts[1:], math.inf], strict=True)):
+            lowest = start if piece or self.clamp else -math.inf
+            inside = jnp.clip(beyond, lowest, stop) - start
+            square = square + params["slopes"][None, :, None, None, piece] * inside
+        square = jnp.maximum(square, jnp.where(beyond > 0, 1 / 16, 0.0))
         # The square root has no gradient at 0.
-        return jnp.where(law > 0, jnp.sqrt(jnp.where(law > 0, law, 1.0)), 0.0)
+        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 from lenext.attention import RowStatistics
 from lenext.models import token_figures
 
-Ar = Array | np.ndarray
 Batch = dict[str, Array]
 LARGEST_SCALE = 1e6
 
@@ -30,11 +29,11 @@ class HeadFigures(NamedTuple):
       sink_weight: mean weight on the document's first four keys.
     """
 
-    entropy: Float[Ar, "C layers heads"]
-    dilution: Float[Ar, "C layers heads"]
-    gap: Float[Ar, "C layers heads"]
-    max_logit: Float[Ar, "C layers heads"]
-    sink_weight: Float[Ar, "C layers heads"]
+    entropy: Float[np.ndarray, "C layers heads"]
+    dilution: Float[np.ndarray, "C layers heads"]
+    gap: Float[np.ndarray, "C layers heads"]
+    max_logit: Float[np.ndarray, "C layers heads"]
+    sink_weight: Float[np.ndarray, "C layers heads"]
 
 
 class Figures(NamedTuple):
@@ -47,9 +46,9 @@ class Figures(NamedTuple):
       heads: None where no rows were probed.
     """
 
-    loss: Float[Ar, "C P"]
-    correct: Float[Ar, "C P"]
-    weights: Float[Ar, "C P"]
+    loss: Float[np.ndarray, "C P"]
+    correct: Float[np.ndarray, "C P"]
+    weights: Float[np.ndarray, "C P"]
     heads: HeadFigures | None = None
 
 
@@ -73,30 +72,30 @@ def spread(rows: int, first: int, stop: int) -> Int[np.ndarray, " R"]:
     return first + (np.arange(rows) * 2 + 1) * (stop - first) // (2 * rows)
 
 
-def head_figures(rows: RowStatistics) -> HeadFigures:
-    """Figures of probed rows [layers, B, heads, R], as [B, layers, heads]."""
+def head_figures(rows: RowStatistics) -> dict[str, Float[Array, "B layers heads"]]:
+    """The fields of `HeadFigures`, from probed rows [layers, B, heads, R]."""
     alone = rows.gap_scale == 0  # a row of one key has no gap
     scale = jnp.where(alone, 1.0, jnp.minimum(rows.gap_scale, LARGEST_SCALE))
     gaps = jnp.where(alone, 0.0, 1 / scale)
     several = jnp.sum(~alone, axis=-1)
     gap = jnp.where(several > 0, jnp.sum(gaps, axis=-1) / jnp.maximum(several, 1), LARGEST_SCALE)
-    figures = HeadFigures(
-        entropy=jnp.mean(rows.entropy, axis=-1),
-        dilution=jnp.mean(rows.dilution, axis=-1),
-        gap=gap,
-        max_logit=jnp.max(rows.max_logit, axis=-1),
-        sink_weight=jnp.mean(rows.sink_weight, axis=-1),
-    )
+    figures = {
+        "entropy": jnp.mean(rows.entropy, axis=-1),
+        "dilution": jnp.mean(rows.dilution, axis=-1),
+        "gap": gap,
+        "max_logit": jnp.max(rows.max_logit, axis=-1),
+        "sink_weight": jnp.mean(rows.sink_weight, axis=-1),
+    }
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), figures)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "probe_rows"))
-def _forward(params: Any, batch: Batch, *, graphdef: Any, probe_rows: int) -> Figures:
+def _forward(params: Any, batch: Batch, *, graphdef: Any, probe_rows: int) -> dict[str, Any]:
     model = nnx.merge(graphdef, params)
     probe = jnp.asarray(spread(probe_rows, 0, batch["tokens"].shape[1])) if probe_rows else None
     seen = token_figures(model, batch, probe=probe)
     heads = None if seen.rows is None else head_figures(seen.rows)
-    return Figures(seen.loss, seen.correct, seen.weights, heads)
+    return {"loss": seen.loss, "correct": seen.correct, "weights": seen.weights, "heads": heads}
 
 
 def figures_of(
@@ -132,7 +131,9 @@ def figures_of(
         batch = {name: jnp.asarray(rows[index]) for name, rows in sequences.items()}
         parts.append(jax.device_get(compiled(params, batch)))
     seconds = time.perf_counter() - start
-    figures = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
+    joined = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
+    heads = joined.pop("heads")
+    figures = Figures(**joined, heads=None if heads is None else HeadFigures(**heads))
     return figures, Cost(seconds, compile_seconds, _peak_bytes(compiled))
 
 

@@ -14,21 +14,27 @@ from lenext.config import (
 )
 from lenext.data import get_tokenizer, open_split
 from lenext.errors import UserError
+from lenext.evaluation.calibrate import calibrate_run
 from lenext.evaluation.plot import plot, plot_by_position
 from lenext.evaluation.protocols import Sampling, get_protocol
 from lenext.evaluation.report import markdown, text_table, to_csv
 from lenext.evaluation.sweep import Settings, sweep
 from lenext.files import write_atomically
+from lenext.models import model_methods
+from lenext.models.calibration import under_method
 from lenext.models.pretrained import load_run
 from lenext.provenance import provenance
 
 
-def evaluate(config: Config, workdir: Path) -> list[dict]:
+def evaluate(config: Config, workdir: Path, *, calibrate_first: bool = False) -> list[dict]:
     """Sweeps length x method over the newest checkpoint of `workdir`; prints and writes the result.
 
     The model's sizes and the sweep come from `config`; the method and the length that the weights
     were trained with from the run itself. Writes DIR/eval/results.json, .csv, .md and .png, and
     by_position.png for a protocol that gives loss by position.
+
+    With `calibrate_first`, parts of the methods that are to be calibrated are measured on training
+    documents before, and written to DIR/calibration.json.
 
     Returns:
       The records, see `lenext.evaluation.sweep.sweep`.
@@ -62,6 +68,8 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
         masks=settings.masks,
         stride=settings.stride,
     )
+    if calibrate_first:
+        calibrate_run(run, workdir, methods, config, protocol, tokenizer)
     sequences = {
         length: protocol.prepare(corpus, tokenizer, length, max(lengths), sampling)
         for length in lengths
@@ -79,7 +87,11 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
         bootstrap=settings.bootstrap,
         seed=settings.seed,
     )
-    records, heads = sweep(model, methods, sequences, how)
+    models, uncalibrated = {}, []
+    for name, pattern in methods.items():
+        models[name], initial = under_method(run, workdir, pattern)
+        uncalibrated += [name] if initial else []
+    records, heads = sweep(models, model_methods(model), sequences, how)
 
     heading = f"trained with {trained.model.method} at {train_length} tokens, {step} steps"
     results = {
@@ -100,8 +112,10 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
     write_atomically(folder / "results.csv", to_csv(records))
     write_atomically(folder / "heads.csv", to_csv(heads))
-    about = f"Data: {data.dataset}, split {settings.split}; weights: {settings.weights}."
-    write_atomically(folder / "results.md", markdown(records, heading, [about]))
+    about = [f"Data: {data.dataset}, split {settings.split}; weights: {settings.weights}."]
+    if uncalibrated:
+        about.append(f"Not calibrated (lenext.evaluate --calibrate): {', '.join(uncalibrated)}.")
+    write_atomically(folder / "results.md", markdown(records, heading, about))
     write_atomically(folder / "results.png", plot(records, headline, train_length, heading))
     second = folder / "by_position.png"
     if any(record["positions"] for record in records):
@@ -109,6 +123,7 @@ def evaluate(config: Config, workdir: Path) -> list[dict]:
     else:
         second.unlink(missing_ok=True)  # an earlier sweep's
     print(f"\n{workdir}: {heading}\n\n{text_table(records, headline)}\n")
+    print("".join(f"{line}\n" for line in about[1:]), end="")
     print(f"all metrics, with intervals: {folder / 'results.md'}, .csv, .json")
     print(f"picture: {folder / 'results.png'}")
     return records

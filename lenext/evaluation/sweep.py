@@ -8,12 +8,12 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from lenext.attention import Method, unsuited_axes
+from lenext.attention import Method
 from lenext.evaluation.bootstrap import resample
 from lenext.evaluation.figures import figures_of
 from lenext.evaluation.metrics import Estimate, by_head, metrics_of
 from lenext.evaluation.protocols import Sequences
-from lenext.models import Model, model_methods, with_method
+from lenext.models import Model, unsuited
 
 
 class Sweep(NamedTuple):
@@ -47,16 +47,17 @@ class Settings:
 
 
 def sweep(
-    model: Model,
-    methods: Mapping[str, Sequence[Method]],
+    models: Mapping[str, Model],
+    trained: Sequence[Method],
     sequences_by_length: Mapping[int, Sequences],
     settings: Settings,
 ) -> Sweep:
     """Evaluates a model under every method at every length.
 
     Args:
-      model: as trained; its own methods say what its weights suit.
-      methods: patterns of methods by the name to report. Differences are to the first.
+      models: the same weights under each method, by the name to report. Differences are to the
+        first.
+      trained: the methods that the weights were trained under: what they suit.
       sequences_by_length: from a protocol of `lenext.evaluation.protocols`, by length.
       settings: see `Settings`.
 
@@ -66,15 +67,15 @@ def sweep(
       wants weights trained for it and these were not.
     """
     records, heads = [], []
-    total = len(methods) * len(sequences_by_length)
+    total = len(models) * len(sequences_by_length)
     with tqdm(total=total, unit="cell", dynamic_ncols=True) as bar:
         for length, sequences in sequences_by_length.items():
             documents = len(np.unique(sequences.document))
             draws = resample(documents, settings.bootstrap, settings.seed)
             baseline: dict[Any, Estimate] = {}
-            for name, pattern in methods.items():
+            for name, model in models.items():
                 bar.set_postfix_str(f"{name} at {length}", refresh=False)
-                graphdef, params = nnx.split(with_method(model, pattern))
+                graphdef, params = nnx.split(model)
                 figures, cost = figures_of(
                     graphdef,
                     nnx.to_pure_dict(params),
@@ -88,7 +89,7 @@ def sweep(
                     "sequences": len(sequences.document),
                     "tokens": int(sequences.batch["tokens"].size),
                     **cost._asdict(),
-                    "unsuited": _unsuited(pattern, model_methods(model)),
+                    "unsuited": unsuited(model, trained),
                 }
                 metrics = metrics_of(
                     figures,
@@ -112,12 +113,3 @@ def sweep(
                     heads += [where | record for record in by_head(figures.heads)]
                 bar.update()
     return Sweep(records, heads)
-
-
-def _unsuited(pattern: Sequence[Method], trained: Sequence[Method]) -> list[str]:
-    axes = [
-        axis
-        for depth, method in enumerate(trained)
-        for axis in unsuited_axes(pattern[depth % len(pattern)], method)
-    ]
-    return list(dict.fromkeys(axes))

@@ -5,7 +5,7 @@ from lenext.models.decoder import Decoder, DecoderConfig
 from lenext.models.gau import GAUConfig, GAUEncoder
 from lenext.models.objectives import TokenFigures, token_figures
 from lenext.models.pretrained import load_pretrained
-from lenext.models.swap import model_methods, parameter_table, with_method
+from lenext.models.swap import model_methods, parameter_table, unsuited, with_method
 
 __all__ = [
     "FAMILIES",
@@ -20,5 +20,6 @@ __all__ = [
     "model_methods",
     "parameter_table",
     "token_figures",
+    "unsuited",
     "with_method",
 ]

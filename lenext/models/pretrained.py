@@ -20,12 +20,14 @@ class Pretrained(NamedTuple):
       model: under the methods that it was trained with.
       config: of the run.
       step: of the checkpoint.
+      weights: "params", or "ema" for their moving average.
       tokenizer: fingerprint of the one that it was trained with; "" where that is not known.
     """
 
     model: Model
     config: Config
     step: int
+    weights: str
     tokenizer: str
 
     def check_tokenizer(self, tokenizer: Tokenizer, name: str) -> None:
@@ -78,7 +80,7 @@ def load_run(
     params = checkpoints.restore_params(step, nnx.to_pure_dict(abstract), weights)
     tokenizer = checkpoints.restore_data(step).get("tokenizer", "")
     checkpoints.close()
-    return Pretrained(nnx.merge(graphdef, params), config, step, tokenizer)
+    return Pretrained(nnx.merge(graphdef, params), config, step, weights, tokenizer)
 
 
 def load_pretrained(workdir: str | Path) -> Model:

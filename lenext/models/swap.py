@@ -6,7 +6,7 @@ from typing import TypeVar
 import jax
 from flax import nnx
 
-from lenext.attention import Method
+from lenext.attention import Method, unsuited_axes
 from lenext.models.build import Model
 
 M = TypeVar("M", bound=Model)
@@ -29,6 +29,17 @@ def with_method(model: M, method: Method | Sequence[Method]) -> M:
     for i, layer in enumerate(swapped.layers):
         layer.attention.set_method(pattern[i % len(pattern)])
     return swapped
+
+
+def unsuited(model: Model, trained: Sequence[Method]) -> list[str]:
+    """Axes in which some layer's method wants weights trained for it and these were not.
+
+    Args:
+      model: under the methods in question.
+      trained: of each layer, the one that the weights were trained with.
+    """
+    layers = zip(model_methods(model), trained, strict=True)
+    return list(dict.fromkeys(axis for ours, was in layers for axis in unsuited_axes(ours, was)))
 
 
 def parameter_table(model: nnx.Module) -> str:

@@ -301,9 +301,15 @@ def temperature(axes, n, place, q, length, learned):
     if kind == "mistral3":
         return 1 + options.get("beta", 0.1) * np.log(1 + place // length)
     if kind == "entropy_matched":
-        target = learned["entropy"][None, :, None, None]
-        law = np.maximum((np.log(n) - target) / (np.log(length) - target), 0) ** 0.5
-        return np.maximum(law, 1) if options.get("clamp", True) else law
+        # From knot to knot: L, 2 L, 8 L, and far beyond.
+        knots, far = np.log([1, 2, 8, 2**40]), np.log(n / length)
+        square = np.ones((1, len(learned["slopes"]), 1, 1)) + 0 * far
+        for head, slopes in enumerate(learned["slopes"]):
+            at_knots = 1 + np.concatenate([[0], np.cumsum(slopes * np.diff(knots))])
+            inside = np.interp(far[:, 0], knots, at_knots)
+            before = 0 if options.get("clamp", True) else slopes[0] * np.minimum(far[:, 0], 0)
+            square[:, head] = inside + before
+        return np.sqrt(np.maximum(square, np.where(far > 0, 1 / 16, 0)))
     law = np.log(n) / np.log(length) if kind == "log_length" else infoscale(n, dim, length)
     return np.maximum(law, 1) if options.get("clamp", True) else law
 

@@ -19,7 +19,16 @@ from tests.attention.reference_weighting import NORMALISED
 E = math.e
 
 
-def row(method: str, cosines, *, dim: int = 4, train_length: int = 4, scaled=True, **options):
+def row(
+    method: str,
+    cosines,
+    *,
+    dim: int = 4,
+    train_length: int = 4,
+    scaled=True,
+    params=None,
+    **options,
+):
     """Weights [S] of one query on unit keys at these cosines, which are the logits too."""
     cosines = np.asarray(cosines, np.float32)
     q = np.zeros((1, 1, 1, dim), np.float32)
@@ -27,7 +36,8 @@ def row(method: str, cosines, *, dim: int = 4, train_length: int = 4, scaled=Tru
     k = np.zeros((1, len(cosines), 1, dim), np.float32)
     k[0, :, 0, 0], k[0, :, 0, 1] = cosines, np.sqrt(1 - cosines**2)
     made = make_method(method, train_length=train_length, position="none", **options)
-    return np.asarray(quick_weights(q, k, made))[0, 0, 0]
+    params = None if params is None else jax.tree.map(np.float32, params)
+    return np.asarray(quick_weights(q, k, made, params=params))[0, 0, 0]
 
 
 close = np.testing.assert_allclose
@@ -57,11 +67,31 @@ def test_log_length():
 
 
 def test_entropy_matched():
-    """L = 4, H0 = ln 2: sixteen keys make the factor sqrt(ln 8 / ln 2); two stay, or give 0."""
+    """L = 4, H0 = ln 2: sixteen keys make the factor sqrt(ln 8 / ln 2); three stay, or get less."""
     weights, e = row("entropy_matched", [1] + [0] * 15), math.exp(3**0.5)
     close(weights, np.array([e] + [1] * 15) / (e + 15), rtol=1e-5)
-    close(row("entropy_matched", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
-    close(row("entropy_matched", [0, 1], clamp=False), [0.5, 0.5], rtol=1e-6)
+    close(row("entropy_matched", [0, 0, 1]), np.array([1, 1, E]) / (2 + E), rtol=1e-6)
+    less = math.exp((math.log(1.5) / math.log(2)) ** 0.5)
+    expected = np.array([1, 1, less]) / (2 + less)
+    close(row("entropy_matched", [0, 0, 1], clamp=False), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "square"),
+    [
+        ([1, 0, 0], 1 + math.log(2)),  # as measured: a slope from L to 2 L, to 8 L, beyond
+        ([0, 1, 0], 1 + math.log(4)),
+        ([0, 0, 1], 1 + math.log(2)),
+        ([-9, 0, 0], 1 / 16),  # never below
+    ],
+)
+def test_entropy_matched_by_pieces(slopes, square):
+    """L = 4 and 64 = 16 L keys, of which one has a logit of 1."""
+    weights = row(
+        "entropy_matched", [1] + [0] * 63, params={"temperature": {"slopes": np.array([slopes])}}
+    )
+    e = math.exp(square**0.5)
+    close(weights, np.array([e] + [1] * 63) / (e + 63), rtol=1e-5)
 
 
 def test_entropy_matched_holds_the_entropy_of_normal_logits():

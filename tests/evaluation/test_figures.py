@@ -9,7 +9,7 @@ from lenext.config import base_config
 from lenext.data import ByteTokenizer
 from lenext.data.masking import mask_tokens
 from lenext.evaluation import figures as figures_module
-from lenext.evaluation.figures import figures_of, head_figures
+from lenext.evaluation.figures import HeadFigures, figures_of, head_figures
 from lenext.models import build_model
 
 TRAIN_LENGTH = 8
@@ -125,7 +125,7 @@ def test_probed_rows_to_figures_of_heads():
     entropy = np.array([[0.0, 1, 2], [3, 4, 5]], np.float32)[:, None, None]
     scale = np.array([[0, 2, np.inf], [0, 0, 0]], np.float32)[:, None, None]
     rows = RowStatistics(entropy, entropy / 10, scale, entropy + 7, entropy / 20)
-    heads = head_figures(rows)
+    heads = HeadFigures(**head_figures(rows))
     np.testing.assert_allclose(np.ravel(heads.entropy), [1, 4])
     np.testing.assert_allclose(np.ravel(heads.dilution), [0.1, 0.4], rtol=1e-6)
     np.testing.assert_allclose(np.ravel(heads.gap), [(0.5 + 1e-6) / 2, 1e6], rtol=1e-6)

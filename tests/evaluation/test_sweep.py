@@ -7,7 +7,7 @@ from lenext.config import base_config, read_methods
 from lenext.data import ByteTokenizer, Corpus, evaluation_crops
 from lenext.evaluation.protocols import Sampling, mlm15
 from lenext.evaluation.sweep import Settings, _unsuited, sweep
-from lenext.models import build_model
+from lenext.models import build_model, model_methods, with_method
 
 TRAIN_LENGTH = 8
 SETTINGS = Settings(
@@ -42,8 +42,8 @@ def run(corpus):
         settings = dataclasses.replace(SETTINGS, **changes)
         sampling = Sampling(documents=4, tokens=300, seed=settings.seed)
         sequences = {n: mlm15(corpus, ByteTokenizer(), n, n, sampling) for n in lengths}
-        patterns = {name: read_methods(name, TRAIN_LENGTH) for name in methods}
-        return sweep(model, patterns, sequences, settings).records
+        models = {name: with_method(model, read_methods(name, TRAIN_LENGTH)) for name in methods}
+        return sweep(models, model_methods(model), sequences, settings).records
 
     return run
 

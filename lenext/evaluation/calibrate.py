@@ -1,0 +1,244 @@
+"""Calibration: the temperature at which each head keeps its entropy, measured on documents.
+
+For `EntropyMatched`, alone or on top of another method. A head's target is the mean entropy of its
+rows at the training length L. At 2, 8 and 32 L the factor is sought that brings its rows back to
+it, in all layers at once, as what a layer sees follows from those before it.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from lenext.attention import Method
+from lenext.attention.naive import Places, visible
+from lenext.attention.temperature import EntropyMatched
+from lenext.config import Config
+from lenext.data import Tokenizer, open_split
+from lenext.errors import UserError
+from lenext.evaluation.figures import Batch, spread
+from lenext.evaluation.protocols import Protocol, Sampling
+from lenext.models import Model, model_methods, token_figures, with_method
+from lenext.models.calibration import is_calibrated, set_parts, write_calibration
+from lenext.models.pretrained import Pretrained
+
+MULTIPLES = (2, 8, 32)
+"""Lengths calibrated at, in L: the ends of the law's pieces, and one beyond."""
+
+STARTS = np.log(EntropyMatched.pieces)  # in ln(n / L)
+CLOSE = 0.01  # of the target: near enough
+ROUNDS = 14
+REACH = 0.1  # rows must reach as far into a piece for its slope to be measured
+
+
+class Calibrated(NamedTuple):
+    """What was measured.
+
+    Attributes:
+      parts: a dict a layer, for `lenext.models.calibration.set_parts`.
+      entropy: each head's at the training length, in nats.
+      deviation: by length, each head's entropy over that one, less 1.
+    """
+
+    parts: list[dict[str, Any]]
+    entropy: Float[np.ndarray, "layers heads"]
+    deviation: dict[int, Float[np.ndarray, "layers heads"]]
+
+
+def calibrate(
+    model: Model,
+    pattern: Sequence[Method],
+    batches: Mapping[int, dict[str, np.ndarray]],
+    *,
+    batch_tokens: int,
+    probe_rows: int,
+) -> Calibrated:
+    """Measures the slopes of `EntropyMatched` in every layer whose method has it.
+
+    Args:
+      model: as trained.
+      pattern: the methods to calibrate.
+      batches: sequences by length: the training length and longer ones.
+      batch_tokens: in one forward pass.
+      probe_rows: rows a sequence looked at: of all in a bidirectional model, whose rows see equally
+        many keys, of the last eighth in a causal one.
+    """
+    train_length, *longer = sorted(batches)
+    causal = model.objective == "causal_lm"
+    model = with_method(model, pattern)
+    matched = np.array([isinstance(m.temperature, EntropyMatched) for m in model_methods(model)])
+    slopes = np.zeros((len(matched), model.layers[0].attention.num_heads, len(STARTS)))
+
+    def probe(length: int) -> Int[np.ndarray, " R"]:
+        return spread(probe_rows, length - max(1, length // 8) if causal else 0, length)
+
+    def entropies(length: int) -> Float[np.ndarray, "layers heads"]:
+        set_parts(model, _parts(slopes, matched))
+        return _entropies(model, batches[length], probe(length), batch_tokens)
+
+    target = entropies(train_length)
+    for length in longer:
+        at_length = functools.partial(entropies, length)
+        keys = [_visible(m, probe(length), length, causal) for m in model_methods(model)]
+        reached = np.array([np.mean(np.log(n / train_length)) for n in keys])
+        _solve(slopes, target, reached, matched, math.log(train_length), at_length)
+    deviation = {length: entropies(length) / target - 1 for length in batches}
+    return Calibrated(_parts(slopes, matched), target, deviation)
+
+
+def calibrate_run(
+    run: Pretrained,
+    workdir: Path,
+    methods: Mapping[str, Sequence[Method]],
+    config: Config,
+    protocol: Protocol,
+    tokenizer: Tokenizer,
+) -> None:
+    """Calibrates what is to be, on training documents; prints how well, writes calibration.json.
+
+    Args:
+      run: the trained model.
+      workdir: where it came from.
+      methods: patterns by name; those with nothing to calibrate are left alone.
+      config: of the evaluation.
+      protocol: by which training documents are turned into sequences.
+      tokenizer: the run's.
+
+    Raises:
+      UserError: nothing is to be calibrated, or no training document is twice the training length.
+    """
+    chosen = {name: pattern for name, pattern in methods.items() if is_calibrated(pattern)}
+    if not chosen:
+        raise UserError(
+            "--calibrate: config.eval.methods should name a method that is calibrated, such as "
+            f"entropy_matched or rerope+entropy_matched; it has {', '.join(methods)}"
+        )
+    settings, train_length = config.eval, run.config.data.train_length
+    corpus = open_split(config.data, "train", tokenizer)
+    sampling = Sampling(
+        documents=settings.calibration_documents,
+        tokens=settings.calibration_tokens,
+        seed=settings.seed,
+        mask_rate=config.data.mask_rate,
+        masks=settings.masks,
+        stride=min(settings.stride, train_length),
+        key="config.data.train_length: documents are to be twice as long",
+    )
+    longest = max(int(np.max(corpus.lengths)) - 1, 2 * train_length)  # one may only be predicted
+    lengths = [m * train_length for m in (1, *MULTIPLES) if m * train_length <= longest]
+    batches = {
+        n: protocol.prepare(corpus, tokenizer, n, n, sampling).batch for n in reversed(lengths)
+    }
+    entries = []
+    for name, pattern in chosen.items():
+        found = calibrate(
+            run.model, pattern, batches,
+            batch_tokens=settings.batch_tokens, probe_rows=settings.probe_rows,
+        )  # fmt: skip
+        off = {n: float(np.max(np.abs(x))) for n, x in found.deviation.items()}
+        held = ", ".join(f"{off[n]:.1%} at {n}" for n in lengths)
+        print(f"calibrated {name}: heads' entropies off by at most {held}")
+        entries.append(
+            {
+                "method": name,
+                "step": run.step,
+                "weights": run.weights,
+                "documents": settings.calibration_documents,
+                "entropy": found.entropy.tolist(),
+                "off": {str(n): off[n] for n in lengths},
+                "parts": found.parts,
+            }
+        )
+    write_calibration(workdir, entries, train_length)
+
+
+def _solve(
+    slopes: Float[np.ndarray, "layers heads pieces"],
+    target: Float[np.ndarray, "layers heads"],
+    reached: Float[np.ndarray, " layers"],
+    matched: Bool[np.ndarray, " layers"],
+    log_length: float,
+    entropies: Callable[[], Float[np.ndarray, "layers heads"]],
+) -> None:
+    """Sets the slopes of the piece that the rows at hand reach into, and of those after it.
+
+    By the law of normal logits, ln n less a row's entropy goes with a power of the factor: the
+    second. Here the power is read off the last two rounds, and the factor corrected by it.
+    """
+    active = matched & (reached > REACH)
+    piece = np.maximum(np.searchsorted(STARTS, reached - REACH) - 1, 0)
+    most = np.append(STARTS[1:], np.inf)[piece]  # where the piece ends
+    run = np.where(active, np.minimum(reached, most) - STARTS[piece], 1.0)[:, None]
+    before = np.diff(STARTS)[None] * (np.arange(len(STARTS) - 1)[None] < piece[:, None])
+    base = 1 + np.sum(slopes[:, :, :-1] * before[:, None], axis=-1)
+    layers = np.arange(len(piece))
+    square = base + slopes[layers, :, piece] * run
+    factor, power = np.log(np.maximum(square, 1 / 16)) / 2, np.ones_like(target)
+    gap = (reached + log_length)[:, None]
+    wanted = np.log(np.maximum(gap - target, 1e-3))
+    previous = None
+    for _ in range(ROUNDS):
+        found = entropies()
+        if np.max(np.abs(found / target - 1)[active], initial=0.0) < CLOSE:
+            break
+        now = np.log(np.maximum(gap - found, 1e-3))
+        if previous is not None:
+            moved = factor - previous[0]
+            still = np.abs(moved) < 1e-3
+            measured = (now - previous[1]) / np.where(still, 1.0, moved)
+            power = np.where(still, power, np.clip(measured, 0.2, 4.0))
+        previous = factor, now
+        factor = factor + np.clip((wanted - now) / power, -0.5, 0.5)
+        slope = (np.exp(2 * factor) - base) / run
+        for layer in np.flatnonzero(active):
+            slopes[layer, :, piece[layer] :] = slope[layer, :, None]
+
+
+def _entropies(
+    model: Model,
+    sequences: dict[str, np.ndarray],
+    probe: Int[np.ndarray, " R"],
+    batch_tokens: int,
+) -> Float[np.ndarray, "layers heads"]:
+    """Mean entropies of the probed rows of all full batches."""
+    count, length = sequences["tokens"].shape
+    size = max(1, min(batch_tokens // length, count))
+    graphdef, params = nnx.split(model)
+    params = nnx.to_pure_dict(params)
+    parts = []
+    for first in range(0, count - size + 1, size):
+        batch = {name: jnp.asarray(x[first : first + size]) for name, x in sequences.items()}
+        parts.append(_mean_entropies(params, batch, jnp.asarray(probe), graphdef=graphdef))
+    return np.asarray(jax.device_get(parts), np.float64).mean(axis=0)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef",))
+def _mean_entropies(
+    params: Any, batch: Batch, probe: Int[Array, " R"], *, graphdef: Any
+) -> Float[Array, "layers heads"]:
+    rows = token_figures(nnx.merge(graphdef, params), batch, probe=probe).rows
+    assert rows is not None  # they were asked for
+    return jnp.mean(rows.entropy, axis=(1, 3))
+
+
+def _visible(
+    method: Method, rows: Int[np.ndarray, " R"], length: int, causal: bool
+) -> Int[np.ndarray, " R"]:
+    """How many keys rows of a sequence see."""
+    places = Places(jnp.asarray(rows)[None], jnp.arange(length)[None], None, None, None)
+    mask, _, _ = visible(method, places, causal)
+    return np.asarray(jnp.sum(mask, axis=-1))[0, 0]
+
+
+def _parts(slopes: np.ndarray, matched: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {"temperature": {"slopes": layer.tolist()}} if here else {}
+        for layer, here in zip(slopes, matched, strict=True)
+    ]
