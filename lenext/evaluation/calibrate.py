@@ -174,8 +174,7 @@ def _solve(
     """
     active = matched & (reached > REACH)
     piece = np.maximum(np.searchsorted(STARTS, reached - REACH) - 1, 0)
-    most = np.append(STARTS[1:], np.inf)[piece]  # where the piece ends
-    run = np.where(active, np.minimum(reached, most) - STARTS[piece], 1.0)[:, None]
+    run = np.where(active, reached - STARTS[piece], 1.0)[:, None]
     before = np.diff(STARTS)[None] * (np.arange(len(STARTS) - 1)[None] < piece[:, None])
     base = 1 + np.sum(slopes[:, :, :-1] * before[:, None], axis=-1)
     layers = np.arange(len(piece))

@@ -1,17 +1,21 @@
 """Entropy matching: what calibration promises, seen through an evaluation of its own."""
 
 import json
-import math
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lenext.config import read_methods
+from lenext.data import ByteTokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation import evaluate
 from lenext.evaluation.calibrate import MULTIPLES
-from lenext.generate import main as generate_main
-from lenext.models.calibration import read_calibration
+from lenext.evaluation.protocols import Sampling, full_context
+from lenext.models import token_figures
+from lenext.models.calibration import FILE, read_calibration, under_method
+from lenext.models.pretrained import load_run
 from lenext.training import train
 from tests.training.common import tiny_config, tiny_decoder_config
 
@@ -23,7 +27,7 @@ def calibration_config(data_dir, make=tiny_config):
     config = make(data_dir)
     config.eval.update(
         methods=f"rerope,{METHOD}", batch_tokens=4096, probe_rows=16, bootstrap=10,
-        calibration_documents=16, calibration_tokens=8192, documents=16, tokens=8192,
+        calibration_documents=64, calibration_tokens=8192, documents=64, tokens=8192,
     )  # fmt: skip
     return config
 
@@ -35,7 +39,7 @@ def calibrated(data_dir, tmp_path_factory):
     config.model.update(hidden_size=32, intermediate_size=64, key_size=16)
     config.data.batch_size = 32
     config.optimizer.learning_rate = 5e-3
-    config.training.update(steps=300, log_every=100, eval_every=300, checkpoint_every=300)
+    config.training.update(steps=1000, log_every=500, eval_every=1000, checkpoint_every=1000)
     workdir = tmp_path_factory.mktemp("calibrated")
     train(config, workdir)
     config.eval.lengths = str(L)
@@ -74,9 +78,130 @@ def test_entropy_is_held_at_lengths_and_documents_left_out(calibrated):
     config, workdir = calibrated
     lengths = [L, 4 * L, 16 * L, 64 * L]
     found = entropies(config, workdir, "validation", lengths)
-    print(found)
     (entry,) = read_calibration(workdir)
     target = np.ravel(entry["entropy"])
     for length in lengths:
         np.testing.assert_allclose(found[METHOD, length], target, rtol=0.10)
     assert np.max(found["rerope", 64 * L] / target) > 1.2
+
+
+def refusal(config, workdir, **changes) -> str:
+    """The line in which an evaluation with --calibrate ends; nothing is written."""
+    config.eval.update(lengths=str(L), split="validation", **changes)
+    before = (workdir / FILE).read_text() if (workdir / FILE).exists() else None
+    with pytest.raises(UserError) as caught:
+        evaluate(config, workdir, calibrate_first=True)
+    assert "\n" not in str(caught.value)
+    assert ((workdir / FILE).read_text() if (workdir / FILE).exists() else None) == before
+    return str(caught.value)
+
+
+@pytest.fixture
+def copy(calibrated, tmp_path):
+    """(config, workdir) that a test may change."""
+    config, workdir = calibrated
+    shutil.copytree(workdir, tmp_path / "run")
+    return config.copy_and_resolve_references(), tmp_path / "run"
+
+
+def test_what_is_stored_is_what_is_evaluated(copy):
+    _, workdir = copy
+    (entry,) = read_calibration(workdir)
+    assert (entry["method"], entry["step"], entry["weights"]) == (METHOD, 1000, "params")
+    assert np.shape(entry["entropy"]) == (2, 1)
+    run = load_run(workdir)
+    model, initial = under_method(run, workdir, read_methods(METHOD, L))
+    assert not initial
+    for layer, parts in zip(model.layers, entry["parts"], strict=True):
+        slopes = layer.attention.learned["temperature"]["slopes"][...]
+        np.testing.assert_allclose(slopes, parts["temperature"]["slopes"], rtol=1e-6)
+        assert np.ptp(slopes) > 0
+    # Another method's calibration is not its own.
+    model, initial = under_method(run, workdir, read_methods("entropy_matched", L))
+    assert initial
+    slopes = model.layers[0].attention.learned["temperature"]["slopes"][...]
+    np.testing.assert_allclose(slopes, 2 / np.log(L), rtol=1e-6)
+    assert under_method(run, workdir, read_methods("rerope", L))[1] is False
+
+
+def test_an_uncalibrated_method_says_so(copy, capsys):
+    config, workdir = copy
+    config.eval.update(methods="softmax,entropy_matched", lengths=str(L), split="validation")
+    evaluate(config, workdir)
+    note = "Not calibrated (lenext.evaluate --calibrate): entropy_matched."
+    assert note in capsys.readouterr().out
+    assert note in (workdir / "eval" / "results.md").read_text()
+
+
+def test_calibrations_stand_beside_each_other(copy):
+    """And a pattern's layers without entropy matching have no parts."""
+    config, workdir = copy
+    hybrid = "windowed(window=8)|lm_infinite+entropy_matched"
+    config.eval.update(methods=hybrid, lengths=str(L), split="validation")
+    evaluate(config, workdir, calibrate_first=True)
+    first, second = read_calibration(workdir)
+    assert (first["method"], second["method"]) == (METHOD, hybrid)
+    assert second["parts"][0] == {}
+    # Rows see 35 keys at most, a little over 2 L: one slope does for all.
+    assert np.ptp(second["parts"][1]["temperature"]["slopes"]) == 0
+    assert second["off"][str(32 * L)] < 0.05
+    evaluate(config, workdir, calibrate_first=True)
+    assert [entry["method"] for entry in read_calibration(workdir)] == [METHOD, hybrid]
+
+
+def test_a_calibration_of_other_weights_is_refused(copy):
+    config, workdir = copy
+    content = json.loads((workdir / FILE).read_text())
+    content["calibrations"][0]["step"] = 200
+    (workdir / FILE).write_text(json.dumps(content))
+    config.eval.update(methods=METHOD, lengths=str(L), split="validation")
+    with pytest.raises(UserError, match="on params of step 200, and these are params of step 1000"):
+        evaluate(config, workdir)
+    (workdir / FILE).write_text("[]")
+    with pytest.raises(UserError, match="should be as"):
+        evaluate(config, workdir)
+
+
+def test_nothing_to_calibrate(copy):
+    assert "entropy_matched" in refusal(*copy, methods="softmax,rerope+infoscale")
+
+
+def test_documents_too_short_to_calibrate(copy, tmp_path):
+    config, workdir = copy
+    (tmp_path / "texts" / "train").mkdir(parents=True)
+    (tmp_path / "texts" / "validation").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / "texts" / split / "a.txt").write_text("x" * (2 * L - 1))
+    config.data.update(dataset="text_files", files=str(tmp_path / "texts"))
+    line = refusal(config, workdir, methods=METHOD)
+    assert f"length {2 * L}: no document in split 'train'" in line
+
+
+def test_a_causal_model(data_dir, tmp_path_factory):
+    """Its last rows, which see the most keys, are held: seen here by the model itself."""
+    config = calibration_config(data_dir, tiny_decoder_config)
+    config.data.batch_size = 16
+    config.optimizer.learning_rate = 1e-2
+    config.training.update(steps=60, log_every=60, eval_every=60, checkpoint_every=60)
+    config.eval.update(methods=METHOD, lengths=str(L), calibration_tokens=2048)
+    workdir = tmp_path_factory.mktemp("causal")
+    train(config, workdir)
+    evaluate(config, workdir, calibrate_first=True)
+    (entry,) = read_calibration(workdir)
+    assert np.shape(entry["parts"][0]["temperature"]["slopes"]) == (2, 3)  # heads, pieces
+    run = load_run(workdir)
+    targets = np.array(entry["entropy"])
+
+    corpus = open_split(config.data, "train", ByteTokenizer())
+    sampling = Sampling(documents=64, tokens=2048, seed=0)
+
+    def last_rows(method, length):
+        model, _ = under_method(run, workdir, read_methods(method, L))
+        batch = full_context(corpus, ByteTokenizer(), length, length, sampling).batch
+        batch = {name: jnp.asarray(x) for name, x in batch.items()}
+        rows = token_figures(model, batch, probe=jnp.arange(length - length // 8, length)).rows
+        return np.asarray(rows.entropy).mean(axis=(1, 3))
+
+    for multiple in MULTIPLES:
+        assert np.all(np.abs(last_rows(METHOD, multiple * L) / targets - 1) < 0.05)
+    assert np.max(last_rows("rerope", 32 * L) / targets) > 1.5
