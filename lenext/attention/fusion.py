@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lenext.attention.method import Method, Rows, init_params
+from lenext.attention.method import Method, init_params
+from lenext.attention.naive import Places, rows_of
 from lenext.attention.similarity import Cosine, Dot, UnitDot
 from lenext.attention.visibility import Full, Window
 from lenext.attention.weighting import Softmax
@@ -50,20 +51,9 @@ def _position_shapes(method: Method, num_heads: int, head_dim: int) -> tuple[lis
     """
 
     def traced():
-        places = jnp.arange(3)[None, :]
-        delta = places[:, None, :, None] - places[:, None, None, :]
-        rows = Rows(
-            n=jnp.full((1, 1, 3, 1), 3.0),
-            q_positions=places,
-            kv_positions=places,
-            delta=delta,
-            start=jnp.zeros((1, 1, 3, 1), jnp.int32),
-            kv_ordinals=places,
-            causal=False,
-            train_length=method.train_length,
-            key_length=3,
-            num_heads=num_heads,
-            head_dim=head_dim,
+        places = Places(jnp.arange(3)[None, :], jnp.arange(3)[None, :])
+        rows, _, _ = rows_of(
+            method, places, causal=False, key_length=3, num_heads=num_heads, head_dim=head_dim
         )
         params = init_params(method, num_heads, head_dim).get("position", {})
         position = method.position
