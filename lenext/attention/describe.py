@@ -28,8 +28,9 @@ WIDTH = 100  # columns of the terminal
 HEADS = 4  # N in examples, whose first head is shown
 EXTENSIONS = (1, 2, 4, 8, 16, 32, 64)  # times L, of the temperatures
 DILUTED = 16  # times L, of the row of weights drawn beside the one at L
-COLUMNS, LINES = 64, 3  # of a drawn row, at most and exactly
+COLUMNS, LINES = 64, 3  # of a drawn row, at most
 SEED = 0  # of its q and k
+TYPICAL = 64  # L and H in the table, where they make no difference
 
 SYMBOLS = (
     "n: keys that a row sees; i: its place in its document; L: training length; H: key size of a "
@@ -64,7 +65,7 @@ def catalogue_table() -> str:
         axes = "".join(axis[0].upper() for axis in _changed(entry))
         causal = {True: "yes", False: "no", None: "both"}[entry.causal]
         trained = "yes" if _unsuited(method) else "no"
-        fused = "no" if why_not_fused(method, HEADS, _TYPICAL_DIM) else "yes"
+        fused = "no" if why_not_fused(method, HEADS, TYPICAL) else "yes"
         rows.append((name, axes, entry.changes, trained, causal, fused, entry.source))
     lines = [line for row in rows for line in _in_columns(row, widths)]
     legend = [line for text in LEGEND.splitlines() for line in _wrap(text, "", "  ")]
@@ -103,24 +104,26 @@ def explain(name: str, *, train_length: int, head_dim: int) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-@functools.partial(jax.jit, static_argnames=("method", "lengths", "head_dim"))
 def last_row_temperatures(
-    method: Method, lengths: tuple[int, ...], head_dim: int
+    method: Method, lengths: Sequence[int], head_dim: int
 ) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
     """n and the temperature at the last row of causal sequences of these lengths, in head 0 of 4.
 
     Learned parts stand at their initial values, and the query is zero.
     """
-    places = naive.Places(
-        q_positions=jnp.asarray([lengths], jnp.int32) - 1,
-        kv_positions=jnp.arange(max(lengths))[None, :],
-    )
+    last, keys = jnp.asarray([lengths], jnp.int32) - 1, jnp.arange(max(lengths))[None, :]
+    return _temperatures(naive.Places(last, keys), method=method, head_dim=head_dim)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "head_dim"))
+def _temperatures(places, *, method, head_dim):
+    length, key_length = places.q_positions.shape[1], places.kv_positions.shape[1]
     rows, _, _ = naive.rows_of(
-        method, places, causal=True, key_length=max(lengths), num_heads=HEADS, head_dim=head_dim
+        method, places, causal=True, key_length=key_length, num_heads=HEADS, head_dim=head_dim
     )
     params = init_params(method, HEADS, head_dim).get("temperature", {})
-    factor = method.temperature(rows, jnp.zeros((1, len(lengths), HEADS, head_dim)), params)
-    factor = jnp.broadcast_to(factor, (1, HEADS, len(lengths), 1))
+    factor = method.temperature(rows, jnp.zeros((1, length, HEADS, head_dim)), params)
+    factor = jnp.broadcast_to(factor, (1, HEADS, length, 1))
     return rows.n[0, 0, :, 0], factor[0, 0, :, 0]
 
 
@@ -163,11 +166,8 @@ def allowed(choice: Axis, option: str) -> str:
     return f"None or {text}" if field.default is None else text
 
 
-_TYPICAL_LENGTH = _TYPICAL_DIM = 64  # what the table says holds at any
-
-
 def _typical(name: str) -> Method:
-    return make_method(name, train_length=_TYPICAL_LENGTH)
+    return make_method(name, train_length=TYPICAL)
 
 
 def _unsuited(method: Method) -> list[str]:
@@ -245,7 +245,7 @@ def _options(choice: Axis, default: Axis) -> list[str]:
 
 
 def _temperature_section(method: Method, head_dim: int) -> str:
-    lengths = tuple(extension * method.train_length for extension in EXTENSIONS)
+    lengths = [extension * method.train_length for extension in EXTENSIONS]
     seen, factors = last_row_temperatures(method, lengths, head_dim)
     rows = {"length": [f"{x}" for x in lengths], "n": [f"{x:.0f}" for x in seen]}
     if rows["n"] == rows["length"]:  # no window
