@@ -117,18 +117,20 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def parse_flags() -> None:
-    """Parses the command line into the flags defined so far.
+def parse_flags(*, words: bool = False) -> list[str]:
+    """Parses the command line into the flags defined so far, and gives the words that are none.
 
     Raises:
-      UserError: for unknown flags, values of another type, and words that are no flags.
+      UserError: for unknown flags, values of another type, and such words unless `words` allows
+        them.
     """
     try:
         rest = flags.FLAGS(sys.argv)[1:]
     except flags.Error as error:
         raise UserError(_reason(error)) from None
-    if rest:
+    if rest and not words:
         raise UserError(f"argument {rest[0]!r}: should be a flag such as --workdir=DIR")
+    return rest
 
 
 def _parse(stored: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict:

@@ -8,6 +8,7 @@ from lenext.attention.attend import (
 )
 from lenext.attention.catalogue import make_method, method_names, method_options
 from lenext.attention.diagnostics import RowStatistics
+from lenext.attention.flax_adapter import flax_attention_fn
 from lenext.attention.method import Method, Params, init_params, pin_scale, unsuited_axes
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "attend",
     "attention_weights",
     "choose_implementation",
+    "flax_attention_fn",
     "init_params",
     "make_method",
     "method_names",

@@ -30,9 +30,18 @@ from lenext.attention.method import (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A named combination of axes (softmax's where not given) and where it was published."""
+    """A named combination of axes (softmax's where not given), and what readers are told of it.
+
+    Attributes:
+      source: where it was published; "Name (arXiv NNNN.NNNNN)" becomes a link.
+      changes: what it does, in a line: a formula where there is one.
+      causal: whether the published method is for causal models (True), for bidirectional ones
+        (False), or both (None, also where nobody says). `attend` runs every method both ways.
+    """
 
     source: str
+    changes: str = ""
+    causal: bool | None = None
     position: Position = position.Rope()
     similarity: Similarity = similarity.Dot()
     temperature: Temperature = temperature.Constant()
@@ -40,56 +49,59 @@ class Entry:
     visibility: Visibility = visibility.Full()
 
 
-SOFTMAX = Entry("Vaswani et al. 2017, with RoPE (arXiv 2104.09864)")
+SOFTMAX = Entry(
+    "Vaswani et al. 2017 (arXiv 1706.03762), RoPE (arXiv 2104.09864)",
+    "nothing: softmax of q·k/√H with RoPE",
+)
 
 # fmt: off
 CATALOGUE: dict[str, Entry] = {
     "softmax": SOFTMAX,
     # Temperature
-    "softmax_plus": Entry("GAU-alpha (Su 2022)", temperature=temperature.SoftmaxPlus()),
-    "log_length": Entry("Su 2021; Qwen (arXiv 2309.16609)", temperature=temperature.LogLength()),
-    "infoscale": Entry("InfoScale (arXiv 2501.08570)", temperature=temperature.InfoScale()),
-    "entropy_matched": Entry("ours", temperature=temperature.EntropyMatched()),
-    "ssmax": Entry("Scalable-Softmax (arXiv 2501.19399)", temperature=temperature.ScalableSoftmax()),
-    "ssa": Entry("Selective Attention (arXiv 2411.12892)", temperature=temperature.Selective()),
-    "llama4": Entry("Llama 4 (Meta 2025)", temperature=temperature.FlooredLog()),
-    "mistral3": Entry("Ministral 3 (Mistral AI 2025)", temperature=temperature.TrainedFlooredLog()),
+    "softmax_plus": Entry("GAU-α (Su 2022)", "temperature ln n / ln 512, so below 1 in rows shorter than 512 tokens", causal=False, temperature=temperature.SoftmaxPlus()),
+    "log_length": Entry("Su 2021; Qwen (arXiv 2309.16609)", "temperature max(1, ln n / ln L)", temperature=temperature.LogLength()),
+    "infoscale": Entry("InfoScale (arXiv 2501.08570)", "temperature √((1 − n^(−2/H)) / (1 − L^(−2/H))), at least 1", temperature=temperature.InfoScale()),
+    "entropy_matched": Entry("ours: holds the entropy of normal logits", "temperature √((ln n − H₀) / (ln L − H₀)), H₀ per head, ½ ln L uncalibrated", temperature=temperature.EntropyMatched()),
+    "ssmax": Entry("Scalable-Softmax (arXiv 2501.19399)", "temperature s_h ln n, s learned per head", causal=True, temperature=temperature.ScalableSoftmax()),
+    "ssa": Entry("Selective Attention (arXiv 2411.12892)", "temperature 1 + e^(−e^β) ln n + tanh(w·q), β and w learned per head", causal=True, temperature=temperature.Selective()),
+    "llama4": Entry("Llama 4 (Meta 2025)", "temperature 1 + 0.1 ln(1 + ⌊(i + 1) / 8192⌋)", causal=True, temperature=temperature.FlooredLog()),
+    "mistral3": Entry("Ministral 3 (Mistral AI 2025)", "temperature 1 + 0.1 ln(1 + ⌊i / L⌋)", causal=True, temperature=temperature.TrainedFlooredLog()),
     # Similarity
-    "cosscale": Entry("CosScale (arXiv 2501.08570)", similarity=similarity.Cosine()),
-    "infoscale_cosscale": Entry("arXiv 2501.08570", similarity=similarity.Cosine(), temperature=temperature.InfoScale()),
-    "soft": Entry("SOFT (arXiv 2110.11945)", similarity=similarity.Gaussian()),
+    "cosscale": Entry("CosScale (arXiv 2501.08570)", "similarity c·cos(q, k), c = 128", similarity=similarity.Cosine()),
+    "infoscale_cosscale": Entry("InfoScale and CosScale (arXiv 2501.08570)", "`infoscale+cosscale`", similarity=similarity.Cosine(), temperature=temperature.InfoScale()),
+    "soft": Entry("SOFT (arXiv 2110.11945)", "similarity −‖q − k‖² / 2√H", causal=False, similarity=similarity.Gaussian()),
     # Weighting
-    "lssa": Entry("LSSA (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Activated()),
-    "lssar": Entry("LSSAR (arXiv 2501.13428)", similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Reweighted()),
-    "reweighted_softmax": Entry("LSSAR's second stage (arXiv 2501.13428)", weighting=weighting.Reweighted(phi="exp")),
-    "reweighted_sigmoid": Entry("LSSAR's second stage (arXiv 2501.13428)", weighting=weighting.Reweighted(phi="sigmoid")),
-    "sigmoid": Entry("Sigmoid attention (arXiv 2409.04431)", weighting=weighting.Sigmoid()),
-    "relu": Entry("ReLU attention (arXiv 2309.08586)", weighting=weighting.Relu()),
-    "relu2": Entry("Squared ReLU (arXiv 2202.10447, 2309.08586)", weighting=weighting.SquaredRelu()),
-    "softmax1": Entry("Miller 2023, Attention is off by one", weighting=weighting.SoftmaxPlusOne()),
-    "sparsemax": Entry("Sparsemax (arXiv 1602.02068)", weighting=weighting.Sparsemax()),
-    "adaptive": Entry("Adaptive temperature (arXiv 2410.01104)", weighting=weighting.AdaptiveSoftmax()),
+    "lssa": Entry("LSSA (arXiv 2501.13428)", "softplus of ln H · ln n · cos(q, k), over its sum", causal=True, similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Activated()),
+    "lssar": Entry("LSSAR (arXiv 2501.13428)", "LSSA's weights a, sharpened to relu(a n − 1)^15 over its sum", causal=True, similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Reweighted()),
+    "reweighted_softmax": Entry("LSSAR (arXiv 2501.13428)", "softmax's weights, sharpened as by `lssar`", causal=True, weighting=weighting.Reweighted(phi="exp")),
+    "reweighted_sigmoid": Entry("LSSAR (arXiv 2501.13428)", "σ(logit) over its sum, sharpened as by `lssar`", causal=True, weighting=weighting.Reweighted(phi="sigmoid")),
+    "sigmoid": Entry("Sigmoid attention (arXiv 2409.04431)", "σ(logit − ln n), not normalised", weighting=weighting.Sigmoid()),
+    "relu": Entry("ReLU attention (arXiv 2309.08586)", "relu(logit) / n, not normalised", causal=False, weighting=weighting.Relu()),
+    "relu2": Entry("GAU (arXiv 2202.10447), ReLU attention (arXiv 2309.08586)", "relu(logit)² / n, not normalised; `gau=True`: relu(q·k / n)²", weighting=weighting.SquaredRelu()),
+    "softmax1": Entry("Attention is off by one (Miller 2023)", "softmax with one added to the denominator", weighting=weighting.SoftmaxPlusOne()),
+    "sparsemax": Entry("Sparsemax (arXiv 1602.02068)", "the nearest point of the simplex: far keys get 0", weighting=weighting.Sparsemax()),
+    "adaptive": Entry("Adaptive temperature (arXiv 2410.01104)", "softmax, sharpened by a polynomial in the row's own entropy", weighting=weighting.AdaptiveSoftmax()),
     # Position
-    "pi": Entry("Position interpolation (arXiv 2306.15595)", position=frequencies.Interpolated()),
-    "ntk": Entry("NTK-aware RoPE (bloc97 2023; arXiv 2309.00071)", position=frequencies.NTK()),
-    "yarn": Entry("YaRN (arXiv 2309.00071)", position=frequencies.Yarn()),
-    "dynamic_ntk": Entry("Dynamic NTK (emozilla 2023; arXiv 2309.00071)", position=frequencies.DynamicNTK()),
-    "llama3": Entry("Llama 3.1 (arXiv 2407.21783)", position=frequencies.Llama3()),
-    "longrope": Entry("LongRoPE (arXiv 2402.13753)", position=frequencies.LongRope()),
-    "rerope": Entry("ReRoPE (Su 2023)", position=distances.ClampedRope()),
-    "leaky_rerope": Entry("Leaky ReRoPE (Su 2023)", position=distances.LeakyRope()),
-    "self_extend": Entry("Self-Extend (arXiv 2401.01325)", position=distances.SelfExtend()),
-    "rerope_log": Entry("ReRoPE (Su 2023)", position=distances.ClampedRope(), temperature=temperature.LogLength()),
-    "alibi": Entry("ALiBi (arXiv 2108.12409)", position=bias.Alibi()),
-    "nope": Entry("NoPE (arXiv 2305.19466)", position=position.NoPosition()),
-    "p_rope": Entry("p-RoPE (arXiv 2410.06205)", position=position.PartialRope()),
-    "kerple_log": Entry("KERPLE (arXiv 2205.09921)", position=bias.KerpleLog()),
-    "fire": Entry("FIRE (arXiv 2310.04418)", position=bias.Fire()),
-    "scale_invariant": Entry("Scale-invariant attention (arXiv 2505.17083)", position=bias.ScaleInvariant()),
+    "pi": Entry("Position interpolation (arXiv 2306.15595)", "positions divided by s", causal=True, position=frequencies.Interpolated()),
+    "ntk": Entry("NTK-aware RoPE (bloc97 2023), YaRN (arXiv 2309.00071)", "RoPE's base times s^(H/(H−2))", causal=True, position=frequencies.NTK()),
+    "yarn": Entry("YaRN (arXiv 2309.00071)", "slow pairs interpolated, fast ones kept, logits × (0.1 ln s + 1)²", causal=True, position=frequencies.Yarn()),
+    "dynamic_ntk": Entry("Dynamic NTK (emozilla 2023), YaRN (arXiv 2309.00071)", "`ntk` by the keys at hand: base times (s·S/L − (s−1))^(H/(H−2)), s = 1", causal=True, position=frequencies.DynamicNTK()),
+    "llama3": Entry("Llama 3 (arXiv 2407.21783)", "pairs that turn less than once in L interpolated, more than four times kept", causal=True, position=frequencies.Llama3()),
+    "longrope": Entry("LongRoPE (arXiv 2402.13753)", "each pair slowed by a factor of its own (`factors`; default s)", causal=True, position=frequencies.LongRope()),
+    "rerope": Entry("ReRoPE (Su 2023)", "distances clamped to ±w", causal=True, position=distances.ClampedRope()),
+    "leaky_rerope": Entry("Leaky ReRoPE (Su 2023)", "distances beyond w go on at 1/8", causal=True, position=distances.LeakyRope()),
+    "self_extend": Entry("Self-Extend (arXiv 2401.01325)", "positions beyond w in groups of 8", causal=True, position=distances.SelfExtend()),
+    "rerope_log": Entry("ReRoPE (Su 2023)", "`rerope+log_length`", causal=True, position=distances.ClampedRope(), temperature=temperature.LogLength()),
+    "alibi": Entry("ALiBi (arXiv 2108.12409)", "bias −m_h·distance, no rotation", causal=True, position=bias.Alibi()),
+    "nope": Entry("NoPE (arXiv 2305.19466)", "no position at all", causal=True, position=position.NoPosition()),
+    "p_rope": Entry("p-RoPE (arXiv 2410.06205)", "only the fastest 3/4 of RoPE's pairs turn", causal=True, position=position.PartialRope()),
+    "kerple_log": Entry("KERPLE (arXiv 2205.09921)", "bias −p ln(1 + a·distance), p and a learned per head, no rotation", causal=True, position=bias.KerpleLog()),
+    "fire": Entry("FIRE (arXiv 2310.04418)", "bias by a learned MLP of ψ(distance) / ψ(max(i, L)), no rotation", causal=True, position=bias.Fire()),
+    "scale_invariant": Entry("Scale-invariant attention (arXiv 2505.17083)", "logits × a + 1 − a², a² = 1 + 2 ln(1 + distance / 10), on p-RoPE", causal=True, position=bias.ScaleInvariant()),
     # Visibility
-    "windowed": Entry("Sliding window (arXiv 2004.05150)", visibility=visibility.Window()),
-    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", position=distances.ClampedRope(), visibility=visibility.SinkWindow()),
-    "streaming_llm": Entry("StreamingLLM (arXiv 2309.17453)", position=distances.CacheRope(), visibility=visibility.SinkWindow()),
+    "windowed": Entry("Sliding window (arXiv 2004.05150)", "only keys nearer than w", visibility=visibility.Window()),
+    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", "window and 4 sinks, distances clamped", causal=True, position=distances.ClampedRope(), visibility=visibility.SinkWindow()),
+    "streaming_llm": Entry("StreamingLLM (arXiv 2309.17453)", "window and 4 sinks, positions those inside the cache", causal=True, position=distances.CacheRope(), visibility=visibility.SinkWindow()),
 }
 # fmt: on
 

@@ -15,9 +15,9 @@ class Places(NamedTuple):
 
     q_positions: Int[Array, "#B T"]
     kv_positions: Int[Array, "#B S"]
-    kv_mask: Bool[Array, "B S"] | None
-    q_segment_ids: Int[Array, "B T"] | None
-    kv_segment_ids: Int[Array, "B S"] | None
+    kv_mask: Bool[Array, "B S"] | None = None
+    q_segment_ids: Int[Array, "B T"] | None = None
+    kv_segment_ids: Int[Array, "B S"] | None = None
     kv_ordinals: Int[Array, "#B S"] | None = None  # for positions that use them
 
 
@@ -85,18 +85,16 @@ def visible(
     return mask, ordinal, start
 
 
-def scores(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
+def rows_of(
     method: Method,
-    params: Params,
     places: Places,
     *,
     causal: bool,
     key_length: int,
-) -> Scores:
-    """Logits of the queries against the keys at hand; `key_length` is the whole array's S."""
-    q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+    num_heads: int,
+    head_dim: int,
+) -> tuple[Rows, Bool[Array, "#B 1 T S"], Int[Array, "#B 1 T S"]]:
+    """The rows that stand at `places`, with the mask and the ordinals that `visible` gives."""
     mask, ordinal, start = visible(method, places, causal)
     rows = Rows(
         n=jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1).astype(jnp.float32),
@@ -110,9 +108,28 @@ def scores(
         causal=causal,
         train_length=method.train_length,
         key_length=key_length,
-        num_heads=q.shape[2],
-        head_dim=q.shape[3],
+        num_heads=num_heads,
+        head_dim=head_dim,
     )
+    return rows, mask, ordinal
+
+
+def scores(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    method: Method,
+    params: Params,
+    places: Places,
+    *,
+    causal: bool,
+    key_length: int,
+) -> Scores:
+    """Logits of the queries against the keys at hand; `key_length` is the whole array's S."""
+    q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+    rows, mask, ordinal = rows_of(
+        method, places, causal=causal, key_length=key_length,
+        num_heads=q.shape[2], head_dim=q.shape[3],
+    )  # fmt: skip
     position = method.position
     q_pairs, k_pairs = position.arrange(q), position.arrange(k)
     similarity = jnp.zeros((), jnp.float32)

@@ -33,11 +33,11 @@ def info_scale(n: Float[Array, "*B"], length: int, dim: int) -> Float[Array, "*B
 
 @dataclasses.dataclass(frozen=True)
 class InfoScale(Temperature):
-    """InfoScale (arXiv 2501.08570): keeps the entropy of a row as n grows. Exactly 1 at n = L.
+    """sqrt((1 - n^(-2/H)) / (1 - L^(-2/H))): InfoScale (arXiv 2501.08570). Exactly 1 at n = L.
 
-    `clamp` (default) leaves rows shorter than L as they were trained; models trained with the law
-    on every row turn it off. `all_heads` takes N * H for the dimension, as the authors' T5 and
-    DNABERT2 ports do.
+    Keeps the entropy of a row as n grows. `clamp` (default) leaves rows shorter than L as they were
+    trained; models trained with the law on every row turn it off. `all_heads` takes N * H for the
+    dimension, as the authors' T5 and DNABERT2 ports do.
     """
 
     clamp: bool = option(True, bool)

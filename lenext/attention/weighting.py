@@ -120,7 +120,11 @@ class Activated(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class Reweighted(Activated):
-    """Weights phi(logit), sharpened: LSSAR's with softplus (arXiv 2501.13428). See `reweight`."""
+    """Weights a of phi(logit), sharpened: relu(a n - offset)^power over its sum.
+
+    LSSAR's second stage, after softplus (arXiv 2501.13428). No offset in rows of n <= 3 keys; a row
+    in which nothing exceeds it keeps a.
+    """
 
     power: float = option(15, float, at_least=1.0)
     offset: float = option(1.0, float, at_least=0.0)

@@ -1,0 +1,292 @@
+"""Methods in words, numbers and pictures: the catalogue as a table, and one method explained.
+
+What is said of an axis is its class's docstring, and of a name its entry in the catalogue; whether
+it wants weights trained for it and whether a kernel can compute it are rules (`unsuited_axes`,
+`why_not_fused`).
+"""
+
+import functools
+import inspect
+import itertools
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lenext.attention import naive
+from lenext.attention.attend import attention_weights
+from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, parse
+from lenext.attention.fusion import why_not_fused
+from lenext.attention.method import AXES, Axis, Method, init_params, unsuited_axes
+
+WIDTH = 100  # columns of the terminal
+HEADS = 4  # N in examples, whose first head is shown
+EXTENSIONS = (1, 2, 4, 8, 16, 32, 64)  # times L, of the temperatures
+DILUTED = 16  # times L, of the row of weights drawn beside the one at L
+COLUMNS, LINES = 64, 3  # of a drawn row, at most
+SEED = 0  # of its q and k
+TYPICAL = 64  # L and H in the table, where they make no difference
+
+SYMBOLS = (
+    "n: keys that a row sees; i: its place in its document; L: training length; H: key size of a "
+    "head; s: extension factor, length / L by default; w: window, L by default."
+)
+LEGEND = f"""\
+axes: which of Position, Similarity, Temperature, Weighting and Visibility it changes.
+trained: whether it wants weights trained for it, in place of plain softmax's.
+causal: published for causal models (yes), bidirectional ones (no) or both; all run both ways.
+fused: whether a library's fused kernel can compute it.
+{SYMBOLS}
+One of them, or several joined by +, explained: python -m lenext.methods "rerope+infoscale"
+"""
+
+
+def markdown_table() -> str:
+    """The catalogue as README.md has it: a Markdown table."""
+    lines = ["| name | what it changes | trained for it? | paper |", "|---|---|---|---|"]
+    for name, entry in CATALOGUE.items():
+        trained = "yes" if _unsuited(_typical(name)) else "no"
+        lines.append(f"| `{name}` | {entry.changes} | {trained} | {_linked(entry.source)} |")
+    return "\n".join(lines) + "\n"
+
+
+def catalogue_table() -> str:
+    """The catalogue as a table for a terminal of 100 columns, and what its columns mean."""
+    heads = ("name", "axes", "what it changes", "trained", "causal", "fused", "paper")
+    widths = (18, 4, 29, 7, 6, 5, 19)
+    rows: list[Sequence[str]] = [heads, ["─" * width for width in widths]]
+    for name, entry in CATALOGUE.items():
+        method = _typical(name)
+        axes = "".join(axis[0].upper() for axis in _changed(entry))
+        causal = {True: "yes", False: "no", None: "both"}[entry.causal]
+        trained = "yes" if _unsuited(method) else "no"
+        fused = "no" if why_not_fused(method, HEADS, TYPICAL) else "yes"
+        rows.append((name, axes, entry.changes, trained, causal, fused, entry.source))
+    lines = [line for row in rows for line in _in_columns(row, widths)]
+    legend = [line for text in LEGEND.splitlines() for line in _wrap(text, "", "  ")]
+    return "\n".join([*lines, "", *legend]) + "\n"
+
+
+def explain(name: str, *, train_length: int, head_dim: int) -> str:
+    """One method: each axis and its options, the temperature by length, a row of its weights drawn.
+
+    Args:
+      name: any string that `make_method` takes.
+      train_length: L, in tokens.
+      head_dim: H, dimensions a head.
+
+    Returns:
+      Text for a terminal of 100 columns.
+
+    Raises:
+      ValueError: for a method that `make_method` refuses, or that does not go with `head_dim`.
+    """
+    method = make_method(name, train_length=train_length)
+    parts = [part for part, _ in parse(name)]
+    default = make_method("+".join(parts), train_length=train_length)
+    params = init_params(method, HEADS, head_dim)
+    head = f"{name}  (L = {train_length}, H = {head_dim})"
+    sections = ["\n".join([head, *_summary(parts, method, head_dim)])]
+    for axis, choice in method.axes().items():
+        lines = [f"{axis}: {type(choice).__name__}", *_paragraphs(type(choice))]
+        lines += _options(choice, default.axes()[axis])
+        if axis in params:
+            shapes = (f"{part} {list(x.shape)}" for part, x in params[axis].items())
+            lines.append(f"    learned: {', '.join(shapes)}")
+        sections.append("\n".join(lines))
+    sections += [_temperature_section(method, head_dim), _weights_section(method, head_dim)]
+    sections.append("\n".join(_wrap(SYMBOLS)))
+    return "\n\n".join(sections) + "\n"
+
+
+def last_row_temperatures(
+    method: Method, lengths: Sequence[int], head_dim: int
+) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
+    """n and the temperature at the last row of causal sequences of these lengths, in head 0 of 4.
+
+    Learned parts stand at their initial values, and the query is zero.
+    """
+    last, keys = jnp.asarray([lengths], jnp.int32) - 1, jnp.arange(max(lengths))[None, :]
+    return _temperatures(naive.Places(last, keys), method=method, head_dim=head_dim)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "head_dim"))
+def _temperatures(places, *, method, head_dim):
+    length, key_length = places.q_positions.shape[1], places.kv_positions.shape[1]
+    rows, _, _ = naive.rows_of(
+        method, places, causal=True, key_length=key_length, num_heads=HEADS, head_dim=head_dim
+    )
+    params = init_params(method, HEADS, head_dim).get("temperature", {})
+    factor = method.temperature(rows, jnp.zeros((1, length, HEADS, head_dim)), params)
+    factor = jnp.broadcast_to(factor, (1, HEADS, length, 1))
+    return rows.n[0, 0, :, 0], factor[0, 0, :, 0]
+
+
+def example_row(method: Method, length: int, head_dim: int) -> np.ndarray:
+    """Weights [length], float64, of a causal sequence's last row: normal q and k, a fixed seed.
+
+    The nearest keys are the same at every length, so the query meets them at the same distances.
+    """
+    rng = np.random.default_rng(SEED)
+    q = rng.normal(size=(1, 1, HEADS, head_dim)).astype(np.float32)
+    from_the_nearest = rng.normal(size=(1, length, 1, head_dim)).astype(np.float32)
+    weights = attention_weights(q, from_the_nearest[:, ::-1], method, causal=True)
+    return np.asarray(weights[0, 0, 0], np.float64)
+
+
+def entropy(weights: np.ndarray) -> float:
+    """-sum w ln w of weights over their sum, in nats; 0 where all are 0."""
+    some = weights[weights > 0]
+    shares = some / max(some.sum(), 1e-300)
+    return float(-np.sum(shares * np.log(shares)))
+
+
+def bars(values: np.ndarray, top: float, lines: int = LINES) -> list[str]:
+    """A bar chart of `lines` lines, top first: a character a value, full at `top`, blank at 0."""
+    eighths = np.ceil(np.asarray(values) / top * 8 * lines - 1e-9).astype(int)
+    levels = (np.clip(eighths - 8 * line, 0, 8) for line in reversed(range(lines)))
+    return ["".join(" ▁▂▃▄▅▆▇█"[level] for level in row).rstrip() for row in levels]
+
+
+def allowed(choice: Axis, option: str) -> str:
+    """What an option may be, in words."""
+    (field,) = (field for field in choice.option_fields() if field.name == option)
+    rule = field.metadata["option"]
+    if rule["choices"]:
+        return "one of " + ", ".join(map(repr, rule["choices"]))
+    kinds = {bool: "True or False", int: "a whole number", float: "a number"}
+    kinds[tuple] = "a tuple of numbers"
+    bounds = (f"{word} {bound:g}" for word, bound in rule["bounds"].items() if bound is not None)
+    text = ", ".join([kinds[rule["kind"]], *bounds])
+    return f"None or {text}" if field.default is None else text
+
+
+def _typical(name: str) -> Method:
+    return make_method(name, train_length=TYPICAL)
+
+
+def _unsuited(method: Method) -> list[str]:
+    """The axes in which the method wants other weights than plain softmax's."""
+    return unsuited_axes(method, make_method("softmax", train_length=method.train_length))
+
+
+def _changed(entry: Entry) -> list[str]:
+    return [axis for axis in AXES if getattr(entry, axis) != getattr(SOFTMAX, axis)]
+
+
+def _wrap(text: str, first: str = "", later: str = "", width: int = WIDTH) -> list[str]:
+    """Text without Markdown's marks, in lines that keep "arXiv NNNN.NNNNN" together."""
+    text = text.replace("`", "").replace("arXiv ", "arXiv\xa0")
+    lines = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=later)
+    return [line.replace("\xa0", " ") for line in lines]
+
+
+def _linked(source: str) -> str:
+    """The source with each "Name (arXiv NNNN.NNNNN)" as a Markdown link."""
+    named = r"([^\s,;()][^,;()]*) \(arXiv (\d{4}\.\d{5})\)"
+    return re.sub(named, r"[\1](https://arxiv.org/abs/\2)", source)
+
+
+def _in_columns(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """A table's row as lines: cells wrapped to their columns' widths."""
+    wrapped = [_wrap(cell, width=width) for cell, width in zip(cells, widths, strict=True)]
+    for parts in itertools.zip_longest(*wrapped, fillvalue=""):
+        line = "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True))
+        yield line.rstrip()
+
+
+def _summary(parts: Sequence[str], method: Method, head_dim: int) -> list[str]:
+    """Each part's line of the catalogue, and what the rules say of the whole."""
+    directions = {True: "causal", False: "bidirectional", None: "causal and bidirectional"}
+    said = []
+    for part in parts:
+        entry = CATALOGUE[part]
+        changes = f"{entry.changes}. " if entry.changes else ""
+        said.append(
+            f"{part}: {changes}{entry.source}; published for {directions[entry.causal]} models"
+        )
+    unsuited = ", ".join(_unsuited(method))
+    said.append(
+        f"trained for it: yes, weights trained under plain softmax do not suit it ({unsuited})"
+        if unsuited
+        else "trained for it: no, weights trained under plain softmax take it as they are"
+    )
+    reason = why_not_fused(method, HEADS, head_dim)
+    said.append(
+        f"fused: no, because {reason}"
+        if reason
+        else "fused: yes, a library's kernel can compute it"
+    )
+    return [line for text in said for line in _wrap(text, "  ", "    ")]
+
+
+def _paragraphs(axis: type[Axis]) -> list[str]:
+    """The class's docstring, wrapped and indented."""
+    texts = (" ".join(text.split()) for text in (inspect.getdoc(axis) or "").split("\n\n"))
+    return [line for text in texts for line in _wrap(text, "    ", "    ")]
+
+
+def _options(choice: Axis, default: Axis) -> list[str]:
+    """A line an option: its value, what it may be, and the default where that is another."""
+    names = [field.name for field in choice.option_fields()]
+    settings = [f"{name}={getattr(choice, name)!r}" for name in names]
+    width = max(map(len, settings), default=0)
+    lines = []
+    for name, setting in zip(names, settings, strict=True):
+        usual = getattr(default, name)
+        other = "" if getattr(choice, name) == usual else f"; default {usual!r}"
+        lines.append(f"    {setting.ljust(width)}  {allowed(choice, name)}{other}")
+    return lines
+
+
+def _temperature_section(method: Method, head_dim: int) -> str:
+    lengths = [extension * method.train_length for extension in EXTENSIONS]
+    seen, factors = last_row_temperatures(method, lengths, head_dim)
+    rows = {"length": [f"{x}" for x in lengths], "n": [f"{x:.0f}" for x in seen]}
+    if rows["n"] == rows["length"]:  # no window
+        del rows["n"]
+    rows["temperature"] = [f"{x:.3f}" for x in factors]
+    width = 2 + max(6, *(len(cell) for cells in rows.values() for cell in cells))
+    title = (
+        f"Temperature of a causal sequence's last row (head 0 of {HEADS}, learned parts at start)"
+    )
+    lines = (
+        f"    {head:<11}" + "".join(x.rjust(width) for x in cells) for head, cells in rows.items()
+    )
+    return "\n".join([title, *lines])
+
+
+def _weights_section(method: Method, head_dim: int) -> str:
+    """The same query's weights at L and 16 L, the method's under plain softmax's."""
+    short, long = method.train_length, DILUTED * method.train_length
+    softmax = make_method("softmax", train_length=short)
+    shown = [softmax] if method == softmax else [softmax, method]
+    near = -(-short // COLUMNS)  # keys a column at L
+    pictures = []
+    for length, keys in ((short, near), (long, near * DILUTED)):
+        for one in shown:
+            weights = example_row(one, length, head_dim)
+            columns = np.pad(weights, (-length % keys, 0)).reshape(-1, keys).sum(axis=1)
+            nats, total = entropy(weights), weights.sum()
+            caption = f"{one.name} at length {length:,}: entropy {nats:.2f} nats, "
+            caption += f"{math.exp(nats):,.1f} effective keys"
+            if abs(total - 1) > 1e-3:
+                caption += f", sum of weights {total:.3g}"
+            pictures.append((caption, columns))
+    top = max(float(columns.max()) for _, columns in pictures) or 1.0
+    title = (
+        f"Weights of a causal sequence's last row (normal q and k, seed {SEED}, head 0 of "
+        f"{HEADS}). Near keys are on the right; a column is the sum over {near:,} "
+        f"{'key' if near == 1 else 'keys'} at length {short:,} and {near * DILUTED:,} keys at "
+        f"{long:,}; the full height of {LINES} lines is {top:.3g} everywhere."
+    )
+    lines = _wrap(title)
+    for caption, columns in pictures:
+        drawn = [line for line in bars(columns, top) if line]
+        lines += ["", *_wrap(caption, "    ", "      "), *("    " + line for line in drawn)]
+    return "\n".join(lines)
