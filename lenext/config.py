@@ -67,6 +67,8 @@ def base_config() -> Config:
     config.optimizer.decay_steps = 200  # wsd: the last so many; 0 stays at the peak
     config.optimizer.weight_decay = 0.01
     config.optimizer.decay_mask = "matrices"  # or no_embeddings, matrices but those; or all
+    # Parameters that stay as they start, with commas: "layers.*.attention.learned", a method's.
+    config.optimizer.frozen = ""
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.98
     config.optimizer.clip_norm = 1.0
