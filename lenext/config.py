@@ -48,6 +48,11 @@ def base_config() -> Config:
     config.data.tokenizer = "bytes"  # or the path of a tokenizer.json or a BERT vocab.txt
     config.data.packing = False  # several documents a row, so that short ones are used too
     config.data.train_length = 64  # L, tokens
+    # Of the tokens trained on: plain, 0 to L - 1; or pose, with skips (arXiv 2309.10400).
+    config.data.positions = "plain"
+    # Of pose: positions are below it. Methods with a scale want it given, as target / L.
+    config.data.target_length = 0
+    config.data.pose_chunks = 2  # of pose: parts of a sequence, between which positions skip
     config.data.batch_size = 64  # sequences a step, all devices and processes together
     config.data.mask_rate = 0.15
 
@@ -62,6 +67,8 @@ def base_config() -> Config:
     config.optimizer.decay_steps = 200  # wsd: the last so many; 0 stays at the peak
     config.optimizer.weight_decay = 0.01
     config.optimizer.decay_mask = "matrices"  # or no_embeddings, matrices but those; or all
+    # Parameters that stay as they start, with commas: "layers.*.attention.learned", a method's.
+    config.optimizer.frozen = ""
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.98
     config.optimizer.clip_norm = 1.0
@@ -111,7 +118,9 @@ def base_config() -> Config:
 def smoke(config: Config) -> Config:
     """Shrinks a config to a run of seconds; what it leaves alone is the method and the data."""
     config.model.update(hidden_size=32, intermediate_size=64, key_size=16, num_layers=2)
-    config.data.update(train_length=32, batch_size=8)
+    if config.data.target_length:  # as many times the training length as before
+        config.data.target_length = -(-config.data.target_length * 32 // config.data.train_length)
+    config.data.update(train_length=32, batch_size=8, pose_chunks=min(config.data.pose_chunks, 32))
     config.optimizer.warmup_steps = 5
     if config.optimizer.schedule == "wsd":
         config.optimizer.decay_steps = 5
@@ -286,6 +295,7 @@ def validate(config: Config) -> None:
         "model.family": ("gau", "decoder"),
         "model.mlp": ("gated", "plain"),
         "model.dtype": ("float32", "bfloat16"),
+        "data.positions": ("plain", "pose"),
         "eval.weights": ("params", "ema"),
         "optimizer.name": ("adamw", "lion", "muon"),
         "optimizer.schedule": ("cosine", "linear", "wsd"),
@@ -307,6 +317,7 @@ def validate(config: Config) -> None:
     for key in at_least_zero:
         if not flat[key] >= 0:
             raise UserError(f"config.{key}={flat[key]}: should be at least 0")
+    _validate_positions(config.data)
     _validate_training(config)
     if flat["model.key_size"] % 2:
         raise UserError(
@@ -323,6 +334,32 @@ def validate(config: Config) -> None:
         if not 0 <= flat[key] < 2**32:
             raise UserError(f"config.{key}={flat[key]}: should be from 0 to 2^32 - 1")
     read_methods(flat["model.method"], flat["data.train_length"])
+
+
+def _validate_positions(data: Config) -> None:
+    """What keys of the section `data` say of the positions trained on."""
+    length = data.train_length
+    if not 2 <= data.pose_chunks <= length:
+        raise UserError(
+            f"config.data.pose_chunks={data.pose_chunks}: should be from 2 to train_length={length}"
+        )
+    if data.positions == "plain":
+        if data.target_length:
+            raise UserError(
+                f"config.data.target_length={data.target_length}: should be 0 where positions are "
+                "plain; say config.data.positions=pose"
+            )
+        return
+    if not length < data.target_length < 2**31:
+        raise UserError(
+            f"config.data.target_length={data.target_length}: with positions=pose should be above "
+            f"train_length={length}, and below 2^31"
+        )
+    if data.packing:
+        raise UserError(
+            "config.data.packing=True: should be False with positions=pose, which skip within one "
+            "document"
+        )
 
 
 def _validate_training(config: Config) -> None:

@@ -5,6 +5,7 @@ from lenext.data.crops import Crops, evaluation_crops, masked_crops
 from lenext.data.datasets import DATASETS
 from lenext.data.masking import mask_tokens, require_mask
 from lenext.data.pipeline import causal_lm_batches, masked_lm_batches, random_crops
+from lenext.data.positions import Pose
 from lenext.data.prepare import open_builder
 from lenext.data.stdlib_packages import StdlibPackages
 from lenext.data.stdlib_source import StdlibSource
@@ -16,6 +17,7 @@ __all__ = [
     "ByteTokenizer",
     "Corpus",
     "Crops",
+    "Pose",
     "StdlibPackages",
     "StdlibSource",
     "TextFiles",

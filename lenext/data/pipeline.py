@@ -11,6 +11,7 @@ from jaxtyping import Integer
 from lenext.data.corpus import Corpus
 from lenext.data.masking import mask_tokens, masked_count, require_mask
 from lenext.data.packing import packed_rows
+from lenext.data.positions import Pose
 from lenext.data.token_cache import Pages
 from lenext.data.tokenizers import Tokenizer
 from lenext.errors import UserError
@@ -31,6 +32,7 @@ def causal_lm_batches(
     seed: int,
     tokenizer: Tokenizer,
     packing: bool = False,
+    pose: Pose | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.IterDataset:
@@ -49,6 +51,7 @@ def causal_lm_batches(
       seed: 0 or more.
       tokenizer: the one that made `corpus`.
       packing: whether rows are packed.
+      pose: the law of the tokens' positions; None: as they stand in the row. Not with `packing`.
       shard_index: which rows: b · shard_index up to b · (shard_index + 1).
       shard_count: number of shards, usually of processes.
 
@@ -57,15 +60,19 @@ def causal_lm_batches(
       float32 [b, n], 1 where there is one to predict. With `packing` also segment_ids, int32
       [b, n]: 1 and up for a row's documents, of which no target crosses a border, and 0 for
       padding, whose tokens and targets are the tokeniser's `pad_id` and whose weights are 0.
+      With `pose` also token_positions, int32 [b, n].
 
     Raises:
       UserError: no document is long enough, `length` is below 2, `seed` below 0, or `batch_size`
         not a positive multiple of `shard_count`.
+      ValueError: `pose` does not fit `length`, or is given with `packing`.
     """
     _check_shards(batch_size, shard_index, shard_count)
     if not packing:
         rows = random_crops(corpus, length=length, seed=seed, lookahead=1).map(_shift)
+        rows = _with_positions(rows, pose, length)
         return _crop_batches(rows, batch_size, shard_index, shard_count)
+    _refuse_pose(pose)
     rows = packed_rows(corpus, length=length, seed=seed, pad_id=tokenizer.pad_id, lookahead=1)
     rows = rows.map(lambda row: row | {"weights": (row["segment_ids"] > 0).astype(np.float32)})
     return _row_batches(rows, batch_size, shard_index, shard_count)
@@ -80,6 +87,7 @@ def masked_lm_batches(
     tokenizer: Tokenizer,
     rate: float = 0.15,
     packing: bool = False,
+    pose: Pose | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.IterDataset:
@@ -101,17 +109,20 @@ def masked_lm_batches(
       tokenizer: the one that made `corpus`.
       rate: share of the positions that are predicted.
       packing: whether rows are packed.
+      pose: the law of the tokens' positions; None: as they stand in the row. Not with `packing`.
       shard_index: which rows: b · shard_index up to b · (shard_index + 1).
       shard_count: number of shards, usually of processes.
 
     Returns:
       Batches of `mask_tokens`'s arrays, stacked: tokens [b, n], positions, targets, weights [b, k].
       With `packing` also segment_ids, int32 [b, n]: 1 and up for a row's documents, 0 for padding,
-      of which nothing is predicted.
+      of which nothing is predicted. With `pose` also token_positions, int32 [b, n], those of all
+      tokens: `positions` says which of them are predicted.
 
     Raises:
       UserError: no document is long enough, `length` is below 2, `seed` below 0, `rate` not in
         (0, 1], `batch_size` not a positive multiple of `shard_count`, or the tokeniser has no mask.
+      ValueError: `pose` does not fit `length`, or is given with `packing`.
     """
     _check_shards(batch_size, shard_index, shard_count)
     # What fails should fail here, not in a reading thread.
@@ -120,7 +131,9 @@ def masked_lm_batches(
     mask = functools.partial(mask_tokens, tokenizer=tokenizer, rate=rate)
     if not packing:
         rows = random_crops(corpus, length=length, seed=seed).random_map(mask)
+        rows = _with_positions(rows, pose, length)
         return _crop_batches(rows, batch_size, shard_index, shard_count)
+    _refuse_pose(pose)
 
     def mask_row(row: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         segments = row["segment_ids"]
@@ -171,6 +184,23 @@ def _shift(crop: Integer[np.ndarray, " n_plus_1"]) -> dict[str, np.ndarray]:
         "targets": tokens[1:],
         "weights": np.ones(len(crop) - 1, np.float32),
     }
+
+
+def _with_positions(rows: grain.MapDataset, pose: Pose | None, length: int) -> grain.MapDataset:
+    """Rows with positions of their own, if there is a law for them; nothing else changes."""
+    if pose is None:
+        return rows
+    pose.check(length)
+
+    def add(row: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return row | {"token_positions": pose(length, rng)}
+
+    return rows.random_map(add)
+
+
+def _refuse_pose(pose: Pose | None) -> None:
+    if pose is not None:
+        raise ValueError("pose: should be None with packing, whose rows hold several documents")
 
 
 def _check_shards(batch_size: int, shard_index: int, shard_count: int) -> None:

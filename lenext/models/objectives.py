@@ -39,12 +39,14 @@ def token_figures(
     Args:
       model: a model of `lenext.models`.
       batch: tokens [B, T]; targets and weights [B, P]; positions [B, P] of what is predicted in a
-        masked language model; and segment_ids [B, T] where rows are packs of documents.
+        masked language model; segment_ids [B, T] where rows are packs of documents; and
+        token_positions [B, T] where tokens stand elsewhere than at 0..T-1.
       dropout_key: turns dropout on.
       probe: positions of attention rows to look at.
     """
     hidden, rows = model.encode(
         batch["tokens"],
+        positions=batch.get("token_positions"),
         segment_ids=batch.get("segment_ids"),
         dropout_key=dropout_key,
         probe=probe,

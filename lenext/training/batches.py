@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from lenext.config import Config
-from lenext.data import Corpus, Tokenizer, causal_lm_batches, masked_lm_batches
+from lenext.data import Corpus, Pose, Tokenizer, causal_lm_batches, masked_lm_batches
 from lenext.models import FAMILIES
 
 
@@ -15,15 +15,17 @@ def make_batches(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> Any:
     Raises:
       UserError: for lengths or sizes that the data does not hold.
     """
+    data = config.data
     shared: dict[str, Any] = {
-        "length": config.data.train_length,
-        "batch_size": config.data.batch_size,
+        "length": data.train_length,
+        "batch_size": data.batch_size,
         "seed": config.seed,
         "tokenizer": tokenizer,
-        "packing": config.data.packing,
+        "packing": data.packing,
+        "pose": Pose(data.target_length, data.pose_chunks) if data.positions == "pose" else None,
         "shard_index": jax.process_index(),
         "shard_count": jax.process_count(),
     }
     if FAMILIES[config.model.family].objective == "masked_lm":
-        return iter(masked_lm_batches(corpus, rate=config.data.mask_rate, **shared))
+        return iter(masked_lm_batches(corpus, rate=data.mask_rate, **shared))
     return iter(causal_lm_batches(corpus, **shared))

@@ -24,7 +24,7 @@ from lenext.models import build_model, parameter_table
 from lenext.training.batches import make_batches
 from lenext.training.branch import check_data, restore_origin
 from lenext.training.metrics import MetricsWriter
-from lenext.training.optimizer import make_optimizer, make_schedule
+from lenext.training.optimizer import frozen_parameters, make_optimizer, make_schedule
 from lenext.training.sharding import check_batch, data_mesh, replicate, shard_batch
 from lenext.training.step import State, init_state, make_train_step
 from lenext.workdir import check_run, write_run_config
@@ -75,6 +75,7 @@ def train(config: Config, workdir: Path) -> None:
     print(parameter_table(model))
     schedule = make_schedule(config.optimizer, settings.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
+    frozen = frozen_parameters(config.optimizer.frozen, nnx.to_pure_dict(nnx.state(model)))
     state = replicate(init_state(model, optimizer, average=settings.ema_decay > 0), mesh)
     train_step = make_train_step(
         graphdef,
@@ -84,6 +85,7 @@ def train(config: Config, workdir: Path) -> None:
         accumulate=settings.accumulate,
         z_loss=settings.z_loss,
         ema_decay=settings.ema_decay,
+        frozen=frozen,
     )
 
     first = newest_step(workdir) or 0

@@ -1,5 +1,6 @@
 """Schedules and Optax optimisers from configs."""
 
+import fnmatch
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,8 @@ import jax
 import optax
 from optax import contrib
 
-from lenext.config import Config
+from lenext.config import Config, split_list
+from lenext.errors import UserError
 
 # Both as published: Muon's momentum (Jordan 2024), and the root mean square of Adam's updates, to
 # which Muon's are scaled (arXiv 2502.16982, equation 4).
@@ -49,6 +51,42 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
         optax.clip_by_global_norm(config.clip_norm),
         OPTIMIZERS[config.name](config, schedule, DECAY_MASKS[config.decay_mask]),
     )
+
+
+def frozen_parameters(patterns: str, params: Any) -> Any:
+    """Which parameters stay as they are.
+
+    A pattern is a parameter's path, such as "word_embedding.embedding", or the first parts of
+    paths, such as "layers.0"; * stands for any characters, dots among them, as in `fnmatch`.
+
+    Args:
+      patterns: separated by commas.
+      params: the model's.
+
+    Returns:
+      The tree of `params`, True where a pattern fits.
+
+    Raises:
+      UserError: one fits nothing.
+    """
+    names = jax.tree_util.tree_map_with_path(lambda path, _: ".".join(_names(path)), params)
+
+    def fits(name: str, pattern: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, end) for end in (pattern, f"{pattern}.*"))
+
+    wanted = split_list(patterns)
+    for pattern in wanted:
+        if not any(fits(name, pattern) for name in jax.tree.leaves(names)):
+            # Layers are mostly alike.
+            kinds = dict.fromkeys(
+                ".".join("*" if part.isdecimal() else part for part in name.split("."))
+                for name in jax.tree.leaves(names)
+            )
+            raise UserError(
+                f"config.optimizer.frozen: {pattern!r} fits no parameter; there are "
+                f"{', '.join(kinds)}"
+            )
+    return jax.tree.map(lambda name: any(fits(name, pattern) for pattern in wanted), names)
 
 
 Mask = Callable[[Any], Any]

@@ -39,6 +39,7 @@ def make_train_step(
     accumulate: int = 1,
     z_loss: float = 0.0,
     ema_decay: float = 0.0,
+    frozen: Any = None,
 ) -> Callable[[State, dict[str, Array], Array], tuple[State, dict[str, Array]]]:
     """The jitted step: (state, batch, step number from 1) to (next state, metrics).
 
@@ -55,7 +56,16 @@ def make_train_step(
         memory, time and dropout masks: each token weighs what it weighs in the whole batch.
       z_loss: factor of mean log_z² beside the loss (arXiv 2204.02311, section 5).
       ema_decay: of the state's "ema", see `average_parameters`; 0 where it has none.
+      frozen: a tree like the parameters, True for those that stay as they are: neither gradient
+        nor decay nor momentum moves them, and their gradients have no part in any norm. None for
+        a step that moves all.
     """
+
+    # Not by the optimiser: its state is the same whatever is frozen, so that branches may differ.
+    def without_frozen(tree):
+        if frozen is None:
+            return tree
+        return jax.tree.map(lambda stays, x: jnp.zeros_like(x) if stays else x, frozen, tree)
 
     def train_step(state, batch, step):
         key = jax.random.fold_in(jax.random.key(seed), step) if dropout else None
@@ -80,9 +90,10 @@ def make_train_step(
             grads, metrics = gradient(params, batch, key)
         else:
             grads, metrics = _accumulated(gradient, params, batch, key, accumulate)
+        grads = without_frozen(grads)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
-        params = optax.apply_updates(params, updates)
+        params = optax.apply_updates(params, without_frozen(updates))
         after = {"params": params, "optimizer": optimizer_state}
         if ema_decay:
             after["ema"] = average_parameters(state["ema"], params, ema_decay, step)

@@ -53,6 +53,15 @@ class TestReadArg:
         deep(expected)
         assert plain(read_arg(arg, SIZES)) == plain(smoke(expected))
 
+    def test_smoke_extends_as_many_times(self):
+        def stretched(config):
+            config.data.update(positions="pose", target_length=1000, pose_chunks=50)
+
+        data = read_arg("smoke", {"": stretched}).data
+        # 1000 / 64 = 15.625 times 32 tokens, of which each may be a chunk.
+        assert (data.train_length, data.target_length, data.pose_chunks) == (32, 500, 32)
+        validate(read_arg("smoke", {"": stretched}))
+
     @pytest.mark.parametrize("arg", ["tiny", "wide,deep", "wide,tiny", "Wide", "smokes"])
     def test_refuses_what_it_does_not_know(self, arg):
         with pytest.raises(UserError) as error:

@@ -9,7 +9,7 @@ import grain
 import numpy as np
 import pytest
 
-from lenext.data import ByteTokenizer, Corpus, causal_lm_batches, masked_lm_batches, pipeline
+from lenext.data import ByteTokenizer, Corpus, Pose, causal_lm_batches, masked_lm_batches, pipeline
 from lenext.errors import UserError
 
 LENGTH = 16
@@ -30,10 +30,12 @@ def batches(numbered_corpus):
 
 
 KINDS = {
-    "masked crops": (masked_lm_batches, False),
-    "causal crops": (causal_lm_batches, False),
-    "masked, packed": (masked_lm_batches, True),
-    "causal, packed": (causal_lm_batches, True),
+    "masked crops": (masked_lm_batches, {}),
+    "causal crops": (causal_lm_batches, {}),
+    "masked, PoSE": (masked_lm_batches, {"pose": Pose(100, chunks=3)}),
+    "causal, PoSE": (causal_lm_batches, {"pose": Pose(100)}),
+    "masked, packed": (masked_lm_batches, {"packing": True}),
+    "causal, packed": (causal_lm_batches, {"packing": True}),
 }
 
 
@@ -41,11 +43,11 @@ KINDS = {
 def stream(numbered_corpus, request):
     """Returns a maker of batches of each kind: what they promise, they promise alike."""
     corpus = numbered_corpus(*DOCUMENTS)
-    kind, packing = KINDS[request.param]
+    kind, own = KINDS[request.param]
 
     def make(**options):
         defaults = {"length": LENGTH, "batch_size": 4, "seed": 0, "tokenizer": ByteTokenizer()}
-        return kind(corpus, **(defaults | {"packing": packing} | options))
+        return kind(corpus, **(defaults | own | options))
 
     return make
 
@@ -243,10 +245,10 @@ def test_mistakes(batches, options, message):
     ],
 )
 def test_mistakes_of_all_kinds(numbered_corpus, kind, options, message):
-    make, packing = KINDS[kind]
+    make, own = KINDS[kind]
     defaults = {"length": LENGTH, "batch_size": 4, "seed": 0, "tokenizer": ByteTokenizer()}
     with pytest.raises(UserError) as error:
-        make(numbered_corpus(*DOCUMENTS), packing=packing, **(defaults | options))
+        make(numbered_corpus(*DOCUMENTS), **(defaults | own | options))
     assert str(error.value) == message
 
 
@@ -301,3 +303,41 @@ def test_a_bad_rate_is_found_before_the_first_batch(batches):
 def test_shard_outside_the_count(stream):
     with pytest.raises(ValueError, match="shard 2 of 2"):
         stream(shard_index=2, shard_count=2)
+
+
+class TestPose:
+    @pytest.fixture(params=[masked_lm_batches, causal_lm_batches])
+    def make(self, numbered_corpus, request):
+        corpus = numbered_corpus(*DOCUMENTS)
+        defaults = {"length": LENGTH, "batch_size": 4, "seed": 0, "tokenizer": ByteTokenizer()}
+        return lambda **options: request.param(corpus, **(defaults | options))
+
+    def test_adds_positions_and_changes_nothing_else(self, make):
+        plain, skipping = (take(make(pose=pose), 12) for pose in (None, Pose(1000)))
+        for batch in skipping:
+            positions = batch.pop("token_positions")
+            assert (positions.shape, positions.dtype) == ((4, LENGTH), np.int32)
+            assert np.all(positions[:, 0] == 0)
+            assert np.all(positions < 1000)
+            # Two chunks: one step that is not of 1, or none where u_1 is 0.
+            assert np.all(np.sum(np.diff(positions) != 1, axis=1) <= 1)
+        assert_same(skipping, plain)
+
+    def test_draws_anew_for_each_sequence_of_each_epoch(self, make):
+        rows = np.concatenate([b["token_positions"] for b in take(make(pose=Pose(10**6)), 10)])
+        # Of 40 draws from 15 · 999 985 positions, hardly two are alike.
+        assert len(np.unique(rows, axis=0)) == 40
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"pose": Pose(16)}, "target length 16: should be above 16, the length, and below"),
+            ({"pose": Pose(2**31)}, "target length 2147483648: should be above 16, the length"),
+            ({"pose": Pose(99, chunks=1)}, "1 chunks: should be from 2 to 16, the length"),
+            ({"pose": Pose(99, chunks=17)}, "17 chunks: should be from 2 to 16, the length"),
+            ({"pose": Pose(99), "packing": True}, "pose: should be None with packing"),
+        ],
+    )
+    def test_mistakes_are_found_before_the_first_batch(self, make, options, message):
+        with pytest.raises(ValueError, match=message):
+            make(**options)

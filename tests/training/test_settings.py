@@ -1,4 +1,4 @@
-"""Values of the sections `optimizer` and `training` that are refused before anything is done."""
+"""Values of the config that are refused before anything is done."""
 
 import pytest
 
@@ -23,6 +23,43 @@ from lenext.errors import UserError
         ("training", {"ema_decay": -0.1}, "training.ema_decay=-0.1: should be from 0 to below 1"),
         ("training", {"branch_step": -1}, "training.branch_step=-1: should be at least 0"),
         ("training", {"branch_step": 5}, "training.branch_step=5: should be 0 without branch_from"),
+        (
+            "data",
+            {"positions": "random"},
+            "data.positions='random': should be one of plain, pose",
+        ),
+        (
+            "data",
+            {"target_length": 1024},
+            "data.target_length=1024: should be 0 where positions are plain; say "
+            "config.data.positions=pose",
+        ),
+        (
+            "data",
+            {"positions": "pose"},
+            "data.target_length=0: with positions=pose should be above train_length=64, and below "
+            "2^31",
+        ),
+        (
+            "data",
+            {"positions": "pose", "target_length": 64},
+            "data.target_length=64: with positions=pose should be above train_length=64, and "
+            "below 2^31",
+        ),
+        (
+            "data",
+            {"positions": "pose", "target_length": 2**31},
+            "data.target_length=2147483648: with positions=pose should be above train_length=64, "
+            "and below 2^31",
+        ),
+        ("data", {"pose_chunks": 1}, "data.pose_chunks=1: should be from 2 to train_length=64"),
+        ("data", {"pose_chunks": 65}, "data.pose_chunks=65: should be from 2 to train_length=64"),
+        (
+            "data",
+            {"positions": "pose", "target_length": 65, "packing": True},
+            "data.packing=True: should be False with positions=pose, which skip within one "
+            "document",
+        ),
     ],
 )
 def test_are_named(section, values, message):
@@ -42,6 +79,8 @@ def test_are_named(section, values, message):
         ("training", {"branch_from": "runs/a"}),
         ("training", {"branch_from": "runs/a", "branch_step": 5}),
         ("training", {"ema_decay": 0.9999, "z_loss": 1e-4, "accumulate": 8}),
+        ("data", {"positions": "pose", "target_length": 65}),
+        ("data", {"positions": "pose", "target_length": 2**31 - 1, "pose_chunks": 64}),
     ],
 )
 def test_may_be_given(section, values):
