@@ -61,7 +61,7 @@ CATALOGUE: dict[str, Entry] = {
     "softmax_plus": Entry("GAU-α (Su 2022)", "temperature ln n / ln 512, so below 1 in rows shorter than 512 tokens", causal=False, temperature=temperature.SoftmaxPlus()),
     "log_length": Entry("Su 2021; Qwen (arXiv 2309.16609)", "temperature max(1, ln n / ln L)", temperature=temperature.LogLength()),
     "infoscale": Entry("InfoScale (arXiv 2501.08570)", "temperature √((1 − n^(−2/H)) / (1 − L^(−2/H))), at least 1", temperature=temperature.InfoScale()),
-    "entropy_matched": Entry("ours: holds the entropy of normal logits", "temperature √((ln n − H₀) / (ln L − H₀)), H₀ per head, ½ ln L uncalibrated", temperature=temperature.EntropyMatched()),
+    "entropy_matched": Entry("ours", "temperature that keeps each head's entropy at L, √(1 + slope · ln(n / L)), slopes measured per head (`--calibrate`); √((ln n − H₀) / (ln L − H₀)) with H₀ = ½ ln L before", temperature=temperature.EntropyMatched()),
     "ssmax": Entry("Scalable-Softmax (arXiv 2501.19399)", "temperature s_h ln n, s learned per head", causal=True, temperature=temperature.ScalableSoftmax()),
     "ssa": Entry("Selective Attention (arXiv 2411.12892)", "temperature 1 + e^(−e^β) ln n + tanh(w·q), β and w learned per head", causal=True, temperature=temperature.Selective()),
     "llama4": Entry("Llama 4 (Meta 2025)", "temperature 1 + 0.1 ln(1 + ⌊(i + 1) / 8192⌋)", causal=True, temperature=temperature.FlooredLog()),
