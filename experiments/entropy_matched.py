@@ -3,9 +3,9 @@
     python -m experiments.entropy_matched --runs=runs --results=experiments/results
 
 Trains the quickstart's model (or resumes it under --runs), calibrates entropy_matched on training
-documents at 64, 128, 512 and 2048 bytes, and evaluates it beside infoscale and log_length: alone
-and on top of rerope, yarn and lm_infinite, all on the same weights, documents and masks. Writes
-entropy_matched.json, .md and .png.
+documents at 64, 128, 512, 2048 and 8192 bytes, and evaluates it beside infoscale and log_length:
+alone and on top of rerope, yarn and lm_infinite, all on the same weights, documents and masks.
+Writes entropy_matched.json, .md and .png.
 """
 
 import argparse

@@ -106,7 +106,7 @@ def base_config() -> Config:
     config.eval.stride = 32  # sliding_window: how many last tokens of a window are predicted
     config.eval.batch_tokens = 4096  # in one forward pass, at least one sequence
     config.eval.probe_rows = 32  # rows a sequence looked at for entropy and dilution
-    config.eval.calibration_documents = 16  # --calibrate: the longest for training, at most
+    config.eval.calibration_documents = 16  # --calibrate: the longest of those trained on
     config.eval.calibration_tokens = 16384  # a length, at least, as in eval.tokens
     config.eval.bootstrap = 2000  # resamples of the documents
     config.eval.seed = 0  # masks and bootstrap

@@ -70,15 +70,15 @@ class EntropyMatched(Temperature):
     ln n - f^2 v / 2. What holds it at H0, its value at n = L, is sqrt((ln n - H0) / (ln L - H0)):
     a square that grows linearly in ln n, by 1 / (ln L - H0). The logits of a trained head are not
     normal, so that slope is measured (`lenext.evaluate --calibrate`), per layer and head, and once
-    for each piece of lengths: from L to 2 L, to 8 L, and from there on. Uncalibrated, H0 is
-    ln L / 2 and the slope 2 / ln L throughout.
+    for each piece of lengths: from L to 2 L, to 8 L, to 32 L, and from there on. Uncalibrated, H0
+    is ln L / 2 and the slope 2 / ln L throughout.
 
     Exactly 1 at n = L, and below unless `clamp` is off, where the first slope goes on. A square is
     never below 1/16, or 0 in rows shorter than L.
     """
 
     calibrated: ClassVar[bool] = True
-    pieces: ClassVar[tuple[int, ...]] = (1, 2, 8)  # where each begins, in L
+    pieces: ClassVar[tuple[int, ...]] = (1, 2, 8, 32)  # where each begins, in L
     clamp: bool = option(True, bool)
 
     def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:  # noqa: D102

@@ -1,8 +1,8 @@
 """Calibration: the temperature at which each head keeps its entropy, measured on documents.
 
 For `EntropyMatched`, alone or on top of another method. A head's target is the mean entropy of its
-rows at the training length L. At 2, 8 and 32 L the factor is sought that brings its rows back to
-it, in all layers at once, as what a layer sees follows from those before it.
+rows at the training length L. At 2, 8, 32 and 128 L the factor is sought that brings its rows back
+to it, in all layers at once, as what a layer sees follows from those before it.
 """
 
 import functools
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lenext.attention import Method
 from lenext.attention.naive import Places, visible
 from lenext.attention.temperature import EntropyMatched
-from lenext.config import Config
+from lenext.config import Config, read_lengths
 from lenext.data import Tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.figures import Batch, spread
@@ -29,7 +29,7 @@ from lenext.models import Model, model_methods, token_figures, with_method
 from lenext.models.calibration import is_calibrated, set_parts, write_calibration
 from lenext.models.pretrained import Pretrained
 
-MULTIPLES = (2, 8, 32)
+MULTIPLES = (2, 8, 32, 128)
 """Lengths calibrated at, in L: the ends of the law's pieces, and one beyond."""
 
 STARTS = np.log(EntropyMatched.pieces)  # in ln(n / L)
@@ -44,12 +44,12 @@ class Calibrated(NamedTuple):
     Attributes:
       parts: a dict a layer, for `lenext.models.calibration.set_parts`.
       entropy: each head's at the training length, in nats.
-      deviation: by length, each head's entropy over that one, less 1.
+      deviation: by length, entropy over that one, less 1, of each head that was calibrated.
     """
 
     parts: list[dict[str, Any]]
     entropy: Float[np.ndarray, "layers heads"]
-    deviation: dict[int, Float[np.ndarray, "layers heads"]]
+    deviation: dict[int, Float[np.ndarray, "calibrated heads"]]
 
 
 def calibrate(
@@ -89,7 +89,7 @@ def calibrate(
         keys = [_visible(m, probe(length), length, causal) for m in model_methods(model)]
         reached = np.array([np.mean(np.log(n / train_length)) for n in keys])
         _solve(slopes, target, reached, matched, math.log(train_length), at_length)
-    deviation = {length: entropies(length) / target - 1 for length in batches}
+    deviation = {length: (entropies(length) / target - 1)[matched] for length in sorted(batches)}
     return Calibrated(_parts(slopes, matched), target, deviation)
 
 
@@ -131,8 +131,15 @@ def calibrate_run(
         stride=min(settings.stride, train_length),
         key="config.data.train_length: documents are to be twice as long",
     )
-    longest = max(int(np.max(corpus.lengths)) - 1, 2 * train_length)  # one may only be predicted
-    lengths = [m * train_length for m in (1, *MULTIPLES) if m * train_length <= longest]
+    # As far as is asked for, and as documents go (whose last token may only be predicted).
+    asked = max(read_lengths(settings.lengths))
+    farthest = next((m for m in MULTIPLES if m * train_length >= asked), MULTIPLES[-1])
+    longest = max(int(np.max(corpus.lengths)) - 1, 2 * train_length)
+    lengths = [
+        m * train_length
+        for m in (1, *MULTIPLES)
+        if m * train_length <= min(longest, farthest * train_length)
+    ]
     batches = {
         n: protocol.prepare(corpus, tokenizer, n, n, sampling).batch for n in reversed(lengths)
     }

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from lenext.attention import Method
@@ -91,8 +90,4 @@ def write_calibration(workdir: Path, entries: Sequence[dict[str, Any]], train_le
     new = {read_methods(entry["method"], train_length): entry for entry in entries}
     old = {read_methods(e["method"], train_length): e for e in read_calibration(workdir)}
     content = {"calibrations": [*(old | new).values()]}
-    write_atomically(workdir / FILE, json.dumps(jax.tree.map(_rounded, content), indent=1) + "\n")
-
-
-def _rounded(value: Any) -> Any:
-    return round(value, 6) if isinstance(value, float) else value
+    write_atomically(workdir / FILE, json.dumps(content, indent=1) + "\n")

@@ -301,8 +301,8 @@ def temperature(axes, n, place, q, length, learned):
     if kind == "mistral3":
         return 1 + options.get("beta", 0.1) * np.log(1 + place // length)
     if kind == "entropy_matched":
-        # From knot to knot: L, 2 L, 8 L, and far beyond.
-        knots, far = np.log([1, 2, 8, 2**40]), np.log(n / length)
+        # From knot to knot: L, 2 L, 8 L, 32 L, and far beyond.
+        knots, far = np.log([1, 2, 8, 32, 2**40]), np.log(n / length)
         square = np.ones((1, len(learned["slopes"]), 1, 1)) + 0 * far
         for head, slopes in enumerate(learned["slopes"]):
             at_knots = 1 + np.concatenate([[0], np.cumsum(slopes * np.diff(knots))])

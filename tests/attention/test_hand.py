@@ -79,19 +79,20 @@ def test_entropy_matched():
 @pytest.mark.parametrize(
     ("slopes", "square"),
     [
-        ([1, 0, 0], 1 + math.log(2)),  # as measured: a slope from L to 2 L, to 8 L, beyond
-        ([0, 1, 0], 1 + math.log(4)),
-        ([0, 0, 1], 1 + math.log(2)),
-        ([-9, 0, 0], 1 / 16),  # never below
+        ([1, 0, 0, 0], 1 + math.log(2)),  # as measured: from L to 2 L, to 8 L, to 32 L, beyond
+        ([0, 1, 0, 0], 1 + math.log(4)),
+        ([0, 0, 1, 0], 1 + math.log(4)),
+        ([0, 0, 0, 1], 1 + math.log(2)),
+        ([-9, 0, 0, 0], 1 / 16),  # never below
     ],
 )
 def test_entropy_matched_by_pieces(slopes, square):
-    """L = 4 and 64 = 16 L keys, of which one has a logit of 1."""
+    """L = 4 and 256 = 64 L keys, of which one has a logit of 1."""
     weights = row(
         "entropy_matched", [1] + [0] * 63, params={"temperature": {"slopes": np.array([slopes])}}
     )
     e = math.exp(square**0.5)
-    close(weights, np.array([e] + [1] * 63) / (e + 63), rtol=1e-5)
+    close(weights, np.array([e] + [1] * 255) / (e + 255), rtol=1e-5)
 
 
 def test_entropy_matched_holds_the_entropy_of_normal_logits():

@@ -42,7 +42,7 @@ def calibrated(data_dir, tmp_path_factory):
     config.training.update(steps=1000, log_every=500, eval_every=1000, checkpoint_every=1000)
     workdir = tmp_path_factory.mktemp("calibrated")
     train(config, workdir)
-    config.eval.lengths = str(L)
+    config.eval.lengths = str(64 * L)
     evaluate(config, workdir, calibrate_first=True)
     return config, workdir
 
@@ -64,6 +64,7 @@ def entropies(config, workdir, split, lengths):
 def test_entropy_is_held_at_calibrated_lengths(calibrated):
     """Within 5 %, on the documents of the calibration."""
     config, workdir = calibrated
+    assert MULTIPLES == (2, 8, 32, 128)
     lengths = [m * L for m in (1, *MULTIPLES)]
     found = entropies(config, workdir, "train", lengths)
     target = found[METHOD, L]
@@ -137,7 +138,7 @@ def test_calibrations_stand_beside_each_other(copy):
     """And a pattern's layers without entropy matching have no parts."""
     config, workdir = copy
     hybrid = "windowed(window=8)|lm_infinite+entropy_matched"
-    config.eval.update(methods=hybrid, lengths=str(L), split="validation")
+    config.eval.update(methods=hybrid, lengths=str(32 * L), split="validation")
     evaluate(config, workdir, calibrate_first=True)
     first, second = read_calibration(workdir)
     assert (first["method"], second["method"]) == (METHOD, hybrid)
@@ -183,12 +184,12 @@ def test_a_causal_model(data_dir, tmp_path_factory):
     config.data.batch_size = 16
     config.optimizer.learning_rate = 1e-2
     config.training.update(steps=60, log_every=60, eval_every=60, checkpoint_every=60)
-    config.eval.update(methods=METHOD, lengths=str(L), calibration_tokens=2048)
+    config.eval.update(methods=METHOD, lengths=str(32 * L), calibration_tokens=2048)
     workdir = tmp_path_factory.mktemp("causal")
     train(config, workdir)
     evaluate(config, workdir, calibrate_first=True)
     (entry,) = read_calibration(workdir)
-    assert np.shape(entry["parts"][0]["temperature"]["slopes"]) == (2, 3)  # heads, pieces
+    assert np.shape(entry["parts"][0]["temperature"]["slopes"]) == (2, 4)  # heads, pieces
     run = load_run(workdir)
     targets = np.array(entry["entropy"])
 
@@ -202,6 +203,7 @@ def test_a_causal_model(data_dir, tmp_path_factory):
         rows = token_figures(model, batch, probe=jnp.arange(length - length // 8, length)).rows
         return np.asarray(rows.entropy).mean(axis=(1, 3))
 
-    for multiple in MULTIPLES:
+    assert [int(length) for length in entry["off"]] == [L, 2 * L, 8 * L, 32 * L]  # as asked for
+    for multiple in (2, 8, 32):
         assert np.all(np.abs(last_rows(METHOD, multiple * L) / targets - 1) < 0.05)
     assert np.max(last_rows("rerope", 32 * L) / targets) > 1.5

@@ -47,7 +47,7 @@ def test_starts_as_the_papers_say(name, train_length):
     expected = {
         "ssmax": {"temperature.slope": [1 / log] * 3},
         "ssa": {"temperature.beta": [2.0] * 3, "temperature.query": np.zeros((3, 4))},
-        "entropy_matched": {"temperature.slopes": np.full((3, 3), 2 / log)},
+        "entropy_matched": {"temperature.slopes": np.full((3, 4), 2 / log)},
         "kerple_log": {"position.log_p": np.zeros(3), "position.log_a": np.zeros(3)},  # p = a = 1
         "fire": {"position.c": 0.1, "position.threshold": 1.0},
     }[name]
