@@ -3,6 +3,7 @@
 from lenext.models.build import FAMILIES, Model, build_model
 from lenext.models.decoder import Decoder, DecoderConfig
 from lenext.models.gau import GAUConfig, GAUEncoder
+from lenext.models.maps import attention_maps
 from lenext.models.objectives import TokenFigures, token_figures
 from lenext.models.pretrained import load_pretrained
 from lenext.models.swap import model_methods, parameter_table, unsuited, with_method
@@ -15,6 +16,7 @@ __all__ = [
     "GAUEncoder",
     "Model",
     "TokenFigures",
+    "attention_maps",
     "build_model",
     "load_pretrained",
     "model_methods",

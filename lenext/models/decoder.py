@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, RowStatistics
+from lenext.attention import Method, row_statistics
 from lenext.models.layers import (
     Attention,
     Context,
@@ -200,8 +200,9 @@ class Decoder(nnx.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         dropout_key: Array | None = None,
         probe: Int[Array, " R"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], RowStatistics | None]:
-        """Hidden states that the head reads, and the statistics of the attention rows `probe`.
+        look: Callable[..., Any] = row_statistics,
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """Hidden states that the head reads, and what is seen of the attention rows `probe`.
 
         Args:
           tokens: token ids.
@@ -210,15 +211,17 @@ class Decoder(nnx.Module):
           segment_ids: documents of a pack, which do not see each other; ids are only compared.
           dropout_key: turns dropout on.
           probe: indices of the query rows to look at.
+          look: at those rows: a function of the arguments of `lenext.attention.row_statistics`,
+            whose result gets the layers as a new first axis.
 
         Returns:
-          Hidden states in the compute type, and statistics of shape [layers, B, N, R] (None
-          without `probe`).
+          Hidden states in the compute type, and what `look` gives (None without `probe`): by
+          default `RowStatistics` of shape [layers, B, N, R].
         """
         dropout_key, keys = split_dropout(dropout_key, len(self.layers))
         x = self.embedding(tokens).astype(self.config.dtype)
         x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
-        context = Context(mask, positions, segment_ids, probe)
+        context = Context(mask, positions, segment_ids, probe, look)
 
         def apply(layer: DecoderLayer, x: Array, key: Array | None):
             def call(attention: Attention, q: Array, k: Array, v: Array):

@@ -1,8 +1,8 @@
 """GAU-alpha: a bidirectional encoder of gated attention units, for masked language modelling."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, RowStatistics
+from lenext.attention import Method, row_statistics
 from lenext.models.layers import Attention, Context, dense, rms_norm, run_layers, split_dropout
 
 Ar = Array | np.ndarray
@@ -77,15 +77,15 @@ class GAULayer(nnx.Module):
         context: Context,
         *,
         dropout_key: Array | None,
-    ) -> tuple[Float[Array, "B T D"], RowStatistics | None]:
-        """x, one unit on; and the statistics of the probed rows."""
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """x, one unit on; and what a look at the probed rows gives."""
         e = self.config.intermediate_size
         u, v, z = jnp.split(jax.nn.silu(dense(self.i_dense, x)), [e, 2 * e], axis=-1)
         q, k = self.q_scale(z), self.k_scale(z)
-        out, figures = self.attention(q[:, :, None], k[:, :, None], v[:, :, None], context)
+        out, seen = self.attention(q[:, :, None], k[:, :, None], v[:, :, None], context)
         out = dense(self.o_dense, u * out[:, :, 0])
         out = self.dropout(out, deterministic=dropout_key is None, rngs=dropout_key)
-        return rms_norm(x + out), figures
+        return rms_norm(x + out), seen
 
 
 class GAUEncoder(nnx.Module):
@@ -124,8 +124,9 @@ class GAUEncoder(nnx.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         dropout_key: Array | None = None,
         probe: Int[Array, " R"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], RowStatistics | None]:
-        """Hidden states, and the statistics of the attention rows `probe`.
+        look: Callable[..., Any] = row_statistics,
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """Hidden states, and what is seen of the attention rows `probe`.
 
         Args:
           tokens: token ids.
@@ -135,17 +136,19 @@ class GAUEncoder(nnx.Module):
           segment_ids: documents of a pack, which do not see each other; ids are only compared.
           dropout_key: turns dropout on.
           probe: indices of the query rows to look at.
+          look: at those rows: a function of the arguments of `lenext.attention.row_statistics`,
+            whose result gets the layers as a new first axis.
 
         Returns:
-          Hidden states in the compute type, and statistics of shape [layers, B, 1, R] (None
-          without `probe`).
+          Hidden states in the compute type, and what `look` gives (None without `probe`): by
+          default `RowStatistics` of shape [layers, B, 1, R].
         """
         types = jnp.zeros_like(tokens) if token_types is None else token_types
         dropout_key, keys = split_dropout(dropout_key, len(self.layers))
         x = rms_norm(self.word_embedding(tokens) + self.type_embedding(types))
         x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
 
-        context = Context(mask, positions, segment_ids, probe)
+        context = Context(mask, positions, segment_ids, probe, look)
 
         def apply(layer: GAULayer, x: Array, key: Array | None):
             return layer(x, context, dropout_key=key)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, RowStatistics, attend, init_params, row_statistics
+from lenext.attention import Method, attend, init_params, row_statistics
 
 
 def rms_norm(x: Float[Array, "*B D"], epsilon: float = 1e-12) -> Float[Array, "*B D"]:
@@ -36,12 +36,14 @@ class Context(NamedTuple):
       positions: of every token, in tokens; default 0..T-1. One axis where all sequences agree.
       segment_ids: documents of a pack.
       probe: indices of query rows to look at.
+      look: at those rows, by a function of `row_statistics`' arguments.
     """
 
     mask: Bool[Array, "B T"] | None = None
     positions: Int[Array, "..."] | None = None
     segment_ids: Int[Array, "B T"] | None = None
     probe: Int[Array, " R"] | None = None
+    look: Callable[..., Any] = row_statistics
 
 
 class KVCache(NamedTuple):
@@ -86,8 +88,8 @@ class Attention(nnx.Module):
         k: Float[Array, "B T K H"],
         v: Float[Array, "B T K V"],
         context: Context,
-    ) -> tuple[Float[Array, "B T N V"], RowStatistics | None]:
-        """Attention, and the statistics of the probed rows if there are any."""
+    ) -> tuple[Float[Array, "B T N V"], Any]:
+        """Attention, and what a look at the probed rows gives; None if there are none."""
         shared = self._shared()
         shared |= {"kv_mask": context.mask, "kv_segment_ids": context.segment_ids}
         out = attend(
@@ -99,11 +101,11 @@ class Attention(nnx.Module):
         at = context.probe
         positions = jnp.arange(q.shape[1]) if context.positions is None else context.positions
         segment_ids = None if context.segment_ids is None else context.segment_ids[:, at]
-        figures = row_statistics(
+        seen = context.look(
             q[:, at], k, self.method, q_positions=positions[..., at], kv_positions=positions,
             q_segment_ids=segment_ids, **shared,
         )  # fmt: skip
-        return out, figures
+        return out, seen
 
     def _shared(self) -> dict[str, Any]:
         params = jax.tree.map(lambda p: p[...], self.learned, is_leaf=_is_param)
