@@ -161,18 +161,10 @@ def scale_figures(others: dict[str, Trained], tokens: np.ndarray) -> dict[str, A
         method: share_by_distance(attention_maps(trained.run.model, tokens))
         for method, trained in others.items()
     }
-    kept = others[cosscale(KEPT)].run
-    swapped = {
-        cosscale(c): share_by_distance(
-            attention_maps(
-                with_method(
-                    kept.model, make_method(cosscale(c), train_length=kept.config.data.train_length)
-                ),
-                tokens,
-            )
-        )
-        for c in SCALES
-    }
+    kept, swapped = others[cosscale(KEPT)].run, {}
+    for name in map(cosscale, SCALES):
+        method = make_method(name, train_length=kept.config.data.train_length)
+        swapped[name] = share_by_distance(attention_maps(with_method(kept.model, method), tokens))
     length = tokens.shape[1]
     uniform = share_by_distance(np.full((1, 1, 1, length, length), 1 / length))
     return {

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -45,7 +45,8 @@ def draw_maps(strips: Sequence[Strip], title: str) -> bytes:
     """A PNG: a strip a method and layer, queries down, keys across; the first head of each."""
     layers, rows = strips[0].maps.shape[0], strips[0].maps.shape[3]
     length, start = strips[-1].maps.shape[4], strips[0].first
-    colours = matplotlib.colormaps["magma_r"].resampled(len(LEVELS))
+    steps = matplotlib.colormaps["magma_r"](np.linspace(0.15, 1, len(LEVELS) - 1))
+    colours = ListedColormap(["white", *steps])
     norm = BoundaryNorm(LEVELS, colours.N, extend="min")
     with matplotlib.rc_context({"font.size": 10}):
         figure = Figure(
@@ -59,7 +60,7 @@ def draw_maps(strips: Sequence[Strip], title: str) -> bytes:
                     maps, cmap=colours, norm=norm, aspect="auto", interpolation="nearest",
                     extent=(strip.first, strip.first + maps.shape[1], start + rows, start),
                 )  # fmt: skip
-                axes.set_facecolor("0.92")
+                axes.set_facecolor("0.9")
                 axes.set_xlim(0, length)
                 entropy = -np.sum(maps * np.log(np.maximum(maps, 1e-30)), axis=-1).mean()
                 axes.text(
