@@ -8,13 +8,14 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lenext.evaluation.plot import COLOURS
 
-STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 LEVELS = 10.0 ** np.arange(-4, 0.1, 0.5)  # of weights: few, so that colours can be read back
 
 
@@ -53,10 +54,9 @@ def draw_maps(strips: Sequence[Strip], title: str) -> bytes:
             figsize=(3.6 * layers + 1.9, 0.98 * len(strips) + 1.2), layout="constrained"
         )
         grid = figure.subplots(len(strips), layers, sharex=True, sharey=True, squeeze=False)
-        image = None
         for axes_row, strip in zip(grid, strips, strict=True):
             for axes, maps in zip(axes_row, strip.maps[:, 0, 0], strict=True):
-                image = axes.imshow(
+                axes.imshow(
                     maps, cmap=colours, norm=norm, aspect="auto", interpolation="nearest",
                     extent=(strip.first, strip.first + maps.shape[1], start + rows, start),
                 )  # fmt: skip
@@ -74,8 +74,10 @@ def draw_maps(strips: Sequence[Strip], title: str) -> bytes:
             axes.set_title(f"layer {layer + 1}", fontsize=11)
         for axes in grid[-1]:
             axes.set_xlabel("key (position)")
-        bar = figure.colorbar(image, ax=grid, fraction=0.02, pad=0.01, label="weight")
-        bar.set_ticks(LEVELS[::2], labels=["0.0001", "0.001", "0.01", "0.1", "1"])
+        bar = figure.colorbar(
+            ScalarMappable(norm, colours), ax=grid, fraction=0.02, pad=0.01, label="weight"
+        )
+        bar.set_ticks(LEVELS[::2].tolist(), labels=["0.0001", "0.001", "0.01", "0.1", "1"])
         figure.supylabel("query (position)", fontsize=10)
         figure.suptitle(
             f"Attention of {rows} bytes of a validation document, alone and in the middle of "
@@ -224,6 +226,10 @@ def _length_axis(axes: Axes, lengths: Sequence[float], train_length: int) -> Non
     axes.set_xticks(lengths, [f"{n:,}" for n in lengths])
     axes.minorticks_off()
     axes.axvline(train_length, color="0.5", linewidth=1, linestyle=(0, (4, 4)))
+    axes.annotate(
+        f"L = {train_length}", (train_length, 1.0), (3, -1), color="0.4", fontsize=9,
+        xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+    )  # fmt: skip
     axes.grid(axis="y", color="0.9", linewidth=0.8)
 
 
