@@ -11,7 +11,7 @@ attention_maps.png       weights of one validation document's middle rows, by la
 entropy_by_length.png    mean row entropy and dilution of each layer
 cosscale_window.png      weight by distance, the window that holds 90 % of it, entropy, loss
 
-An hour on two CPU cores beside other work, at most half of it training.
+It took 75 minutes on two CPU cores, at low priority beside other work, half of it training.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class Trained(NamedTuple):
 
     Attributes:
       run: the model and where it comes from.
-      records: of the evaluation.
+      records: accuracy and loss, of the evaluation.
       heads: of the evaluation, by method, length, layer and head.
     """
 
@@ -103,6 +103,7 @@ def _train(config: Config, workdir: Path, methods: Sequence[str]) -> Trained:
     missing = any(under_method(run, workdir, pattern)[1] for pattern in patterns)
     config.eval.methods = ",".join(methods)
     records = evaluate(config, workdir, calibrate_first=missing)
+    records = [record for record in records if record["metric"] in ("accuracy", "loss")]
     heads = json.loads((workdir / "eval" / "results.json").read_text())["heads"]
     return Trained(run, records, heads)
 
@@ -203,7 +204,11 @@ def markdown(quickstart: Trained, others: dict[str, Trained], figures: dict[str,
             r["value"] for r in of.records if (r["method"], r["length"], r["metric"]) == chosen
         )
 
-    parts = [f"# {title(quickstart)}", "", f"Layers 1 / … / {len(layers)}."]
+    parts = [
+        f"# {title(quickstart)}",
+        "",
+        f"Figures by layer: {' / '.join(str(1 + layer) for layer in layers)}.",
+    ]
     parts += ["", "## Methods on the same weights", ""]
     headings = [f"entropy at {n}" for n in shown]
     parts += table(

@@ -104,6 +104,8 @@ def draw_layers(heads: Sequence[dict[str, Any]], train_length: int, title: str) 
         for layer, axes in enumerate(grid[0]):
             axes.set_title(f"layer {layer + 1}", fontsize=11)
             axes.plot(lengths, np.log(lengths), ":", color="0.5", label="all keys alike: ln n")
+            grid[1, layer].tick_params(axis="x", labelsize=9)
+        grid[0, 0].set_ylim(0, 1.08 * max(r["entropy"] for r in heads))
         grid[0, 0].set_ylabel("row entropy (nats)")
         grid[1, 0].set_ylabel(f"weight at |Δ| ≥ {train_length}")
         for axes in grid[1]:
@@ -128,9 +130,10 @@ def draw_scales(
     """
     methods = list(found["share_by_distance"])
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(scales)))
+    widths = np.linspace(3.6, 1.4, len(scales))  # curves that coincide are seen one in the other
     style: dict[str, dict[str, Any]] = {
-        method: {"color": colour, "label": f"c = {c}", "linewidth": 2}
-        for (method, c), colour in zip(scales.items(), colours, strict=True)
+        method: {"color": colour, "label": f"c = {c}", "linewidth": width}
+        for (method, c), colour, width in zip(scales.items(), colours, widths, strict=True)
     }
     for method in methods:
         style.setdefault(
@@ -176,6 +179,7 @@ def _draw_profiles(
         axes.plot(x, np.mean(share, axis=0) * length / pairs, **style[method])
     axes.axhline(1 / length, linestyle=":", color="0.5")
     axes.set_yscale("log")
+    axes.set_ylim(1e-8, 2)
     ticks = [2**i for i in range(length.bit_length())]
     _length_axis(axes, [0.5, *ticks], train_length)
     axes.set_xticks([0.5, *ticks], ["0", *map(str, ticks)])
@@ -195,7 +199,8 @@ def _draw_windows(axes: Axes, found: dict[str, Any], scales: Mapping[str, int], 
         )
         axes.plot(c, [found["kept"][m][layer] for m in scales], **line, linestyle="--")
         for method in others:
-            axes.plot([first], [found["window"][method][layer]], "D", color=colour, markersize=6)
+            value = found["window"][method][layer]
+            axes.plot([first], [value], "D", color=colour, markersize=9 - 2 * layer)
     axes.axhline(found["uniform"], linestyle=":", color="0.5")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
