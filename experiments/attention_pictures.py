@@ -130,10 +130,11 @@ def draw_scales(
     """
     methods = list(found["share_by_distance"])
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(scales)))
-    widths = np.linspace(3.6, 1.4, len(scales))  # curves that coincide are seen one in the other
+    # Every second one with gaps, through which a neighbour that coincides is seen.
+    dashes = [("-", (0, (3, 1.5)))[index % 2] for index in range(len(scales))]
     style: dict[str, dict[str, Any]] = {
-        method: {"color": colour, "label": f"c = {c}", "linewidth": width}
-        for (method, c), colour, width in zip(scales.items(), colours, widths, strict=True)
+        method: {"color": colour, "label": f"c = {c}", "linewidth": 2, "linestyle": dash}
+        for (method, c), colour, dash in zip(scales.items(), colours, dashes, strict=True)
     }
     for method in methods:
         style.setdefault(
