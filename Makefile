@@ -33,9 +33,9 @@ quickstart: setup ## Train the smallest model, then evaluate it at longer length
 	$(BIN)/python -m lenext.evaluate $(QUICKSTART)
 
 # PYTHON is set anew because launch scripts under test read it: they are to run in .venv too,
-# whatever interpreter made .venv.
+# whatever interpreter made .venv. A file's tests stay in one process: they share what they compile.
 test: setup ## Run the tests, in WORKERS=2 processes
-	PYTHON="$(CURDIR)/$(BIN)/python" $(BIN)/python -m pytest -n $(WORKERS)
+	PYTHON="$(CURDIR)/$(BIN)/python" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup ## Check style, formatting and types
 	$(BIN)/python -m ruff check

@@ -88,9 +88,8 @@ def test_entropy_matched():
 )
 def test_entropy_matched_by_pieces(slopes, square):
     """L = 4 and 256 = 64 L keys, of which one has a logit of 1."""
-    weights = row(
-        "entropy_matched", [1] + [0] * 63, params={"temperature": {"slopes": np.array([slopes])}}
-    )
+    params = {"temperature": {"slopes": np.array([slopes])}}
+    weights = row("entropy_matched", [1] + [0] * 255, params=params)
     e = math.exp(square**0.5)
     close(weights, np.array([e] + [1] * 255) / (e + 255), rtol=1e-5)
 
