@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 QUICKSTART := --config=configs/quickstart.py --workdir=runs/quickstart
 UV_VERSION := 0.13.8
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -32,9 +33,9 @@ quickstart: setup ## Train the smallest model, then evaluate it at longer length
 	$(BIN)/python -m lenext.evaluate $(QUICKSTART)
 
 # PYTHON is set anew because launch scripts under test read it: they are to run in .venv too,
-# whatever interpreter made .venv.
-test: setup ## Run the tests
-	PYTHON="$(CURDIR)/$(BIN)/python" $(BIN)/python -m pytest
+# whatever interpreter made .venv. A file's tests stay in one process: they share what they compile.
+test: setup ## Run the tests, in WORKERS=2 processes
+	PYTHON="$(CURDIR)/$(BIN)/python" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup ## Check style, formatting and types
 	$(BIN)/python -m ruff check

@@ -39,6 +39,14 @@ def test_surface_example():
     assert names["entropy"].shape == (1, 4, 512)
 
 
+def test_flax_example():
+    (surface,) = [block for block in BLOCKS if "row_statistics" in block]
+    (code,) = [block for block in BLOCKS if "MultiHeadAttention" in block]
+    names = {}
+    exec(surface + code, names)
+    assert names["hidden"].shape == (1, 512, 64)
+
+
 def test_own_method_example(clean_catalogue):
     (code,) = [block for block in BLOCKS if "CATALOGUE[" in block]
     names = {"__name__": "example"}

@@ -67,6 +67,7 @@ def attend(
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     if v.ndim != 4 or v.shape[:3] != k.shape[:3]:
         raise ValueError(f"v {v.shape}: should be [B, S, K, V] beside k {k.shape}")
+    _check_floating("v", v)
     places, ordered, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
     )
@@ -182,6 +183,8 @@ def _resolve(
         raise ValueError(f"method {method!r}: should come from make_method")
     if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(f"q {q.shape}, k {k.shape}: should be [B, T, N, H] and [B, S, K, H]")
+    _check_floating("q", q)
+    _check_floating("k", k)
     (batch, length, num_heads, head_dim), (key_length, kv_heads) = q.shape, k.shape[1:3]
     if num_heads % kv_heads:
         raise ValueError(f"{num_heads} query heads: should be a multiple of {kv_heads} key heads")
@@ -229,6 +232,11 @@ def _resolve(
 def _form(params: Any) -> Any:
     """Parameters' nesting and shapes, to compare and to print."""
     return jax.tree.map(lambda x: str(list(jnp.shape(x))), params)
+
+
+def _check_floating(name: str, x: Array) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} is {x.dtype}: should be floating")
 
 
 def _check_block_size(block_size: int | None) -> None:

@@ -64,6 +64,8 @@ def map_blocks(
     """
     length, key_length = q.shape[1], k.shape[1]
     block_size = min(block_size, length)
+    # Not in each block: their gradients are summed over blocks, which 16 bits do not bear.
+    k, v = jax.tree.map(lambda x: x.astype(jnp.float32), (k, v))
 
     def one_block(block_q, block_places, k, v, params):
         scored = scores(

@@ -39,14 +39,13 @@ def statistics(scored: Scores, method: Method) -> RowStatistics:
     total = jnp.sum(w, axis=-1, keepdims=True)
     w = w / jnp.where(total > 0, total, 1.0)
     seen = jnp.any(mask, axis=-1)
-    occupied = total[..., 0] > 0
 
     def weight_on(keys):
         return jnp.sum(jnp.where(keys, w, 0.0), axis=-1)
 
     entropy = -jnp.sum(jnp.where(w > 0, w * jnp.log(jnp.where(w > 0, w, 1.0)), 0.0), axis=-1)
     # Not 1 less the rest, which rounding would take below 0.
-    dilution = jnp.where(occupied, weight_on(jnp.abs(rows.delta) >= rows.train_length), 0.0)
+    dilution = weight_on(jnp.abs(rows.delta) >= rows.train_length)
     largest = jnp.max(jnp.where(mask, logits, -jnp.inf), axis=-1)
     return RowStatistics(
         entropy=entropy,

@@ -55,6 +55,18 @@ def test_shapes(changed, says):
         refused(row_statistics, arrays["q"], arrays["k"], METHOD, says=says)
 
 
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_whole_numbers_are_refused(which):
+    """Outputs of q's type would be cut off."""
+    arrays = {"q": q, "k": k, "v": v}
+    arrays[which] = arrays[which].astype(np.int32)
+    says = f"^{which} is int32: should be floating"
+    refused(attend, *arrays.values(), METHOD, says=says)
+    if which != "v":
+        refused(attention_weights, arrays["q"], arrays["k"], METHOD, says=says)
+        refused(row_statistics, arrays["q"], arrays["k"], METHOD, says=says)
+
+
 @pytest.mark.parametrize(
     ("places", "says"),
     [

@@ -88,9 +88,8 @@ def test_entropy_matched():
 )
 def test_entropy_matched_by_pieces(slopes, square):
     """L = 4 and 256 = 64 L keys, of which one has a logit of 1."""
-    weights = row(
-        "entropy_matched", [1] + [0] * 63, params={"temperature": {"slopes": np.array([slopes])}}
-    )
+    params = {"temperature": {"slopes": np.array([slopes])}}
+    weights = row("entropy_matched", [1] + [0] * 255, params=params)
     e = math.exp(square**0.5)
     close(weights, np.array([e] + [1] * 255) / (e + 255), rtol=1e-5)
 
@@ -144,6 +143,9 @@ def test_infoscale_table():
     factors = temperatures("infoscale", [64, 5, 1], dim=128, length=64, clamp=False)[:, 0]
     below = math.sqrt((1 - 5 ** (-1 / 64)) / (1 - 64 ** (-1 / 64)))
     close(factors, [1, below, 0], rtol=1e-5, atol=1e-6)
+    # 4 heads of 32 are 128 dimensions.
+    kw = {"dim": 32, "length": 64, "heads": 4, "all_heads": True}
+    close(temperatures("infoscale", [128, 4096], **kw), [[1.077] * 4, [1.392] * 4], atol=5e-4)
 
 
 def test_ssmax():
@@ -254,6 +256,26 @@ def test_lssar_rows_of_equal_weights_fall_back(method, dtype):
     weights = np.asarray(quick_weights(q, k, made, kv_mask=mask))[:, 0, 0]
     close(weights.sum(axis=-1), 1, rtol=1e-5)
     close(weights * counts[:, None], mask, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("phi", "logits", "values"),
+    [
+        ("softplus", [0, 1], [math.log(2), math.log(1 + E)]),
+        ("sigmoid", [0, 1], [1 / 2, E / (1 + E)]),
+        ("relu", [0.5, 1, -1], [1 / 2, 1, 0]),
+        ("relu2", [0.5, 1, -1], [1 / 4, 1, 0]),
+        # x Phi(x), where Phi(1) = 0.841345, less its least value -0.169971.
+        ("gelu_shifted", [0, 1, -1], [0.169971, 1.011316, 0.011316]),
+    ],
+)
+def test_first_stages(phi, logits, values):
+    """phi of the bare cosine, over the row's sum or over n."""
+    options = {"phi": phi, "scaled": False, "temperature": "softmax"}
+    values = np.array(values)
+    close(row("lssa", logits, **options), values / sum(values), rtol=1e-5, atol=1e-6)
+    unnormalised = row("lssa", logits, norm="none", **options)
+    close(unnormalised, values / len(logits), rtol=1e-5, atol=1e-6)
 
 
 def test_sigmoid():

@@ -55,6 +55,15 @@ def test_scaled_positions():
     close(logits("yarn", delta, **last)[:, 0], gain * np.sin(delta * 0.01 / 4), atol=1e-6)
 
 
+def test_dynamic_ntk_is_rope_up_to_the_training_length():
+    """A key of 64 trained: 0.01 radians a token in the last pair of H = 4, whatever s."""
+    delta = np.array([0, 1, 8, -30])
+    last = {"dim": 4, "query_dim": 2, "key_dim": 3, "length": 64}
+    for scale in (1, 4):
+        turned = logits("dynamic_ntk", delta, scale=scale, **last)[:, 0]
+        close(turned, np.sin(delta * 0.01), atol=1e-6)
+
+
 def test_clamped_distance():
     """ReRoPE stops turning at |distance| = w, on both sides; the default w is L."""
     delta = np.array([-9, -4, -3, -2, 0, 2, 3, 4, 9])
@@ -142,11 +151,11 @@ def test_kerple_log():
 
 
 def test_fire():
-    """One unit that passes its input: ln(1 + |distance|) / ln(1 + max(i, L)) for c = 1, L = 3."""
+    """One unit that passes its input: ln(1 + |distance|) / ln(1 + max(i, L)) for |c| = 1, L = 3."""
     q = np.zeros((2, 1, 1, 4), np.float32)
     k = np.zeros((2, 8, 1, 4), np.float32)
     made = make_method("fire", train_length=3)
-    learned = {"c": 1.0, "threshold": -1.0, "inner_bias": np.zeros(32), "outer_bias": np.zeros(1)}
+    learned = {"c": -1.0, "threshold": -1.0, "inner_bias": np.zeros(32), "outer_bias": [0.25]}
     learned |= {"inner": np.eye(32)[0], "outer": np.eye(32)[:, :1]}
     params = {"position": {name: jnp.asarray(x, jnp.float32) for name, x in learned.items()}}
     places = {"q_positions": np.array([[7], [1]]), "causal": True, "params": params}
@@ -155,3 +164,6 @@ def test_fire():
     close(weights[0], far / far.sum(), rtol=1e-5)
     near = np.exp(np.log([2.0, 1.0]) / np.log(4))
     close(weights[1, :2], near / near.sum(), rtol=1e-5)
+    # Key 0 is the farthest; the last bias is on every logit alike.
+    largest = np.ravel(quick_statistics(q, k, made, **places).max_logit)
+    close(largest, [1.25, np.log(2) / np.log(4) + 0.25], rtol=1e-5)

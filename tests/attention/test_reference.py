@@ -171,6 +171,20 @@ def test_causal_groups_of_several_blocks(method):
     np.testing.assert_allclose(out, expected, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("method", ["softmax", "streaming_llm(window=9)+log_length"])
+def test_blocks_follow_positions_in_any_order(method):
+    """Causal, and most of what an early query sees stands late: no prefix of the keys will do."""
+    q, k, v = inputs(seed=17, batch=1, queries=63, keys=63)
+    rng = np.random.default_rng(18)
+    places = {name: rng.permutation(63)[None] for name in ("q_positions", "kv_positions")}
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    out = quick_attend(
+        q, k, v, made, causal=True, implementation="blockwise", block_size=10, **places
+    )
+    expected = reference_attend(q, k, v, method, TRAIN_LENGTH, causal=True, **places)
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("heads", [(1, 1), (4, 4), (6, 2), (5, 1)], ids=str)
 def test_grouped_heads(heads):
     """One head, as many, three to one, all to one: query head h reads key head h // (N / K)."""

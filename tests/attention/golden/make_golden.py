@@ -1,14 +1,14 @@
-"""Frequencies and slopes as the transformers library computes them, for test_position.py.
+"""What the transformers library computes, for test_position.py and test_golden.py.
 
     python -m tests.attention.golden.make_golden
 
-writes positions.json beside this file. Needs torch and transformers, which lenext itself does not.
+writes transformers.json beside this file. Needs torch and transformers, which lenext does not.
 """
 
 import json
 import pathlib
 
-FILE = pathlib.Path(__file__).with_name("positions.json")
+FILE = pathlib.Path(__file__).with_name("transformers.json")
 
 # YaRN's ramp starts at the first pair, in the midst, or nowhere, and ends in the midst or past the
 # last pair.
@@ -21,14 +21,32 @@ SETTINGS = [
     {"dim": 64, "base": 500.0, "train_length": 8192, "scale": 4.0},
 ]
 HEADS = [1, 2, 3, 4, 6, 8, 12, 16, 20]
+PLACES = 24  # tokens of a document whose temperatures are kept
+STEPS = [{"beta": 0.1, "floor": 8}, {"beta": 0.5, "floor": 5}]
+ROWS = [[0.0], [0.0, 1.0], [-3.0, -1.0], [2.5, -0.5, 30.0, 29.0], [-200.0, -201.0, -190.0]]
+WINDOWS = [1, 3, 7]
 
 
 def compute() -> dict:
-    """Everything in positions.json."""
+    """Everything in transformers.json."""
     import torch
     import transformers
+
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {
+        "versions": versions,
+        "frequencies": frequencies(),
+        "alibi": slopes(),
+        "temperatures": temperatures(),
+        "softmax1": softmax1(),
+        "windowed": windows(),
+    }
+
+
+def frequencies() -> list[dict]:
+    """Radians a position of each pair, for each of SETTINGS; and YaRN's factor on cos and sin."""
+    import transformers
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
     def parameters(kind, setting, sequence_length=None, **rope):
         config = transformers.LlamaConfig(
@@ -40,7 +58,7 @@ def compute() -> dict:
         frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, seq_len=sequence_length)
         return [float(x) for x in frequencies], float(factor)
 
-    frequencies = []
+    settings = []
     for setting in SETTINGS:
         scale, length = setting["scale"], setting["train_length"]
         linear, _ = parameters("linear", setting, factor=scale)
@@ -59,18 +77,88 @@ def compute() -> dict:
             "longrope", setting, 3 * length, factor=scale, long_factor=factors,
             short_factor=[1.0] * len(factors), original_max_position_embeddings=length,
         )  # fmt: skip
+        partial, _ = parameters("proportional", setting, partial_rotary_factor=0.75)
         values = {
             "pi": linear, "ntk": dynamic, "yarn": yarn, "yarn_magnitude": magnitude,
             "dynamic_ntk": growing, "llama3": llama3, "longrope": longrope,
+            "p_rope": partial,
         }  # fmt: skip
-        frequencies.append({**setting, **values})
+        settings.append({**setting, **values})
+    return settings
+
+
+def slopes() -> dict[str, list[float]]:
+    """BLOOM's ALiBi slopes by number of heads."""
+    import torch
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
     # Distances enter as position times slope: the second position shows the slope.
-    slopes = {
+    return {
         str(n): build_alibi_tensor(torch.ones(1, 2), n, torch.float32)[:, 0, 1].tolist()
         for n in HEADS
     }
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    return {"versions": versions, "frequencies": frequencies, "alibi": slopes}
+
+
+def temperatures() -> list[dict]:
+    """Factors on queries at places 0 to 23, by Llama 4's layer and by Ministral 3's function."""
+    import torch
+    import transformers
+    from transformers.models.llama4.modeling_llama4 import Llama4TextAttention
+    from transformers.models.ministral3.modeling_ministral3 import get_llama_4_attn_scale
+
+    queries = []
+
+    def keep_query(module, query, key, value, mask, **_):
+        queries.append(query)
+        return value.transpose(1, 2), None
+
+    transformers.AttentionInterface.register("keep_query", keep_query)
+    out = []
+    for steps in STEPS:
+        config = transformers.Llama4TextConfig(
+            hidden_size=4, num_attention_heads=1, num_key_value_heads=1, head_dim=4,
+            num_hidden_layers=1, no_rope_layers=[0], attn_temperature_tuning=True,
+            attn_scale=steps["beta"], floor_scale=steps["floor"],
+        )  # fmt: skip
+        config._attn_implementation = "keep_query"
+        layer = Llama4TextAttention(config, 0)
+        with torch.no_grad():
+            layer.q_proj.weight.copy_(torch.eye(4))
+            layer(torch.ones(1, PLACES, 4), None, None)
+        places = torch.arange(PLACES)[None]
+        ministral = get_llama_4_attn_scale(places, steps["beta"], steps["floor"])
+        values = {"llama4": queries[-1][0, 0, :, 0], "mistral3": ministral[0, 0, :, 0]}
+        out.append({**steps, **{name: x.tolist() for name, x in values.items()}})
+    return out
+
+
+def softmax1() -> list[dict]:
+    """Rows of logits and weights, by gpt-oss's attention with a sink of logit 0."""
+    import types
+
+    import torch
+    from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
+
+    module = types.SimpleNamespace(num_key_value_groups=1, sinks=torch.zeros(1), training=False)
+    out = []
+    for logits in ROWS:
+        key = torch.tensor(logits)[None, None, :, None]
+        query = torch.ones(1, 1, 1, 1)
+        _, weights = eager_attention_forward(module, query, key, key, None, scaling=1.0)
+        out.append({"logits": logits, "weights": weights.ravel().tolist()})
+    return out
+
+
+def windows() -> dict[str, list[list[int]]]:
+    """The keys that each of twelve causal queries sees, by window."""
+    import torch
+    from transformers.masking_utils import sliding_window_causal_mask_function
+
+    places, out = torch.arange(12), {}
+    for window in WINDOWS:
+        sees = sliding_window_causal_mask_function(window)
+        out[str(window)] = [[j for j in range(12) if sees(0, 0, i, places[j])] for i in places]
+    return out
 
 
 if __name__ == "__main__":
