@@ -12,6 +12,8 @@ from lenext.attention import attend, make_method
 from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.describe import markdown_table
 from lenext.attention.method import init_params
+from lenext.training import train
+from tests.training.common import tiny_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -45,6 +47,21 @@ def test_flax_example():
     names = {}
     exec(surface + code, names)
     assert names["hidden"].shape == (1, 512, 64)
+
+
+def test_maps_example(monkeypatch, tmp_path):
+    """On a run of two steps, whose model has two layers."""
+    (code,) = [block for block in BLOCKS if "attention_maps" in block]
+    config = tiny_config(tmp_path / "data")
+    config.training.update(steps=2, eval_every=2, checkpoint_every=2)
+    train(config, tmp_path / "runs" / "quickstart")
+    (tmp_path / "README.md").write_text(README)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    assert names["maps"].shape == (2, 1, 1, 64, 512)
+    np.testing.assert_allclose(names["maps"].sum(axis=-1), 1.0, rtol=1e-5)
+    assert names["rows"].entropy.shape == (2, 1, 1, 512)
 
 
 def test_own_method_example(clean_catalogue):

@@ -48,7 +48,13 @@ def under_method(run: Pretrained, workdir: Path, pattern: Sequence[Method]) -> t
                     f"{workdir / FILE}: {entry['method']} was calibrated on {_words(found)}, and "
                     f"these are {_words(measured)}; calibrate again (lenext.evaluate --calibrate)"
                 )
-            set_parts(model, entry["parts"])
+            try:
+                set_parts(model, entry["parts"])
+            except (KeyError, TypeError, ValueError):
+                raise UserError(
+                    f"{workdir / FILE}: has other parts than {entry['method']} takes; calibrate "
+                    "again (lenext.evaluate --calibrate)"
+                ) from None
             return model, False
     return model, True
 

@@ -158,6 +158,11 @@ def test_a_calibration_of_other_weights_is_refused(copy):
     config.eval.update(methods=METHOD, lengths=str(L), split="validation")
     with pytest.raises(UserError, match="on params of step 200, and these are params of step 1000"):
         evaluate(config, workdir)
+    content["calibrations"][0]["step"] = 1000
+    content["calibrations"][0]["parts"][0]["temperature"]["slopes"] = [[1.0, 2.0]]
+    (workdir / FILE).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="has other parts than rerope"):
+        evaluate(config, workdir)
     (workdir / FILE).write_text("[]")
     with pytest.raises(UserError, match="should be as"):
         evaluate(config, workdir)
