@@ -49,10 +49,10 @@ def test_flax_example():
     assert names["hidden"].shape == (1, 512, 64)
 
 
-def test_maps_example(monkeypatch, tmp_path):
+def test_maps_example(monkeypatch, tmp_path, tmp_path_factory):
     """On a run of two steps, whose model has two layers."""
     (code,) = [block for block in BLOCKS if "attention_maps" in block]
-    config = tiny_config(tmp_path / "data")
+    config = tiny_config(tmp_path_factory.getbasetemp() / "tfds")
     config.training.update(steps=2, eval_every=2, checkpoint_every=2)
     train(config, tmp_path / "runs" / "quickstart")
     (tmp_path / "README.md").write_text(README)

@@ -11,7 +11,7 @@ from tests.training.common import tiny_config
 def found(tmp_path_factory):
     """(records, folder of results) of a run of seconds, with two of the sixteen methods."""
     folder = tmp_path_factory.mktemp("entropy_matched")
-    config = tiny_config(folder / "data")
+    config = tiny_config(tmp_path_factory.getbasetemp() / "tfds")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entropy_matched, "POSITIONS", ("rerope",))
         patch.setattr(entropy_matched, "TEMPERATURES", ("", "entropy_matched"))
