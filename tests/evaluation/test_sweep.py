@@ -6,8 +6,8 @@ import pytest
 from lenext.config import base_config, read_methods
 from lenext.data import ByteTokenizer, Corpus, evaluation_crops
 from lenext.evaluation.protocols import Sampling, mlm15
-from lenext.evaluation.sweep import Settings, _unsuited, sweep
-from lenext.models import build_model, model_methods, with_method
+from lenext.evaluation.sweep import Settings, sweep
+from lenext.models import build_model, model_methods, unsuited, with_method
 
 TRAIN_LENGTH = 8
 SETTINGS = Settings(
@@ -151,6 +151,8 @@ def test_the_seed_draws_other_masks(run, records):
     ],
 )
 def test_what_weights_were_not_trained_for_is_marked(trained, method, axes):
-    patterns = [read_methods(text, TRAIN_LENGTH) for text in (method, trained)]
-    four_layers = (patterns[1] * 4)[:4]
-    assert _unsuited(patterns[0], four_layers) == axes
+    settings = base_config().model
+    settings.update(hidden_size=8, intermediate_size=8, key_size=4, num_layers=4)
+    model = build_model(settings, read_methods(trained, TRAIN_LENGTH), 258, seed=1)
+    swapped = with_method(model, read_methods(method, TRAIN_LENGTH))
+    assert unsuited(swapped, model_methods(model)) == axes
