@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import diagnostics, naive
+from lenext.attention import diagnostics, naive, tiles
 from lenext.attention.blockwise import default_block_size, map_blocks
 from lenext.attention.method import Method, Params, init_params
-from lenext.attention.naive import Places, document_ordinals
+from lenext.attention.places import Places, located
 
 Ar = Array | np.ndarray
 IMPLEMENTATIONS = ("auto", "naive", "blockwise")
@@ -71,15 +71,19 @@ def attend(
     places, ordered, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
     )
-    chosen = implementation
-    if chosen == "auto":
-        chosen = choose_implementation(q.shape, k.shape[1])
-    if chosen == "naive":
+    if implementation == "auto":
+        implementation = choose_implementation(q.shape, k.shape[1])
+    if implementation == "naive":
         block_size = None
+    elif block_size is None and tiles.suits(method):
+        keeps = method.visibility.keeps()
+        block_size = tiles.default_tile(q.shape[0], q.shape[2], keeps and keeps[1])
     elif block_size is None:
         block_size = default_block_size(q.shape[0], q.shape[2], k.shape[1])
     statics: dict[str, Any] = {"method": method, "causal": causal, "ordered": ordered}
-    return _attend(q, k, v, params, places, block_size=block_size, **statics)
+    return _attend(
+        q, k, v, params, places, implementation=implementation, block_size=block_size, **statics
+    )
 
 
 def choose_implementation(q_shape: tuple[int, ...], key_length: int) -> str:
@@ -139,26 +143,38 @@ def row_statistics(
     return _row_statistics(q, k, params, places, block_size=block_size, **statics)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "block_size"))
-def _attend(q, k, v, params, places, *, method, causal, ordered, block_size):
-    """Blocks of `block_size` queries, or all rows at once where that is None."""
+@functools.partial(
+    jax.jit, static_argnames=("method", "causal", "ordered", "implementation", "block_size")
+)
+def _attend(q, k, v, params, places, *, method, causal, ordered, implementation, block_size):
+    places = located(places)
+    if implementation == "naive":
+        scored = _complete_scores(q, k, params, places, method=method, causal=causal)
+        out = naive.combine(naive.weights(scored, method), v.swapaxes(1, 2))
+        return out.swapaxes(1, 2).astype(q.dtype)
+    if tiles.suits(method):
+        out = tiles.attend_tiles(
+            q, k, v, method, params, places, causal=causal, ordered=ordered, tile=block_size
+        )
+        return out.astype(q.dtype)
 
     def outputs(scored, v):
-        return naive.combine(naive.weights(scored, method), v).astype(q.dtype)
+        return naive.combine(naive.weights(scored, method), v).swapaxes(1, 2).astype(q.dtype)
 
-    if block_size is None:
-        return outputs(
-            naive.scores(q, k, method, params, places, causal=causal, key_length=k.shape[1]), v
-        )
     return map_blocks(
         outputs, q, k, v, method, params, places,
         causal=causal, ordered=ordered, block_size=block_size,
     )  # fmt: skip
 
 
+def _complete_scores(q, k, params, places, *, method, causal):
+    k_sides = naive.sides_of_keys(k, method, places, causal=causal, num_heads=q.shape[2])
+    return naive.scores(q, k_sides, method, params, places, causal=causal, key_length=k.shape[1])
+
+
 @functools.partial(jax.jit, static_argnames=("method", "causal"))
 def _attention_weights(q, k, params, places, *, method, causal):
-    scored = naive.scores(q, k, method, params, places, causal=causal, key_length=k.shape[1])
+    scored = _complete_scores(q, k, params, located(places), method=method, causal=causal)
     return naive.weights(scored, method)
 
 
@@ -169,7 +185,7 @@ def _row_statistics(q, k, params, places, *, method, causal, ordered, block_size
         return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 2), per_row)  # [B, T, N]
 
     out = map_blocks(
-        figures, q, k, None, method, params, places,
+        figures, q, k, None, method, params, located(places),
         causal=causal, ordered=ordered, block_size=block_size,
     )  # fmt: skip
     return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), out)
@@ -216,9 +232,6 @@ def _resolve(
         q_segment_ids=per_token("q_segment_ids", q_segment_ids, length, jnp.integer),
         kv_segment_ids=per_token("kv_segment_ids", kv_segment_ids, key_length, jnp.integer),
     )
-    if method.position.uses_ordinals:
-        ordinals = document_ordinals(places.kv_positions, places.kv_mask, places.kv_segment_ids)
-        places = places._replace(kv_ordinals=ordinals)
     initial = init_params(method, num_heads, head_dim)
     if params is None:
         params = initial

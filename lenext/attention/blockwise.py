@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lenext.attention.method import Method, Params
-from lenext.attention.naive import Places, scores
+from lenext.attention.naive import scores, sides_of_keys
+from lenext.attention.places import Places
 
 # Float32 entries of a block's rows: small enough to stay in a CPU's cache, large enough that the
 # loop costs nothing. Measured in experiments/benchmarks/block_size.py.
@@ -22,7 +23,7 @@ BLOCK_ENTRIES = 2**18
 CAUSAL_GROUPS = 8
 
 RowFunction = Callable[..., Any]
-"""(scores of a block, that block's keys' values or None) -> pytree of [B, block, ...] arrays."""
+"""(scores of a block, that block's values, heads first, or None) -> pytree of [B, block, ...]."""
 
 
 def default_block_size(batch: int, num_heads: int, key_length: int) -> int:
@@ -64,12 +65,13 @@ def map_blocks(
     """
     length, key_length = q.shape[1], k.shape[1]
     block_size = min(block_size, length)
-    # Not in each block: their gradients are summed over blocks, which 16 bits do not bear.
-    k, v = jax.tree.map(lambda x: x.astype(jnp.float32), (k, v))
+    # Float32 before the blocks: gradients are summed over them, which 16 bits do not bear.
+    k_sides = sides_of_keys(k, method, places, causal=causal, num_heads=q.shape[2])
+    v = None if v is None else v.astype(jnp.float32).swapaxes(1, 2)
 
-    def one_block(block_q, block_places, k, v, params):
+    def one_block(block_q, block_places, k_sides, v, params):
         scored = scores(
-            block_q, k, method, params, block_places, causal=causal, key_length=key_length
+            block_q, k_sides, method, params, block_places, causal=causal, key_length=key_length
         )
         return row_function(scored, v)
 
@@ -77,9 +79,12 @@ def map_blocks(
         """The rows of queries [start, stop) against the first `keys` keys."""
         count = -(-(stop - start) // block_size)
         padding = count * block_size - (stop - start)
-        sides = {"kv_positions", "kv_mask", "kv_segment_ids", "kv_ordinals"}
-        key_side = {name: getattr(places, name) for name in sides}
-        some_k, some_v, key_side = jax.tree.map(lambda x: x[:, :keys], (k, v, key_side))
+        key_places, query_places = (
+            {name: x for name, x in places._asdict().items() if name.startswith(side)}
+            for side in ("kv_", "q_")
+        )
+        key_places = jax.tree.map(lambda x: x[:, :keys], key_places)
+        some_k, some_v = jax.tree.map(lambda x: x[:, :, :keys], (k_sides, v))
 
         def split(x):
             x = jax.lax.slice_in_dim(x, start, stop, axis=1)
@@ -87,13 +92,12 @@ def map_blocks(
             return jnp.moveaxis(x.reshape(x.shape[0], count, block_size, *x.shape[2:]), 1, 0)
 
         def body(block):
-            block_q, positions, segment_ids = block
-            block_places = Places(q_positions=positions, q_segment_ids=segment_ids, **key_side)
+            block_q, block_places = block
             return jax.checkpoint(one_block, prevent_cse=False)(
-                block_q, block_places, some_k, some_v, params
+                block_q, Places(**block_places, **key_places), some_k, some_v, params
             )
 
-        blocks = jax.tree.map(split, (q, places.q_positions, places.q_segment_ids))
+        blocks = jax.tree.map(split, (q, query_places))
         if count == 1:
             out = body(jax.tree.map(lambda x: x[0], blocks))
             return jax.tree.map(lambda x: x[:, : stop - start], out)

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lenext.attention import naive
 from lenext.attention.attend import attention_weights
 from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, parse
 from lenext.attention.fusion import why_not_fused
 from lenext.attention.method import AXES, Axis, Method, init_params, unsuited_axes
+from lenext.attention.places import Places, count, located, rows_at, visible
 
 WIDTH = 100  # columns of the terminal
 HEADS = 4  # N in examples, whose first head is shown
@@ -112,15 +112,17 @@ def last_row_temperatures(
     Learned parts stand at their initial values, and the query is zero.
     """
     last, keys = jnp.asarray([lengths], jnp.int32) - 1, jnp.arange(max(lengths))[None, :]
-    return _temperatures(naive.Places(last, keys), method=method, head_dim=head_dim)
+    return _temperatures(Places(last, keys), method=method, head_dim=head_dim)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "head_dim"))
 def _temperatures(places, *, method, head_dim):
     length, key_length = places.q_positions.shape[1], places.kv_positions.shape[1]
-    rows, _, _ = naive.rows_of(
-        method, places, causal=True, key_length=key_length, num_heads=HEADS, head_dim=head_dim
-    )
+    places = located(places)
+    rows = rows_at(
+        method, places, count(visible(method, places, causal=True)), causal=True,
+        key_length=key_length, num_heads=HEADS, head_dim=head_dim,
+    )  # fmt: skip
     params = init_params(method, HEADS, head_dim).get("temperature", {})
     factor = method.temperature(rows, jnp.zeros((1, length, HEADS, head_dim)), params)
     factor = jnp.broadcast_to(factor, (1, HEADS, length, 1))

@@ -34,7 +34,7 @@ class RowStatistics(NamedTuple):
 
 def statistics(scored: Scores, method: Method) -> RowStatistics:
     """Statistics of complete rows."""
-    logits, mask, ordinal, rows = scored
+    logits, mask, rows = scored
     w = weights(scored, method)
     total = jnp.sum(w, axis=-1, keepdims=True)
     w = w / jnp.where(total > 0, total, 1.0)
@@ -52,7 +52,7 @@ def statistics(scored: Scores, method: Method) -> RowStatistics:
         dilution=dilution,
         gap_scale=_gap_scale(jnp.where(mask, logits, -jnp.inf)),
         max_logit=jnp.where(seen, largest, 0.0),
-        sink_weight=weight_on(ordinal < SINKS),
+        sink_weight=weight_on(rows.kv_ordinals[:, None, None, :] < SINKS),
     )
 
 

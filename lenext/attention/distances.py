@@ -59,7 +59,6 @@ class SelfExtend(Rope, Windowed):
     j count from their document's start. Mirrored for keys after the query.
     """
 
-    uses_ordinals = True
     group: int = option(8, int, at_least=1)
 
     def pieces(self, rows):  # noqa: D102
@@ -83,7 +82,6 @@ class CacheRope(Rope, Windowed):
     min(|delta|, that), with delta's sign.
     """
 
-    uses_ordinals = True
     sinks: int = option(4, int, at_least=0)
 
     def pieces(self, rows):  # noqa: D102
@@ -92,7 +90,7 @@ class CacheRope(Rope, Windowed):
             return inside
         frequencies = self.frequencies(rows)
         last = self.sinks + self.reach - 1  # the query's place in a full cache
-        ordinal = rows.kv_positions[:, None, None, :] - rows.start
+        ordinal = rows.kv_ordinals[:, None, None, :]
         sink = (ordinal >= 0) & (ordinal < self.sinks)
         at_last, place = constant(last, frequencies), phase(rows.kv_ordinals, frequencies)
         before = [Piece(at_last, place, sink & (rows.delta > last - ordinal))]

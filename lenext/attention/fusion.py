@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lenext.attention.method import Method, init_params
-from lenext.attention.naive import Places, rows_of
+from lenext.attention.places import Places, located, rows_at
 from lenext.attention.similarity import Cosine, Dot, UnitDot
 from lenext.attention.visibility import Full, Window
 from lenext.attention.weighting import Softmax
@@ -51,9 +51,10 @@ def _position_shapes(method: Method, num_heads: int, head_dim: int) -> tuple[lis
     """
 
     def traced():
-        places = Places(jnp.arange(3)[None, :], jnp.arange(3)[None, :])
-        rows, _, _ = rows_of(
-            method, places, causal=False, key_length=3, num_heads=num_heads, head_dim=head_dim
+        places = located(Places(jnp.arange(3)[None, :], jnp.arange(3)[None, :]))
+        n = jnp.full((1, 1, 3, 1), 3)
+        rows = rows_at(
+            method, places, n, causal=False, key_length=3, num_heads=num_heads, head_dim=head_dim
         )
         params = init_params(method, num_heads, head_dim).get("position", {})
         position = method.position

@@ -133,8 +133,7 @@ class Rows:
       kv_positions: absolute positions of the keys.
       delta: query position less key position.
       start: position at which each row's own document starts.
-      kv_ordinals: each key's place in its own document, from 0; zeros unless the position
-        `uses_ordinals`.
+      kv_ordinals: each key's place in its own document, from 0.
       causal: whether keys after the query are hidden.
       train_length: L, the length trained at.
       key_length: S, the whole key array's length (also where fewer keys are at hand).
@@ -175,9 +174,6 @@ class Piece:
 class Position(Axis):
     """How positions enter: rotations of q and k, and a gain and a bias on the logits."""
 
-    uses_ordinals: ClassVar[bool] = False
-    """Whether it asks for each key's place in its own document (`Rows.kv_ordinals`)."""
-
     def pin(self, key_length: int, train_length: int) -> "Position":
         """Fixes what would follow the number of keys at hand; most follow nothing."""
         del key_length, train_length
@@ -204,13 +200,15 @@ class Position(Axis):
 
 
 class Similarity(Axis):
-    """How alike a (rotated) query and key are."""
+    """How alike a (rotated) query and key are: the dot product of what is made of each."""
 
-    def __call__(
-        self, q: Float[Array, "B T N H"], k: Float[Array, "B S K H"]
-    ) -> Float[Array, "B N T S"]:
-        """Similarity of every query with every key."""
-        raise TypeError(f"{type(self).__name__} defines no similarity")
+    def of_queries(self, q: Float[Array, "B T N H"]) -> Float[Array, "B T N I"]:
+        """The queries' side of the product."""
+        return q
+
+    def of_keys(self, k: Float[Array, "B S K H"]) -> Float[Array, "B S K I"]:
+        """The keys' side of the product."""
+        return k
 
 
 class Temperature(Axis):
@@ -238,8 +236,8 @@ class Visibility(Axis):
     """Which keys a row sees, before causality, padding and documents are taken into account."""
 
     def __call__(
-        self, delta: Int[Array, "#B 1 T S"], ordinal: Int[Array, "#B 1 T S"]
-    ) -> Bool[Array, "#B 1 T S"] | None:
+        self, delta: Int[Array, "#B 1 #T S"], ordinal: Int[Array, "#B 1 #T S"]
+    ) -> Bool[Array, "#B 1 #T S"] | None:
         """True where visible; None sees all. `ordinal` counts keys from the document's start."""
         del delta, ordinal
         return None

@@ -1,24 +1,22 @@
-"""The definition: complete rows for the queries at hand against the keys at hand."""
+"""The definition: complete rows for the queries at hand against the keys at hand.
+
+A method's logits are the products of two sides: queries, turned by their position and scaled by
+their row's temperature, and keys, turned by theirs; one pair of sides for each `Piece` of the
+position. The sides take O(T + S) memory and are made once, whoever then makes the rows.
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from lenext.attention.method import Method, Params, Rows
+from lenext.attention.places import Places, count, rows_at, visible
 from lenext.attention.position import rotate
 
-
-class Places(NamedTuple):
-    """Where the queries and keys stand. B is the batch size, or 1 where all sequences agree."""
-
-    q_positions: Int[Array, "#B T"]
-    kv_positions: Int[Array, "#B S"]
-    kv_mask: Bool[Array, "B S"] | None = None
-    q_segment_ids: Int[Array, "B T"] | None = None
-    kv_segment_ids: Int[Array, "B S"] | None = None
-    kv_ordinals: Int[Array, "#B S"] | None = None  # for positions that use them
+QuerySides = tuple[Float[Array, "B N T I"], ...]
+KeySides = tuple[Float[Array, "B K S I"], ...]
 
 
 class Scores(NamedTuple):
@@ -26,97 +24,57 @@ class Scores(NamedTuple):
 
     logits: Float[Array, "B N T S"]
     mask: Bool[Array, "#B 1 T S"]
-    ordinal: Int[Array, "#B 1 T S"]
     rows: Rows
 
 
-def document_ordinals(
-    positions: Int[Array, "#B S"],
-    mask: Bool[Array, "#B S"] | None,
-    segment_ids: Int[Array, "#B S"] | None,
-) -> Int[Array, "#B S"]:
-    """Each key's place in its own document, counted as in `visible`; O(S log S)."""
-    mask = jnp.ones((1, positions.shape[1]), bool) if mask is None else mask
-    far = jnp.iinfo(jnp.int32).max
-    real = jnp.where(mask, positions, far)
-    if segment_ids is None:
-        return positions - jnp.min(real, axis=1, keepdims=True)
-
-    def starts(ids, real):
-        order = jnp.argsort(ids)
-        ids = ids[order]
-        # Documents numbered from 0 in the order of their ids, whatever those are.
-        new = jnp.concatenate([jnp.zeros((1,), bool), ids[1:] != ids[:-1]])
-        document = jnp.zeros_like(ids).at[order].set(jnp.cumsum(new.astype(jnp.int32)))
-        return jax.ops.segment_min(real, document, num_segments=ids.size)[document]
-
-    batch = max(positions.shape[0], mask.shape[0], segment_ids.shape[0])
-    segment_ids, real = (jnp.broadcast_to(x, (batch, x.shape[1])) for x in (segment_ids, real))
-    return positions - jax.vmap(starts)(segment_ids, real)
-
-
-def visible(
-    method: Method, places: Places, causal: bool
-) -> tuple[Bool[Array, "#B 1 T S"], Int[Array, "#B 1 T S"], Int[Array, "#B 1 T 1"]]:
-    """Which keys each row sees, each key's place in the row's document, and where that starts.
-
-    A document starts at the first of its keys that is no padding, so padding on the left and
-    neighbours in a pack move neither sinks nor anything else that counts from the start.
-    """
-    q_positions = places.q_positions[:, None, :, None]
-    kv_positions = places.kv_positions[:, None, None, :]
-    delta = q_positions - kv_positions
-    document = jnp.ones_like(delta, dtype=bool)
-    if places.kv_mask is not None:
-        document &= places.kv_mask[:, None, None, :]
-    if places.q_segment_ids is not None and places.kv_segment_ids is not None:
-        same = places.q_segment_ids[:, None, :, None] == places.kv_segment_ids[:, None, None, :]
-        document &= same
-    far = jnp.iinfo(jnp.int32).max
-    start = jnp.min(jnp.where(document, kv_positions, far), axis=-1, keepdims=True)
-    start = jnp.where(start == far, 0, start)
-    ordinal = kv_positions - start
-    mask = document
-    if causal:
-        mask &= delta >= 0
-    in_reach = method.visibility(delta, ordinal)
-    if in_reach is not None:
-        mask &= in_reach
-    return mask, ordinal, start
-
-
-def rows_of(
-    method: Method,
-    places: Places,
-    *,
-    causal: bool,
-    key_length: int,
-    num_heads: int,
-    head_dim: int,
-) -> tuple[Rows, Bool[Array, "#B 1 T S"], Int[Array, "#B 1 T S"]]:
-    """The rows that stand at `places`, with the mask and the ordinals that `visible` gives."""
-    mask, ordinal, start = visible(method, places, causal)
-    rows = Rows(
-        n=jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1).astype(jnp.float32),
-        q_positions=places.q_positions,
-        kv_positions=places.kv_positions,
-        delta=places.q_positions[:, None, :, None] - places.kv_positions[:, None, None, :],
-        start=start,
-        kv_ordinals=jnp.zeros_like(places.kv_positions)
-        if places.kv_ordinals is None
-        else places.kv_ordinals,
-        causal=causal,
-        train_length=method.train_length,
-        key_length=key_length,
-        num_heads=num_heads,
-        head_dim=head_dim,
+def query_sides(
+    q: Float[Array, "B T N H"], method: Method, params: Params, rows: Rows
+) -> QuerySides:
+    """Queries as their products with `key_sides` want them: one for each piece, heads first."""
+    q = q.astype(jnp.float32)
+    turned = method.position.arrange(q)
+    factor = method.temperature(rows, q, params.get("temperature", {}))
+    return tuple(
+        factor * method.similarity.of_queries(rotate(turned, piece.q_phase)).swapaxes(1, 2)
+        for piece in method.position.pieces(rows)
     )
-    return rows, mask, ordinal
+
+
+def key_sides(k: Float[Array, "B S K H"], method: Method, rows: Rows) -> KeySides:
+    """Keys as their products with `query_sides` want them."""
+    turned = method.position.arrange(k.astype(jnp.float32))
+    return tuple(
+        method.similarity.of_keys(rotate(turned, piece.k_phase)).swapaxes(1, 2)
+        for piece in method.position.pieces(rows)
+    )
+
+
+def products(q: Float[Array, "B N T I"], k: Float[Array, "B K S I"]) -> Float[Array, "B N T S"]:
+    """q_i . k_j for grouped queries: query head h meets key head h // (N / K)."""
+    (b, n, t, h), (kv_heads, s) = q.shape, k.shape[1:3]
+    grouped = q.reshape(b, kv_heads, n // kv_heads, t, h)
+    out = jnp.einsum("bkgth,bksh->bkgts", grouped, k, precision=jax.lax.Precision.HIGHEST)
+    return out.reshape(b, n, t, s)
+
+
+def logits(
+    q_sides: QuerySides, k_sides: KeySides, method: Method, params: Params, rows: Rows
+) -> Float[Array, "B N T S"]:
+    """Logits of the rows against the keys at hand, hidden ones too."""
+    value = jnp.zeros((), jnp.float32)
+    position = method.position
+    for piece, q, k in zip(position.pieces(rows), q_sides, k_sides, strict=True):
+        value = (
+            products(q, k) if piece.where is None else jnp.where(piece.where, products(q, k), value)
+        )
+    gain, bias = position.gain(rows), position.bias(rows, params.get("position", {}))
+    value = value if gain is None else gain * value
+    return value if bias is None else value + bias
 
 
 def scores(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
+    k_sides: KeySides,
     method: Method,
     params: Params,
     places: Places,
@@ -124,24 +82,29 @@ def scores(
     causal: bool,
     key_length: int,
 ) -> Scores:
-    """Logits of the queries against the keys at hand; `key_length` is the whole array's S."""
-    q, k = q.astype(jnp.float32), k.astype(jnp.float32)
-    rows, mask, ordinal = rows_of(
-        method, places, causal=causal, key_length=key_length,
+    """Complete rows of the queries at hand; `key_length` is the whole array's S."""
+    mask = visible(method, places, causal)
+    rows = rows_at(
+        method, places, count(mask), causal=causal, key_length=key_length,
         num_heads=q.shape[2], head_dim=q.shape[3],
     )  # fmt: skip
-    position = method.position
-    q_pairs, k_pairs = position.arrange(q), position.arrange(k)
-    similarity = jnp.zeros((), jnp.float32)
-    for piece in position.pieces(rows):
-        turned = rotate(q_pairs, piece.q_phase), rotate(k_pairs, piece.k_phase)
-        value = method.similarity(*turned)
-        similarity = value if piece.where is None else jnp.where(piece.where, value, similarity)
-    logits = method.temperature(rows, q, params.get("temperature", {})) * similarity
-    gain, bias = position.gain(rows), position.bias(rows, params.get("position", {}))
-    logits = logits if gain is None else gain * logits
-    logits = logits if bias is None else logits + bias
-    return Scores(logits, mask, ordinal, rows)
+    sides = query_sides(q, method, params, rows)
+    return Scores(logits(sides, k_sides, method, params, rows), mask, rows)
+
+
+def sides_of_keys(
+    k: Float[Array, "B S K H"], method: Method, places: Places, *, causal: bool, num_heads: int
+) -> KeySides:
+    """`key_sides` of a whole array of keys."""
+    first = places._replace(
+        q_positions=places.q_positions[:, :1],
+        q_starts=None if places.q_starts is None else places.q_starts[:, :1],
+    )
+    rows = rows_at(
+        method, first, jnp.ones((1, 1, 1, 1), jnp.int32), causal=causal, key_length=k.shape[1],
+        num_heads=num_heads, head_dim=k.shape[3],
+    )  # fmt: skip
+    return key_sides(k, method, rows)
 
 
 def weights(scored: Scores, method: Method) -> Float[Array, "B N T S"]:
@@ -150,11 +113,11 @@ def weights(scored: Scores, method: Method) -> Float[Array, "B N T S"]:
 
 
 def combine(
-    weights: Float[Array, "B N T S"], v: Float[Array, "B S K V"]
-) -> Float[Array, "B T N V"]:
-    """Weighted sums of the values, for grouped queries, in float32."""
-    (b, n, t, s), (kv_heads, dim) = weights.shape, v.shape[2:]
+    weights: Float[Array, "B N T S"], v: Float[Array, "B K S V"]
+) -> Float[Array, "B N T V"]:
+    """Weighted sums of the values, for grouped queries, in float32; heads first."""
+    (b, n, t, s), (kv_heads, dim) = weights.shape, v.shape[1::2]
     grouped = weights.reshape(b, kv_heads, n // kv_heads, t, s)
     v = v.astype(jnp.float32)
-    out = jnp.einsum("bkgts,bskv->btkgv", grouped, v, precision=jax.lax.Precision.HIGHEST)
-    return out.reshape(b, t, n, dim)
+    out = jnp.einsum("bkgts,bksv->bkgtv", grouped, v, precision=jax.lax.Precision.HIGHEST)
+    return out.reshape(b, n, t, dim)

@@ -1,4 +1,4 @@
-"""Similarity: how alike a query and a key are."""
+"""Similarity: how alike a query and a key are, as a product of what is made of each."""
 
 import dataclasses
 import math
@@ -14,14 +14,6 @@ from lenext.attention.method import Similarity, option
 EPSILON = 1e-12
 
 
-def dot_products(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"]) -> Float[Array, "B N T S"]:
-    """q_i . k_j for grouped queries: query head h meets key head h // (N / K)."""
-    (b, t, n, h), (s, kv_heads) = q.shape, k.shape[1:3]
-    grouped = q.reshape(b, t, kv_heads, n // kv_heads, h)
-    out = jnp.einsum("btkgh,bskh->bkgts", grouped, k, precision=jax.lax.Precision.HIGHEST)
-    return out.reshape(b, n, t, s)
-
-
 def unit(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     """x over its Euclidean norm along the last axis; 0 for a zero vector."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + EPSILON)
@@ -33,8 +25,8 @@ class Dot(Similarity):
 
     trained_kind: ClassVar[str] = "dot"
 
-    def __call__(self, q, k):  # noqa: D102
-        return dot_products(q, k) / math.sqrt(q.shape[-1])
+    def of_queries(self, q):  # noqa: D102
+        return q / math.sqrt(q.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +36,11 @@ class Cosine(Similarity):
     trained_kind: ClassVar[str] = "cosine"
     cos_scale: float = option(128.0, float, at_least=0.0)
 
-    def __call__(self, q, k):  # noqa: D102
-        return self.cos_scale * dot_products(unit(q), unit(k))
+    def of_queries(self, q):  # noqa: D102
+        return self.cos_scale * unit(q)
+
+    def of_keys(self, k):  # noqa: D102
+        return unit(k)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +49,26 @@ class UnitDot(Similarity):
 
     trained_kind: ClassVar[str] = "cosine"
 
-    def __call__(self, q, k):  # noqa: D102
-        return dot_products(unit(q), unit(k))
+    def of_queries(self, q):  # noqa: D102
+        return unit(q)
+
+    def of_keys(self, k):  # noqa: D102
+        return unit(k)
 
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian(Similarity):
-    """-|q - k|^2 / (2 sqrt(H)): under softmax, SOFT's Gaussian kernel (arXiv 2110.11945)."""
+    """-|q - k|^2 / (2 sqrt(H)): under softmax, SOFT's Gaussian kernel (arXiv 2110.11945).
+
+    By its parts, q . k - |q|^2 / 2 - |k|^2 / 2, which two more dimensions carry.
+    """
 
     trained_kind: ClassVar[str] = "gaussian"
 
-    def __call__(self, q, k):  # noqa: D102
-        # |q - k|^2 / 2 by its parts: differences would take an array [B, N, T, S, H].
-        of_q = jnp.sum(q * q, axis=-1).swapaxes(1, 2)[..., None]
-        of_k = jnp.sum(k * k, axis=-1).swapaxes(1, 2)[:, :, None, :]
-        of_k = jnp.repeat(of_k, q.shape[2] // k.shape[2], axis=1)
-        return (dot_products(q, k) - (of_q + of_k) / 2) / math.sqrt(q.shape[-1])
+    def of_queries(self, q):  # noqa: D102
+        half = jnp.sum(q * q, axis=-1, keepdims=True) / 2
+        return jnp.concatenate([q, -half, jnp.ones_like(half)], axis=-1) / math.sqrt(q.shape[-1])
+
+    def of_keys(self, k):  # noqa: D102
+        half = jnp.sum(k * k, axis=-1, keepdims=True) / 2
+        return jnp.concatenate([k, jnp.ones_like(half), -half], axis=-1)

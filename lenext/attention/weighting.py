@@ -1,4 +1,8 @@
-"""Weighting: complete rows of logits to weights."""
+"""Weighting: rows of logits to weights.
+
+Most weights are a value of each logit over the row's sum of values, or over nothing. Such a row can
+be summed up key by key (`KeyByKey`), without ever being complete; others take the complete row.
+"""
 
 import dataclasses
 import math
@@ -8,95 +12,112 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lenext.attention.method import Weighting, option
+from lenext.attention.method import Rows, Weighting, option
 
 # An excess over LSSAR's offset below this is float32 noise on equal weights, not a preference.
 NO_EXCESS = 1e-5
 
 
-def softmax(
-    logits: Float[Array, "B N T S"], mask: Bool[Array, "#B 1 T S"]
-) -> Float[Array, "B N T S"]:
-    """Softmax over the visible keys; a row that sees nothing, or only -inf, gives zeros.
+class KeyByKey(Weighting):
+    """Weights value(logit, shift) / total, total = `rest` + the sum of the values, or 1.
 
-    Masked entries are replaced before they meet exp, so no gradient can turn NaN there.
+    The shift is a number a row that keeps values from over- and underflowing: a function of the
+    row's largest logit such that value(logit, shift) = e^-shift value(logit, 0). Totals taken with
+    one shift can so be carried over to another.
     """
-    largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf)
-    largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
-    exps = jnp.where(mask, jnp.exp(jnp.where(mask, logits - largest, 0.0)), 0.0)
-    total = jnp.sum(exps, axis=-1, keepdims=True)
-    return exps / jnp.where(total > 0, total, 1.0)
 
+    shifted: ClassVar[bool] = True
+    """Whether there is a shift; without one it is 0."""
 
-def log_softplus(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """ln softplus(x), without underflow: softplus(x) tends to e^x (1 - e^x / 2) far below 0."""
-    low = x < -10.0
-    direct = jnp.log(jax.nn.softplus(jnp.where(low, 0.0, x)))
-    # No entry may overflow in the branch it does not take, or its gradient is NaN.
-    return jnp.where(low, x - 0.5 * jnp.exp(jnp.minimum(x, 0.0)), direct)
+    @property
+    def normalised(self) -> bool:
+        """Whether weights are over their row's total."""
+        return True
 
+    def shift(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+        """The shift for rows of these largest logits, finite ones; never falls as they grow."""
+        return jnp.zeros_like(largest)
 
-def reweight(
-    weights: Float[Array, "B N T S"], n: Float[Array, "#B 1 T 1"], power: float, offset: float
-) -> Float[Array, "B N T S"]:
-    """LSSAR's second stage: relu(a_ij n_i - o_i)^p over its row sum (arXiv 2501.13428).
+    def values(
+        self, logits: Float[Array, "B N T S"], shift: Float[Array, "B N T 1"], rows: Rows
+    ) -> Float[Array, "B N T S"]:
+        """What each visible key counts, not below 0."""
+        raise TypeError(f"{type(self).__name__} defines no values")
 
-    o_i is `offset`, or 0 in rows of three keys or fewer. Each row is divided by its maximum before
-    the power, which the row sum undoes exactly: n^15 would overflow. A row in which nothing
-    exceeds the offset (all weights equal) keeps its first-stage weights.
-    """
-    excess = jax.nn.relu(weights * n - jnp.where(n <= 3, 0.0, offset))
-    largest = jax.lax.stop_gradient(jnp.max(excess, axis=-1, keepdims=True))
-    flat = largest < NO_EXCESS
-    sharp = (excess / jnp.where(flat, 1.0, largest)) ** power
-    total = jnp.sum(sharp, axis=-1, keepdims=True)
-    return jnp.where(flat, weights, sharp / jnp.where(flat, 1.0, total))
+    def rest(self, shift: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+        """What the total counts besides the keys."""
+        return jnp.zeros_like(shift)
+
+    def shift_at(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+        """The shift, 0 in rows of no finite logit; weights do not follow it, so no gradient."""
+        largest = jax.lax.stop_gradient(largest)
+        return self.shift(jnp.where(jnp.isfinite(largest), largest, 0.0))
+
+    def visible_values(
+        self,
+        logits: Float[Array, "B N T S"],
+        mask: Bool[Array, "#B 1 #T S"] | None,
+        shift: Float[Array, "B N T 1"],
+        rows: Rows,
+    ) -> Float[Array, "B N T S"]:
+        """The values, 0 where `mask` is False (None hides nothing).
+
+        Hidden logits are replaced before they meet any exp, so no gradient turns NaN there.
+        """
+        if mask is None:
+            return self.values(logits, shift, rows)
+        return jnp.where(mask, self.values(jnp.where(mask, logits, shift), shift, rows), 0.0)
+
+    def __call__(self, logits, mask, rows):  # noqa: D102
+        largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf)
+        shift = self.shift_at(largest)
+        values = self.visible_values(logits, mask, shift, rows)
+        if not self.normalised:
+            return values
+        total = self.rest(shift) + jnp.sum(values, axis=-1, keepdims=True)
+        return values / jnp.where(total > 0, total, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Softmax(Weighting):
+class Softmax(KeyByKey):
     """exp(logit) over its sum."""
 
     trained_kind: ClassVar[str] = "softmax"
 
-    def __call__(self, logits, mask, rows):  # noqa: D102
+    def shift(self, largest):  # noqa: D102
+        return largest
+
+    def values(self, logits, shift, rows):  # noqa: D102
         del rows
-        return softmax(logits, mask)
+        return jnp.exp(logits - shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftmaxPlusOne(Softmax):
+    """exp(logit) over 1 + the sum: a row may attend to nothing (Miller 2023, softmax1)."""
+
+    trained_kind: ClassVar[str] = "softmax1"
+
+    def shift(self, largest):  # noqa: D102
+        return jnp.maximum(largest, 0.0)  # the one in the denominator is a key of logit 0
+
+    def rest(self, shift):  # noqa: D102
+        return jnp.exp(-shift)
 
 
 PHIS = ("exp", "softplus", "relu", "relu2", "sigmoid", "gelu_shifted")
 GELU_LEAST = -0.16997120747990369  # min of x Phi(x): taken off, so that weights are not negative
+LOW = -10.0  # below, softplus(x) is e^x (1 - e^x / 2) and sigmoid(x) is e^x (1 - e^x), in float32
 
 
-def activate(
-    logits: Float[Array, "B N T S"],
-    mask: Bool[Array, "#B 1 T S"],
-    n: Float[Array, "#B 1 T 1"],
-    phi: str,
-    norm: str,
-) -> Float[Array, "B N T S"]:
-    """phi(logit) over its row sum (norm "l1") or over the row's number of keys ("none")."""
-    logarithms = {
-        "exp": lambda x: x,
-        "softplus": log_softplus,
-        "sigmoid": jax.nn.log_sigmoid,
-    }
-    if norm == "l1" and phi in logarithms:  # by softmax's shift: nothing over- or underflows
-        return softmax(logarithms[phi](logits), mask)
-    values = {
-        "softplus": jax.nn.softplus,
-        "sigmoid": jax.nn.sigmoid,
-        "relu": jax.nn.relu,
-        "relu2": lambda x: jax.nn.relu(x) ** 2,
-        "gelu_shifted": lambda x: jax.nn.gelu(x, approximate=False) - GELU_LEAST,
-    }
-    weights = jnp.where(mask, values[phi](logits), 0.0)
-    total = n if norm == "none" else jnp.sum(weights, axis=-1, keepdims=True)
-    return weights / jnp.where(total > 0, total, 1.0)
+def log1p_of_unit(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """ln(1 + x) for x in [0, 1], within 2e-6 of its value: half the time of log1p on a CPU."""
+    series = x * (1 - x * (1 / 2 - x * (1 / 3 - x / 4)))
+    return jnp.where(x < 0.03, series, jnp.log(1 + x))
 
 
 @dataclasses.dataclass(frozen=True)
-class Activated(Weighting):
+class Activated(KeyByKey):
     """phi(logit) over its sum: LSSA's with softplus (arXiv 2501.13428), and its ablation's.
 
     Not normalised (`norm="none"`), a row is over its number n of keys, as ReLU attention's.
@@ -114,8 +135,40 @@ class Activated(Weighting):
     def kind(self) -> str:  # noqa: D102
         return self.phi if self.norm == "l1" else f"{self.phi}, not normalised"
 
-    def __call__(self, logits, mask, rows):  # noqa: D102
-        return activate(logits, mask, rows.n, self.phi, self.norm)
+    @property
+    def normalised(self):  # noqa: D102
+        return self.norm == "l1"
+
+    def shift(self, largest):  # noqa: D102
+        if self.phi == "exp":
+            return largest
+        if self.normalised and self.phi in ("softplus", "sigmoid"):
+            # Only rows that lie all below LOW, where both are as good as exp, could underflow.
+            return jnp.minimum(largest - LOW, 0.0)
+        return jnp.zeros_like(largest)
+
+    def values(self, logits, shift, rows):  # noqa: D102
+        values = self._activated(logits, shift)
+        return values if self.normalised else values / rows.n
+
+    def _activated(self, x, shift):
+        match self.phi:
+            case "exp":
+                return jnp.exp(x - shift)
+            case "relu":
+                return jax.nn.relu(x)
+            case "relu2":
+                return jax.nn.relu(x) ** 2
+            case "gelu_shifted":
+                return jax.nn.gelu(x, approximate=False) - GELU_LEAST
+        low, scale = shift < 0, jnp.exp(shift)
+        if self.phi == "sigmoid":
+            small = jnp.exp(jnp.where(low, x - shift, 0.0))
+            return jnp.where(low, small * (1 - small * scale), jax.nn.sigmoid(x))
+        # One exp serves both branches: e^-|x|, or e^(x - shift) where the whole row lies low.
+        small = jnp.exp(jnp.where(low, x - shift, -jnp.abs(x)))
+        usual = jnp.maximum(x, 0.0) + log1p_of_unit(jnp.where(low, 0.0, small))
+        return jnp.where(low, small * (1 - small * scale / 2), usual)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +188,31 @@ class Reweighted(Activated):
 
     def __call__(self, logits, mask, rows):  # noqa: D102
         first = super().__call__(logits, mask, rows)
-        return reweight(first, rows.n, self.power, self.offset)
+        largest = jax.lax.stop_gradient(jnp.max(first, axis=-1, keepdims=True))
+        sharp = self.sharpened(first, largest, rows)
+        total = jnp.sum(sharp, axis=-1, keepdims=True)
+        return sharp / jnp.where(self.is_flat(largest, rows), 1.0, total)
+
+    def excess(self, weights: Float[Array, "B N T S"], rows: Rows) -> Float[Array, "B N T S"]:
+        """relu(a n - offset), with no offset in rows of three keys or fewer."""
+        return jax.nn.relu(weights * rows.n - jnp.where(rows.n <= 3, 0.0, self.offset))
+
+    def is_flat(self, largest: Float[Array, "B N T 1"], rows: Rows) -> Bool[Array, "B N T 1"]:
+        """Whether nothing exceeds the offset in rows of these largest first-stage weights."""
+        return self.excess(largest, rows) < NO_EXCESS
+
+    def sharpened(
+        self, weights: Float[Array, "B N T S"], largest: Float[Array, "B N T 1"], rows: Rows
+    ) -> Float[Array, "B N T S"]:
+        """(excess / the row's largest)^power, which its sum is to divide; a itself in flat rows.
+
+        The row's maximum comes off before the power, and goes with the sum: n^15 would overflow.
+        """
+        flat = self.is_flat(largest, rows)
+        largest = jnp.where(flat, 1.0, self.excess(largest, rows))
+        # A whole power by multiplications.
+        power = int(self.power) if self.power == int(self.power) else self.power
+        return jnp.where(flat, weights, (self.excess(weights, rows) / largest) ** power)
 
 
 # The authors' fit, from h^4 down: the factor that makes up for a row's entropy h.
@@ -155,38 +232,49 @@ class AdaptiveSoftmax(Weighting):
     trained_kind: ClassVar[str] = "softmax"
 
     def __call__(self, logits, mask, rows):  # noqa: D102
-        del rows
-        first = softmax(logits, mask)
+        first = Softmax()(logits, mask, rows)
         seen = first > 0
         terms = jnp.where(seen, first * jnp.log(jnp.where(seen, first, 1.0)), 0.0)
         entropy = -jnp.sum(terms, axis=-1, keepdims=True)
         fit = jnp.polyval(jnp.asarray(SHARPENING, jnp.float32), entropy)
         factor = jnp.where(entropy > DILUTED, jnp.maximum(fit, 1.0), 1.0)
-        return softmax(logits * factor, mask)
+        return Softmax()(logits * factor, mask, rows)
+
+
+class NotNormalised(KeyByKey):
+    """Weights that are their values: rows need not sum to 1."""
+
+    shifted: ClassVar[bool] = False
+
+    @property
+    def normalised(self):  # noqa: D102
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
-class Sigmoid(Weighting):
+class Sigmoid(NotNormalised):
     """sigmoid(logit - ln n), not normalised (arXiv 2409.04431)."""
 
     trained_kind: ClassVar[str] = "sigmoid"
 
-    def __call__(self, logits, mask, rows):  # noqa: D102
-        return jnp.where(mask, jax.nn.sigmoid(logits - jnp.log(rows.n)), 0.0)
+    def values(self, logits, shift, rows):  # noqa: D102
+        del shift
+        return jax.nn.sigmoid(logits - jnp.log(rows.n))
 
 
 @dataclasses.dataclass(frozen=True)
-class Relu(Weighting):
+class Relu(NotNormalised):
     """relu(logit) / n, not normalised (arXiv 2309.08586)."""
 
     trained_kind: ClassVar[str] = "relu"
 
-    def __call__(self, logits, mask, rows):  # noqa: D102
-        return jnp.where(mask, jax.nn.relu(logits) / rows.n, 0.0)
+    def values(self, logits, shift, rows):  # noqa: D102
+        del shift
+        return jax.nn.relu(logits) / rows.n
 
 
 @dataclasses.dataclass(frozen=True)
-class SquaredRelu(Weighting):
+class SquaredRelu(NotNormalised):
     """relu(logit)^2 / n, not normalised (arXiv 2309.08586 with a square).
 
     `gau` takes the original GAU's relu(q . k / n)^2 (arXiv 2202.10447), without 1 / sqrt(H).
@@ -199,27 +287,11 @@ class SquaredRelu(Weighting):
     def kind(self) -> str:  # noqa: D102
         return "relu2, gau" if self.gau else "relu2"
 
-    def __call__(self, logits, mask, rows):  # noqa: D102
+    def values(self, logits, shift, rows):  # noqa: D102
+        del shift
         if self.gau:
-            values = jax.nn.relu(logits * math.sqrt(rows.head_dim) / rows.n) ** 2
-        else:
-            values = jax.nn.relu(logits) ** 2 / rows.n
-        return jnp.where(mask, values, 0.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class SoftmaxPlusOne(Weighting):
-    """exp(logit) over 1 + the sum: a row may attend to nothing (Miller 2023, softmax1)."""
-
-    trained_kind: ClassVar[str] = "softmax1"
-
-    def __call__(self, logits, mask, rows):  # noqa: D102
-        del rows
-        # The one in the denominator is a key of logit 0.
-        largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=0.0)
-        largest = jax.lax.stop_gradient(largest)
-        exps = jnp.where(mask, jnp.exp(jnp.where(mask, logits - largest, 0.0)), 0.0)
-        return exps / (jnp.exp(-largest) + jnp.sum(exps, axis=-1, keepdims=True))
+            return jax.nn.relu(logits * math.sqrt(rows.head_dim) / rows.n) ** 2
+        return jax.nn.relu(logits) ** 2 / rows.n
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method
-from lenext.attention.naive import Places, visible
+from lenext.attention.places import Places, count, located, visible
 from lenext.attention.temperature import EntropyMatched
 from lenext.config import Config, read_lengths
 from lenext.data import Tokenizer, open_split
@@ -238,9 +238,8 @@ def _visible(
     method: Method, rows: Int[np.ndarray, " R"], length: int, causal: bool
 ) -> Int[np.ndarray, " R"]:
     """How many keys rows of a sequence see."""
-    places = Places(jnp.asarray(rows)[None], jnp.arange(length)[None], None, None, None)
-    mask, _, _ = visible(method, places, causal)
-    return np.asarray(jnp.sum(mask, axis=-1))[0, 0]
+    places = located(Places(jnp.asarray(rows)[None], jnp.arange(length)[None]))
+    return np.asarray(count(visible(method, places, causal)))[0, 0, :, 0]
 
 
 def _parts(slopes: np.ndarray, matched: np.ndarray) -> list[dict[str, Any]]:

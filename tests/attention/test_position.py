@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lenext.attention import init_params, make_method, pin_scale
-from lenext.attention.naive import document_ordinals
+from lenext.attention.places import Places, located
 from tests.attention.common import (
     EVERY_NAME,
     GOLDEN,
@@ -159,10 +159,19 @@ def test_ordinals():
     positions = jnp.array([[10, 11, 12, 13, 14, 15, 16]])
     ids = jnp.array([[7, 7, -2, -2, 7, 3, 3], [0] * 7])
     mask = jnp.array([[False, True, True, True, True, True, True], [False] * 3 + [True] * 4])
-    ours = np.asarray(document_ordinals(positions, mask, ids))
+    queries, query_ids = positions[:, 2:5], jnp.array([[-2, 7, 5], [0, 0, 9]])
+
+    def at(mask, ids, query_ids):
+        return located(Places(queries, positions, mask, query_ids, ids))
+
+    packed = at(mask, ids, query_ids)
+    ours = np.asarray(packed.kv_ordinals)
     np.testing.assert_array_equal(ours, [[-1, 0, 0, 1, 3, 0, 1], [-3, -2, -1, 0, 1, 2, 3]])
-    np.testing.assert_array_equal(document_ordinals(positions, mask, None)[1], ours[1])
-    np.testing.assert_array_equal(document_ordinals(positions, None, None), [list(range(7))])
+    np.testing.assert_array_equal(packed.q_starts, [[12, 11, 0], [13, 13, 0]])
+    padded = at(mask, None, None)
+    np.testing.assert_array_equal(padded.kv_ordinals[1], ours[1])
+    np.testing.assert_array_equal(padded.q_starts, [[11] * 3, [13] * 3])
+    np.testing.assert_array_equal(at(None, None, None).kv_ordinals, [list(range(7))])
 
 
 @pytest.mark.parametrize("name", EVERY_NAME)
