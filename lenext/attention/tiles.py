@@ -106,9 +106,10 @@ class Plan:
 
     @property
     def sees_all(self) -> bool:
-        """Whether nothing but causality hides a key."""
+        """Whether nothing hides a key but causality, where positions are the defaults."""
         nowhere = jnp.zeros((1, 1, 1, 1), jnp.int32)
-        return not self.hidden and self.method.visibility(nowhere, nowhere) is None
+        known = self.ordered or not self.causal
+        return known and not self.hidden and self.method.visibility(nowhere, nowhere) is None
 
     def tiles(self, block: Array) -> tuple[Array, Array, Array, Array]:
         """(first, whole, stop, sinks): what a block of queries meets.
@@ -235,7 +236,7 @@ def _tile_places(plan: Plan, places: Places, block: Array, tile: Array) -> Place
 
 def _visible_keys(plan: Plan, places: Places) -> Int[Array, "#B 1 T 1"]:
     """n of every row: known beforehand, or counted over the tiles that the rows meet."""
-    if plan.sees_all and (plan.ordered or not plan.causal):
+    if plan.sees_all:
         last = jnp.arange(plan.queries) + plan.keys - plan.queries + 1
         n = last if plan.causal else jnp.full((plan.queries,), plan.keys)
         return n[None, None, :, None].astype(jnp.int32)

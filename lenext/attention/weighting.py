@@ -56,7 +56,7 @@ class KeyByKey(Weighting):
     def visible_values(
         self,
         logits: Float[Array, "B N T S"],
-        mask: Bool[Array, "#B 1 #T S"] | None,
+        mask: Bool[Array, "#B #N #T S"] | None,
         shift: Float[Array, "B N T 1"],
         rows: Rows,
     ) -> Float[Array, "B N T S"]:
