@@ -5,6 +5,7 @@ their row's temperature, and keys, turned by theirs; one pair of sides for each 
 position. The sides take O(T + S) memory and are made once, whoever then makes the rows.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -58,15 +59,13 @@ def products(q: Float[Array, "B N T I"], k: Float[Array, "B K S I"]) -> Float[Ar
 
 
 def logits(
-    q_sides: QuerySides, k_sides: KeySides, method: Method, params: Params, rows: Rows
+    similarities: Sequence[Float[Array, "B N T S"]], method: Method, params: Params, rows: Rows
 ) -> Float[Array, "B N T S"]:
-    """Logits of the rows against the keys at hand, hidden ones too."""
+    """Logits of the rows against the keys at hand, hidden ones too, of the sides' products."""
     value = jnp.zeros((), jnp.float32)
     position = method.position
-    for piece, q, k in zip(position.pieces(rows), q_sides, k_sides, strict=True):
-        value = (
-            products(q, k) if piece.where is None else jnp.where(piece.where, products(q, k), value)
-        )
+    for piece, similarity in zip(position.pieces(rows), similarities, strict=True):
+        value = similarity if piece.where is None else jnp.where(piece.where, similarity, value)
     gain, bias = position.gain(rows), position.bias(rows, params.get("position", {}))
     value = value if gain is None else gain * value
     return value if bias is None else value + bias
@@ -88,8 +87,11 @@ def scores(
         method, places, count(mask), causal=causal, key_length=key_length,
         num_heads=q.shape[2], head_dim=q.shape[3],
     )  # fmt: skip
-    sides = query_sides(q, method, params, rows)
-    return Scores(logits(sides, k_sides, method, params, rows), mask, rows)
+    similarities = [
+        products(*sides)
+        for sides in zip(query_sides(q, method, params, rows), k_sides, strict=True)
+    ]
+    return Scores(logits(similarities, method, params, rows), mask, rows)
 
 
 def sides_of_keys(

@@ -200,6 +200,9 @@ def _padded(x: Array, size: int, axis: int, *, mode: str = "constant") -> Array:
     return jnp.pad(x, widths, mode=mode)
 
 
+# Several products read a tile: XLA's CPU backend would make it anew, exps and all, for each.
+_once = jax.lax.optimization_barrier
+
 # Queries are filled up with the last one, whose row is as finite as itself.
 _filled = functools.partial(_padded, mode="edge")
 
@@ -310,14 +313,17 @@ class _Tiles:
         """What is visible in a tile; None for all."""
         return None if whole else visible(self.plan.method, places, self.plan.causal)
 
-    def logits(self, q_sides, k_sides, params, rows) -> Array:
-        """Logits of one tile."""
-        return naive.logits(q_sides, k_sides, self.plan.method, params, rows)
+    def similarities(self, block: Array, tile: Array) -> list[Array]:
+        """The products of both sides in one tile."""
+        return [
+            naive.products(self.queries_of(q, block), self.keys_of(k, tile))
+            for q, k in zip(self.q_sides, self.k_sides, strict=True)
+        ]
 
-    def sides(self, block: Array, tile: Array):
-        """Both sides of one tile's products."""
-        queries = tuple(self.queries_of(x, block) for x in self.q_sides)
-        return queries, tuple(self.keys_of(x, tile) for x in self.k_sides)
+    def logits(self, block: Array, tile: Array, rows: Rows) -> Array:
+        """Logits of one tile."""
+        similarities = self.similarities(block, tile)
+        return naive.logits(similarities, self.plan.method, self.params, rows)
 
     def combine(self, values: Array, tile: Array) -> Array:
         """The values' weighted sums over one tile of keys."""
@@ -338,7 +344,7 @@ def _forward(plan, q_sides, k_sides, v, params, places, n):
         def step(tile, carry, whole):
             largest, total, out, tops = carry
             place, rows = tiles.rows(block, tile)
-            logits = tiles.logits(*tiles.sides(block, tile), params, rows)
+            logits = tiles.logits(block, tile, rows)
             mask = tiles.mask(place, whole)
             if weighting.shifted:
                 seen = True if mask is None else mask
@@ -351,7 +357,7 @@ def _forward(plan, q_sides, k_sides, v, params, places, n):
                 out = out if out is None else out * carried
             else:
                 shift = largest
-            values = weighting.visible_values(logits, mask, shift, rows)
+            values = _once(weighting.visible_values(logits, mask, shift, rows))
             if weighting.normalised:
                 total = total + jnp.sum(values, axis=-1, keepdims=True)
             out = out if out is None else out + tiles.combine(values, tile)
@@ -379,10 +385,10 @@ def _forward(plan, q_sides, k_sides, v, params, places, n):
             def add(carry):
                 final, out = carry
                 place, rows = tiles.rows(block, tile)
-                logits = tiles.logits(*tiles.sides(block, tile), params, rows)
+                logits = tiles.logits(block, tile, rows)
                 mask = tiles.mask(place, whole)
                 shift = weighting.shift_at(largest)
-                sharp = _sharpened(weighting, logits, mask, shift, total, largest, rows)
+                sharp = _once(_sharpened(weighting, logits, mask, shift, total, largest, rows))
                 final = final + jnp.sum(sharp, axis=-1, keepdims=True)
                 return final, out + tiles.combine(sharp, tile)
 
@@ -465,7 +471,7 @@ def _attend_backward(plan, saved, cotangent):
 
             def add_totals(tile, d_total, whole):
                 place, rows = tiles.rows(block, tile)
-                logits = tiles.logits(*tiles.sides(block, tile), params, rows)
+                logits = tiles.logits(block, tile, rows)
                 mask = tiles.mask(place, whole)
 
                 def stage(t):
@@ -480,9 +486,9 @@ def _attend_backward(plan, saved, cotangent):
             d_q, d_k_sides, d_v, d_params = carry
             place, rows = tiles.rows(block, tile)
             mask = tiles.mask(place, whole)
-            sides = tiles.sides(block, tile)
+            similarities = tiles.similarities(block, tile)
             logits, pull_logits = jax.vjp(
-                lambda q, k, p: tiles.logits(q, k, p, rows), *sides, params
+                lambda x, p: naive.logits(x, plan.method, p, rows), similarities, params
             )
 
             def stages(x):
@@ -496,19 +502,27 @@ def _attend_backward(plan, saved, cotangent):
                 jnp.zeros_like(first) if d_total is None else jnp.broadcast_to(d_total, first.shape)
             )
             (d_logits,) = pull_values((d_first, d_weights(tile)))
-            d_q_tile, d_k_tile, d_params_tile = pull_logits(d_logits)
-            weights = last / (final_b if twice else total_b)
-            d_v_tile = _values_gradient(weights, d_out, tiles.kv_heads)
+            d_similarities, d_params_tile = pull_logits(d_logits)
+            d_similarities = _once(d_similarities)
+            weights = _once(last / (final_b if twice else total_b))
 
             def added(whole_array, part):
                 at = tile * plan.key_block
-                old = jax.lax.dynamic_slice_in_dim(whole_array, at, plan.key_block, 2)
-                return jax.lax.dynamic_update_slice_in_dim(whole_array, old + part, at, 2)
+                old = jax.lax.dynamic_slice_in_dim(whole_array, at, plan.key_block, 3)
+                return jax.lax.dynamic_update_slice_in_dim(whole_array, old + part, at, 3)
 
+            d_q_tile = tuple(
+                naive.combine(d, tiles.keys_of(k, tile))
+                for d, k in zip(d_similarities, tiles.k_sides, strict=True)
+            )
+            d_k_tile = tuple(
+                _keys_gradient(d, tiles.queries_of(q, block), tiles.kv_heads)
+                for d, q in zip(d_similarities, tiles.q_sides, strict=True)
+            )
             return (
                 jax.tree.map(jnp.add, d_q, d_q_tile),
                 jax.tree.map(added, d_k_sides, d_k_tile),
-                added(d_v, d_v_tile),
+                added(d_v, _keys_gradient(weights, d_out, tiles.kv_heads)),
                 jax.tree.map(jnp.add, d_params, d_params_tile),
             )
 
@@ -516,22 +530,28 @@ def _attend_backward(plan, saved, cotangent):
         d_q, *carry = _over_tiles(plan, block, step, (d_q, d_k_sides, d_v, d_params))
         return tuple(carry), d_q
 
-    start = jax.tree.map(jnp.zeros_like, (tiles.k_sides, tiles.v, params))
+    # Gradients of keys and values with the tokens last: so none of the products in the loop has
+    # to turn a tile around.
+    d_keys = [jnp.zeros_like(x.swapaxes(2, 3)) for x in (*tiles.k_sides, tiles.v)]
+    start = tuple(d_keys[:-1]), d_keys[-1], jax.tree.map(jnp.zeros_like, params)
     (d_k_sides, d_v, d_params), d_q_sides = jax.lax.scan(
         of_block, start, jnp.arange(plan.query_blocks)
     )
     d_q_sides = jax.tree.map(functools.partial(_joined, plan), d_q_sides)
-    d_k_sides, d_v = jax.tree.map(lambda x: x[:, :, : plan.keys], (d_k_sides, d_v))
+    d_k_sides, d_v = jax.tree.map(lambda x: x[..., : plan.keys].swapaxes(2, 3), (d_k_sides, d_v))
     return d_q_sides, d_k_sides, d_v, d_params, None, None
 
 
-def _values_gradient(weights: Array, d_out: Array, kv_heads: int) -> Array:
-    """Sum over queries, and over the heads of a group, of weight times cotangent."""
-    grouped = (weights.shape[0], kv_heads, weights.shape[1] // kv_heads)
+def _keys_gradient(
+    d_tile: Float[Array, "B N T S"], queries: Float[Array, "B N T D"], kv_heads: int
+) -> Float[Array, "B K D S"]:
+    """Sum over the queries, and the heads of a group: the tokens last."""
+    batch, heads = d_tile.shape[:2]
+    grouped = (batch, kv_heads, heads // kv_heads)
     return jnp.einsum(
-        "bkgts,bkgtv->bksv",
-        weights.reshape(*grouped, *weights.shape[2:]),
-        d_out.reshape(*grouped, *d_out.shape[2:]),
+        "bkgtd,bkgts->bkds",
+        queries.reshape(*grouped, *queries.shape[2:]),
+        d_tile.reshape(*grouped, *d_tile.shape[2:]),
         precision=jax.lax.Precision.HIGHEST,
     )
 
