@@ -7,11 +7,13 @@ from lenext.attention.attend import (
     row_statistics,
 )
 from lenext.attention.catalogue import make_method, method_names, method_options
+from lenext.attention.choice import Choice
 from lenext.attention.diagnostics import RowStatistics
 from lenext.attention.flax_adapter import flax_attention_fn
 from lenext.attention.method import Method, Params, init_params, pin_scale, unsuited_axes
 
 __all__ = [
+    "Choice",
     "Method",
     "Params",
     "RowStatistics",

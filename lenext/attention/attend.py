@@ -1,4 +1,4 @@
-"""The public functions: attend, attention_weights, row_statistics."""
+"""The public functions: attend, choose_implementation, attention_weights, row_statistics."""
 
 import functools
 from typing import Any
@@ -10,13 +10,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import diagnostics, naive, tiles
 from lenext.attention.blockwise import default_block_size, map_blocks
+from lenext.attention.choice import Choice, choose
+from lenext.attention.fused import attend_fused
 from lenext.attention.method import Method, Params, init_params
 from lenext.attention.places import Places, located
+from lenext.attention.plan import plan_of, visible_keys
 
 Ar = Array | np.ndarray
-IMPLEMENTATIONS = ("auto", "naive", "blockwise")
-# Logits of this many bytes and more go by blocks: the definition keeps several such arrays.
-NAIVE_BYTES = 8 * 2**20
 
 
 def attend(
@@ -50,9 +50,11 @@ def attend(
         compared. Given together with `kv_segment_ids`.
       kv_segment_ids: see `q_segment_ids`.
       params: the method's learned parts; default `init_params(method, N, H)`.
-      implementation: "naive" (all rows at once), "blockwise" (O(block * S) memory, backward pass
-        included) or "auto" (by the size of the rows).
-      block_size: queries a block; default by shape.
+      implementation: "naive" (all rows at once), "blockwise" (memory linear in T + S, backward
+        pass included), "fused" (a library's kernel; raises where it cannot take the call) or
+        "auto"; `choose_implementation` says what that takes, and why.
+      block_size: queries a block of "blockwise", and keys where rows are summed up key by key;
+        default by shape.
 
     Returns:
       Outputs in q's dtype, computed in float32; zeros for rows that see no key.
@@ -60,9 +62,6 @@ def attend(
     Raises:
       ValueError: for shapes, positions, implementations or params that do not fit.
     """
-    if implementation not in IMPLEMENTATIONS:
-        choices = ", ".join(IMPLEMENTATIONS)
-        raise ValueError(f"implementation {implementation!r}: choose from {choices}")
     _check_block_size(block_size)
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     if v.ndim != 4 or v.shape[:3] != k.shape[:3]:
@@ -71,26 +70,48 @@ def attend(
     places, ordered, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
     )
-    if implementation == "auto":
-        implementation = choose_implementation(q.shape, k.shape[1])
-    if implementation == "naive":
-        block_size = None
-    elif block_size is None and tiles.suits(method):
-        keeps = method.visibility.keeps()
-        block_size = tiles.default_tile(q.shape[0], q.shape[2], keeps and keeps[1])
-    elif block_size is None:
-        block_size = default_block_size(q.shape[0], q.shape[2], k.shape[1])
-    statics: dict[str, Any] = {"method": method, "causal": causal, "ordered": ordered}
+    choice = _choose(
+        q, k, v, method, places, causal=causal, ordered=ordered, wanted=implementation,
+        block_size=block_size,
+    )  # fmt: skip
     return _attend(
-        q, k, v, params, places, implementation=implementation, block_size=block_size, **statics
+        q, k, v, params, places, method=method, causal=causal, ordered=ordered, choice=choice
     )
 
 
-def choose_implementation(q_shape: tuple[int, ...], key_length: int) -> str:
-    """What "auto" takes for queries [B, T, N, H] and S keys: "naive" or "blockwise"."""
-    batch, length, num_heads, _ = q_shape
-    row_bytes = 4 * batch * length * num_heads * key_length
-    return "naive" if row_bytes < NAIVE_BYTES else "blockwise"
+def choose_implementation(
+    q: Float[Ar, "B T N H"] | jax.ShapeDtypeStruct,
+    k: Float[Ar, "B S K H"] | jax.ShapeDtypeStruct,
+    v: Float[Ar, "B S K V"] | jax.ShapeDtypeStruct,
+    method: Method,
+    *,
+    causal: bool = False,
+    ordered: bool = True,
+    hidden: bool = False,
+    implementation: str = "auto",
+    block_size: int | None = None,
+) -> Choice:
+    """What `attend` takes for such a call, and why; nothing is computed.
+
+    Args:
+      q: queries, or their shape and type alone.
+      k: keys, likewise.
+      v: values, likewise.
+      method: from `make_method`.
+      causal: as in `attend`.
+      ordered: no positions are given.
+      hidden: a `kv_mask` or segment ids are given.
+      implementation: as in `attend`.
+      block_size: as in `attend`.
+
+    Raises:
+      ValueError: for an implementation that is unknown, or cannot take the call.
+    """
+    return choose(
+        method, q.shape, k.shape, v.shape, jnp.result_type(q.dtype, k.dtype, v.dtype),
+        causal=causal, ordered=ordered, hidden=hidden, wanted=implementation,
+        block_size=block_size, backend=jax.default_backend(),
+    )  # fmt: skip
 
 
 def attention_weights(
@@ -143,19 +164,32 @@ def row_statistics(
     return _row_statistics(q, k, params, places, block_size=block_size, **statics)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("method", "causal", "ordered", "implementation", "block_size")
-)
-def _attend(q, k, v, params, places, *, method, causal, ordered, implementation, block_size):
+def _choose(q, k, v, method, places, *, causal, ordered, wanted, block_size) -> Choice:
+    hidden = places.kv_mask is not None or places.kv_segment_ids is not None
+    return choose_implementation(
+        q, k, v, method, causal=causal, ordered=ordered, hidden=hidden,
+        implementation=wanted, block_size=block_size,
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "choice"))
+def _attend(q, k, v, params, places, *, method, causal, ordered, choice):
     places = located(places)
-    if implementation == "naive":
+    if choice.implementation == "naive":
         scored = _complete_scores(q, k, params, places, method=method, causal=causal)
         out = naive.combine(naive.weights(scored, method), v.swapaxes(1, 2))
         return out.swapaxes(1, 2).astype(q.dtype)
-    if tiles.suits(method):
-        out = tiles.attend_tiles(
-            q, k, v, method, params, places, causal=causal, ordered=ordered, tile=block_size
+    if choice.implementation == "fused":
+        plan = plan_of(q, k, method, places, causal=causal, ordered=ordered, tile=tiles.LARGEST)
+        n = visible_keys(plan, places)
+        return attend_fused(
+            q, k, v, method, params, places, n, causal=causal, backend=jax.default_backend()
         )
+    if choice.by_tiles:
+        out = tiles.attend_tiles(
+            q, k, v, method, params, places, causal=causal, ordered=ordered,
+            tile=choice.block_size,
+        )  # fmt: skip
         return out.astype(q.dtype)
 
     def outputs(scored, v):
@@ -163,7 +197,7 @@ def _attend(q, k, v, params, places, *, method, causal, ordered, implementation,
 
     return map_blocks(
         outputs, q, k, v, method, params, places,
-        causal=causal, ordered=ordered, block_size=block_size,
+        causal=causal, ordered=ordered, block_size=choice.block_size,
     )  # fmt: skip
 
 

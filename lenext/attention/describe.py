@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from lenext.attention.attend import attention_weights
 from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, parse
-from lenext.attention.fusion import why_not_fused
+from lenext.attention.fused import why_not_fused
 from lenext.attention.method import AXES, Axis, Method, init_params, unsuited_axes
 from lenext.attention.places import Places, count, located, rows_at, visible
 

@@ -4,24 +4,32 @@ Each block of queries meets its keys tile by tile and keeps a largest logit, a t
 values (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135). Re-weighted rows
 take two passes: totals first, then the sharpened sums, without the tiles that add nothing to them.
 The backward pass makes the tiles anew. Memory is O(tile + T + S), whatever the weighting.
-
-Where positions are the defaults, a block of queries only meets the tiles that it can see: causal
-rows stop at the diagonal, windows begin where they begin, and sinks are in the first tile.
+Which tiles there are: `lenext.attention.plan`.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lenext.attention import naive
 from lenext.attention.method import Method, Params, Rows
-from lenext.attention.places import Places, count, rows_at, visible
+from lenext.attention.places import Places, visible
+from lenext.attention.plan import (
+    Plan,
+    filled,
+    over_tiles,
+    padded,
+    padded_places,
+    plan_of,
+    tile_places,
+    tile_rows,
+    visible_keys,
+)
 from lenext.attention.weighting import KeyByKey, Reweighted
 
 # Float32 entries of a tile over batch and heads. Measured in experiments/benchmarks/block_size.py.
@@ -29,8 +37,6 @@ TILE_ENTRIES = 2**20
 SMALLEST, LARGEST = 128, 1024
 # Re-weighted shares of a row below this are nothing beside its total, 1 or more, in float32.
 NOTHING = 2.0**-26
-
-Tree = Any
 
 
 def suits(method: Method) -> bool:
@@ -50,92 +56,8 @@ def default_tile(batch: int, num_heads: int, window: int | None) -> int:
     return min(max(side, SMALLEST), LARGEST)
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is known of a call before it runs.
-
-    Attributes:
-      method: the method.
-      causal: whether a row sees later keys.
-      ordered: positions are the defaults (keys 0..S-1, queries the last T of them).
-      hidden: padding or documents hide some keys.
-      queries: T.
-      keys: S.
-      query_block: queries a tile.
-      key_block: keys a tile.
-      num_heads: N.
-      head_dim: H.
-    """
-
-    method: Method
-    causal: bool
-    ordered: bool
-    hidden: bool
-    queries: int
-    keys: int
-    query_block: int
-    key_block: int
-    num_heads: int
-    head_dim: int
-
-    @property
-    def query_blocks(self) -> int:
-        """Blocks of queries."""
-        return -(-self.queries // self.query_block)
-
-    @property
-    def key_blocks(self) -> int:
-        """Tiles of a complete row."""
-        return -(-self.keys // self.key_block)
-
-    @property
-    def weighting(self) -> KeyByKey:
-        """The method's, which `suits`."""
-        weighting = self.method.weighting
-        if not isinstance(weighting, KeyByKey):
-            raise TypeError(f"{type(weighting).__name__} takes complete rows")
-        return weighting
-
-    @property
-    def window(self) -> tuple[int, int] | None:
-        """First keys of a document and last ones that rows see, where tiles can follow that."""
-        keeps = self.method.visibility.keeps()
-        # Sinks stand in the first tile only where there is one document, from key 0 on.
-        known = self.ordered and keeps is not None and keeps[0] <= self.key_block
-        return keeps if known and not (self.hidden and keeps and keeps[0]) else None
-
-    @property
-    def sees_all(self) -> bool:
-        """Whether nothing hides a key but causality, where positions are the defaults."""
-        nowhere = jnp.zeros((1, 1, 1, 1), jnp.int32)
-        known = self.ordered or not self.causal
-        return known and not self.hidden and self.method.visibility(nowhere, nowhere) is None
-
-    def tiles(self, block: Array) -> tuple[Array, Array, Array, Array]:
-        """(first, whole, stop, sinks): what a block of queries meets.
-
-        Tiles [first, whole) are visible throughout, [whole, stop) and, where `sinks` is 1, tile 0
-        are so in part.
-        """
-        zero, stop = jnp.zeros((), jnp.int32), jnp.full((), self.key_blocks, jnp.int32)
-        whole = jnp.full((), self.keys // self.key_block, jnp.int32)
-        first, sinks = zero, zero
-        if self.ordered:
-            query = self.keys - self.queries + block * self.query_block
-            last = query + self.query_block - 1
-            if self.causal:
-                stop = jnp.minimum(last // self.key_block + 1, stop)
-                whole = jnp.minimum((query + 1) // self.key_block, whole)
-            if self.window is not None:
-                few, reach = self.window
-                first = jnp.maximum(query - reach + 1, 0) // self.key_block
-                if not self.causal:
-                    stop = jnp.minimum((last + reach - 1) // self.key_block + 1, stop)
-                if few:
-                    sinks = (first > 0).astype(jnp.int32)
-        if not self.sees_all:
-            whole = first
-        return first, jnp.minimum(whole, stop), stop, sinks
+# Several products read a tile: XLA's CPU backend would make it anew, exps and all, for each.
+_once = jax.lax.optimization_barrier
 
 
 def attend_tiles(
@@ -163,15 +85,9 @@ def attend_tiles(
       ordered: the positions are the defaults.
       tile: queries, and keys, of a tile.
     """
-    plan = Plan(
-        method, causal, ordered,
-        hidden=places.kv_mask is not None or places.kv_segment_ids is not None,
-        queries=q.shape[1], keys=k.shape[1],
-        query_block=_even(q.shape[1], tile), key_block=_even(k.shape[1], tile),
-        num_heads=q.shape[2], head_dim=q.shape[3],
-    )  # fmt: skip
-    n = _visible_keys(plan, places)
-    rows = _rows(plan, places, n)
+    plan = plan_of(q, k, method, places, causal=causal, ordered=ordered, tile=tile)
+    n = visible_keys(plan, places)
+    rows = tile_rows(plan, places, n)
     q_sides = naive.query_sides(q, method, params, rows)
     k_sides = naive.key_sides(k, method, rows)
     v = v.astype(jnp.float32).swapaxes(1, 2)
@@ -180,105 +96,20 @@ def attend_tiles(
     return out.swapaxes(1, 2)
 
 
-def _even(length: int, tile: int) -> int:
-    """At most `tile`, so that blocks are alike; a multiple of 16 where there are several."""
-    blocks = -(-length // min(tile, length))
-    size = -(-length // blocks)
-    return min(tile, length, -(-size // 16) * 16)
+class _RowSums(NamedTuple):
+    """What a row's weights are made with, each [B, N, T, 1].
 
+    Attributes:
+      largest: the largest visible logit (0 where the weighting has no shift).
+      total: the (first) total of the values, or 1.
+      divisor: what the last values are over: the total, the second one, or 1.
+      centred: 1 where that divisor follows the logits, 0 where it does not.
+    """
 
-def _rows(plan: Plan, places: Places, n: Int[Array, "#B 1 T 1"]) -> Rows:
-    return rows_at(
-        plan.method, places, n, causal=plan.causal, key_length=plan.keys,
-        num_heads=plan.num_heads, head_dim=plan.head_dim,
-    )  # fmt: skip
-
-
-def _padded(x: Array, size: int, axis: int, *, mode: str = "constant") -> Array:
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, size - x.shape[axis])
-    return jnp.pad(x, widths, mode=mode)
-
-
-# Several products read a tile: XLA's CPU backend would make it anew, exps and all, for each.
-_once = jax.lax.optimization_barrier
-
-# Queries are filled up with the last one, whose row is as finite as itself.
-_filled = functools.partial(_padded, mode="edge")
-
-
-def _padded_places(plan: Plan, places: Places) -> Places:
-    """Whole blocks of both, with padding keys masked."""
-    queries, keys = plan.query_blocks * plan.query_block, plan.key_blocks * plan.key_block
-    mask = places.kv_mask
-    if mask is None and keys > plan.keys:
-        mask = jnp.ones((1, plan.keys), bool)
-    places = places._replace(kv_mask=mask)
-    whole = {
-        name: _filled(x, queries, 1) if name.startswith("q_") else _padded(x, keys, 1)
-        for name, x in places._asdict().items()
-        if x is not None
-    }
-    return Places(**whole)
-
-
-def _block(places: Places, start: Array, size: int, side: str) -> dict[str, Any]:
-    return {
-        name: None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, 1)
-        for name, x in places._asdict().items()
-        if name.startswith(side)
-    }
-
-
-def _tile_places(plan: Plan, places: Places, block: Array, tile: Array) -> Places:
-    """The places of one tile of `_padded_places`."""
-    queries = _block(places, block * plan.query_block, plan.query_block, "q_")
-    keys = _block(places, tile * plan.key_block, plan.key_block, "kv_")
-    return Places(**queries, **keys)
-
-
-def _visible_keys(plan: Plan, places: Places) -> Int[Array, "#B 1 T 1"]:
-    """n of every row: known beforehand, or counted over the tiles that the rows meet."""
-    if plan.sees_all:
-        last = jnp.arange(plan.queries) + plan.keys - plan.queries + 1
-        n = last if plan.causal else jnp.full((plan.queries,), plan.keys)
-        return n[None, None, :, None].astype(jnp.int32)
-    padded = _padded_places(plan, places)
-
-    def of_block(block):
-        def add(tile, n):
-            return n + count(
-                visible(plan.method, _tile_places(plan, padded, block, tile), plan.causal)
-            )
-
-        leaves = [x for x in padded if x is not None]
-        batch = max(x.shape[0] for x in leaves)
-        n = jnp.zeros((batch, 1, plan.query_block, 1), jnp.int32)
-        return _over_tiles(plan, block, lambda tile, n, _: add(tile, n), n)
-
-    n = jnp.moveaxis(jax.lax.map(of_block, jnp.arange(plan.query_blocks)), 0, 2)
-    return n.reshape(n.shape[0], 1, -1, 1)[:, :, : plan.queries]
-
-
-def _over_tiles(
-    plan: Plan, block: Array, step: Callable[[Array, Tree, bool], Tree], carry: Tree
-) -> Tree:
-    """Folds step(tile, carry, whole) over the tiles that a block of queries meets."""
-    first, whole, stop, sinks = plan.tiles(block)
-    if plan.sees_all:
-        carry = jax.lax.fori_loop(first, whole, lambda j, c: step(j, c, True), carry)
-    if plan.window is not None and plan.window[0]:
-        # Before the first, in place of the tile one lower: the sinks'.
-        def at(j, c):
-            return step(jnp.where(j < first, 0, j), c, False)
-
-        return jax.lax.fori_loop(first - sinks, stop, at, carry)
-    return jax.lax.fori_loop(whole, stop, lambda j, c: step(j, c, False), carry)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan, q_sides, k_sides, v, params, places, n):
-    return _forward(plan, q_sides, k_sides, v, params, places, n)[0]
+    largest: Float[Array, "B N T 1"]
+    total: Float[Array, "B N T 1"]
+    divisor: Float[Array, "B N T 1"]
+    centred: Float[Array, "B N T 1"]
 
 
 class _Tiles:
@@ -286,12 +117,12 @@ class _Tiles:
 
     def __init__(self, plan, q_sides, k_sides, v, params, places, n):
         queries, keys = plan.query_blocks * plan.query_block, plan.key_blocks * plan.key_block
-        self.plan, self.params = plan, params
-        self.q_sides = tuple(_filled(x, queries, 2) for x in q_sides)
-        self.k_sides = tuple(_padded(x, keys, 2) for x in k_sides)
-        self.v = _padded(v, keys, 2)
-        self.n = _filled(n, queries, 2)
-        self.places = _padded_places(plan, places)
+        self.plan, self.params, self.weighting = plan, params, plan.weighting
+        self.q_sides = tuple(filled(x, queries, 2) for x in q_sides)
+        self.k_sides = tuple(padded(x, keys, 2) for x in k_sides)
+        self.v = padded(v, keys, 2)
+        self.n = filled(n, queries, 2)
+        self.places = padded_places(plan, places)
         self.batch, self.kv_heads, _, self.value_dim = v.shape
 
     def queries_of(self, x: Array, block: Array) -> Array:
@@ -304,26 +135,43 @@ class _Tiles:
         size = self.plan.key_block
         return jax.lax.dynamic_slice_in_dim(x, tile * size, size, 2)
 
-    def rows(self, block: Array, tile: Array) -> tuple[Places, Rows]:
+    def rows(self, block: Array, tile: Array | int) -> tuple[Places, Rows]:
         """Places and rows of one tile."""
-        places = _tile_places(self.plan, self.places, block, tile)
-        return places, _rows(self.plan, places, self.queries_of(self.n, block))
+        places = tile_places(self.plan, self.places, block, jnp.asarray(tile))
+        return places, tile_rows(self.plan, places, self.queries_of(self.n, block))
 
-    def mask(self, places: Places, whole: bool) -> Array | None:
-        """What is visible in a tile; None for all."""
-        return None if whole else visible(self.plan.method, places, self.plan.causal)
-
-    def similarities(self, block: Array, tile: Array) -> list[Array]:
-        """The products of both sides in one tile."""
+    def sides(self, block: Array, tile: Array) -> list[tuple[Array, Array]]:
+        """Both sides of each piece's products."""
         return [
-            naive.products(self.queries_of(q, block), self.keys_of(k, tile))
+            (self.queries_of(q, block), self.keys_of(k, tile))
             for q, k in zip(self.q_sides, self.k_sides, strict=True)
         ]
 
-    def logits(self, block: Array, tile: Array, rows: Rows) -> Array:
-        """Logits of one tile."""
-        similarities = self.similarities(block, tile)
-        return naive.logits(similarities, self.plan.method, self.params, rows)
+    def similarities(self, block: Array, tile: Array, needed: list[Array | None]) -> list[Array]:
+        """The sides' products; zeros for a piece that no entry is of."""
+        shape = (self.batch, self.plan.num_heads, self.plan.query_block, self.plan.key_block)
+        return [
+            _where_needed(here, lambda sides=sides: naive.products(*sides), shape)
+            for here, sides in zip(needed, self.sides(block, tile), strict=True)
+        ]
+
+    def needed(self, rows: Rows) -> list[Array | None]:
+        """For each piece of the position, whether any entry is of it; None for every one."""
+        wheres = [piece.where for piece in self.plan.method.position.pieces(rows)]
+        if len(wheres) == 1:
+            return [None]
+        needed, free = [], jnp.ones((1, 1, 1, 1), bool)
+        for where in reversed(wheres):
+            needed.append(jnp.any(free if where is None else free & where))
+            free = jnp.zeros_like(free) if where is None else free & ~where
+        return needed[::-1]
+
+    def seen(self, block: Array, tile: Array, whole: bool) -> tuple[Array, Array | None, Rows]:
+        """Logits of one tile, which of them are visible (None for all), and their rows."""
+        places, rows = self.rows(block, tile)
+        mask = None if whole else visible(self.plan.method, places, self.plan.causal)
+        similarities = self.similarities(block, tile, self.needed(rows))
+        return naive.logits(similarities, self.plan.method, self.params, rows), mask, rows
 
     def combine(self, values: Array, tile: Array) -> Array:
         """The values' weighted sums over one tile of keys."""
@@ -334,70 +182,28 @@ class _Tiles:
         return jnp.full((self.batch, self.plan.num_heads, self.plan.query_block, dim), fill)
 
 
+def _where_needed(needed: Array | None, make: Callable[[], Array], shape: tuple[int, ...]) -> Array:
+    if needed is None:
+        return make()
+    return jax.lax.cond(needed, make, lambda: jnp.zeros(shape, jnp.float32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(plan, q_sides, k_sides, v, params, places, n) -> Array:
+    return _forward(plan, q_sides, k_sides, v, params, places, n)[0]
+
+
 def _forward(plan, q_sides, k_sides, v, params, places, n):
-    """Outputs [B, N, T, V], and what each row's weights are made with."""
+    """Outputs [B, N, T, V], and the `_RowSums`."""
     tiles = _Tiles(plan, q_sides, k_sides, v, params, places, n)
-    weighting = plan.weighting
-    twice = isinstance(weighting, Reweighted)
-
-    def first_pass(block):
-        def step(tile, carry, whole):
-            largest, total, out, tops = carry
-            place, rows = tiles.rows(block, tile)
-            logits = tiles.logits(block, tile, rows)
-            mask = tiles.mask(place, whole)
-            if weighting.shifted:
-                seen = True if mask is None else mask
-                top = jnp.max(logits, axis=-1, keepdims=True, where=seen, initial=-jnp.inf)
-                tops = tops if tops is None else tops.at[..., tile].set(top[..., 0])
-                top = jnp.maximum(largest, top)
-                before, shift = weighting.shift_at(largest), weighting.shift_at(top)
-                carried = jnp.where(jnp.isfinite(largest), jnp.exp(before - shift), 0.0)
-                largest, total = top, total * carried
-                out = out if out is None else out * carried
-            else:
-                shift = largest
-            values = _once(weighting.visible_values(logits, mask, shift, rows))
-            if weighting.normalised:
-                total = total + jnp.sum(values, axis=-1, keepdims=True)
-            out = out if out is None else out + tiles.combine(values, tile)
-            return largest, total, out, tops
-
-        none = -jnp.inf if weighting.shifted else 0.0
-        start = (
-            tiles.per_row(none),
-            tiles.per_row(0.0),
-            None if twice else tiles.per_row(0.0, tiles.value_dim),
-            tiles.per_row(-jnp.inf, plan.key_blocks) if twice else None,
-        )
-        largest, total, out, tops = _over_tiles(plan, block, step, start)
-        total = total + weighting.rest(weighting.shift_at(largest))
-        total = jnp.where(total > 0, total, 1.0) if weighting.normalised else jnp.ones_like(total)
-        return largest, total, out, tops
+    twice = isinstance(plan.weighting, Reweighted)
 
     def of_block(block):
-        largest, total, out, tops = first_pass(block)
+        largest, total, out, tops = _first_pass(tiles, block, twice=twice)
         if not twice:
-            return out / total, (largest, total, None)
-        flat, keep = _second_stage(tiles, block, largest, total, tops)
-
-        def step(tile, carry, whole):
-            def add(carry):
-                final, out = carry
-                place, rows = tiles.rows(block, tile)
-                logits = tiles.logits(block, tile, rows)
-                mask = tiles.mask(place, whole)
-                shift = weighting.shift_at(largest)
-                sharp = _once(_sharpened(weighting, logits, mask, shift, total, largest, rows))
-                final = final + jnp.sum(sharp, axis=-1, keepdims=True)
-                return final, out + tiles.combine(sharp, tile)
-
-            return jax.lax.cond(keep[tile], add, lambda carry: carry, carry)
-
-        start = tiles.per_row(0.0), tiles.per_row(0.0, tiles.value_dim)
-        final, out = _over_tiles(plan, block, step, start)
-        final = jnp.where(flat | (final == 0), 1.0, final)
-        return out / final, (largest, total, final)
+            centred = tiles.per_row(float(plan.weighting.normalised))
+            return out / total, _RowSums(largest, total, total, centred)
+        return _second_pass(tiles, block, largest, total, tops)
 
     blocks = jax.lax.map(of_block, jnp.arange(plan.query_blocks))
     return jax.tree.map(functools.partial(_joined, plan), blocks)
@@ -409,126 +215,94 @@ def _joined(plan: Plan, x: Array) -> Array:
     return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, : plan.queries]
 
 
-def _sharpened(weighting, logits, mask, shift, total, largest, rows):
-    """A tile's second-stage values, as a function of its logits and its rows' first total."""
-    peak = weighting.visible_values(largest, None, shift, rows) / jax.lax.stop_gradient(total)
+def _first_pass(tiles: _Tiles, block: Array, *, twice: bool):
+    """(largest, total, sums of values, None), or (…, None, each tile's largest) before a second."""
+    weighting = tiles.weighting
+
+    def step(tile, carry, whole):
+        largest, total, out, tops = carry
+        logits, mask, rows = tiles.seen(block, tile, whole)
+        shift = largest
+        if weighting.shifted:
+            seen = True if mask is None else mask
+            top = jnp.max(logits, axis=-1, keepdims=True, where=seen, initial=-jnp.inf)
+            tops = None if tops is None else tops.at[..., tile].set(top[..., 0])
+            top = jnp.maximum(largest, top)
+            before, shift = weighting.shift_at(largest), weighting.shift_at(top)
+            carried = jnp.where(jnp.isfinite(largest), jnp.exp(before - shift), 0.0)
+            largest, total = top, total * carried
+            out = None if out is None else out * carried
+        values = _once(weighting.visible_values(logits, mask, shift, rows))
+        if weighting.normalised:
+            total = total + jnp.sum(values, axis=-1, keepdims=True)
+        out = None if out is None else out + tiles.combine(values, tile)
+        return largest, total, out, tops
+
+    start = (
+        tiles.per_row(-jnp.inf if weighting.shifted else 0.0),
+        tiles.per_row(0.0),
+        None if twice else tiles.per_row(0.0, tiles.value_dim),
+        tiles.per_row(-jnp.inf, tiles.plan.key_blocks) if twice else None,
+    )
+    largest, total, out, tops = over_tiles(tiles.plan, block, step, start)
+    total = total + weighting.rest(weighting.shift_at(largest))
+    usable = total > 0 if weighting.normalised else jnp.zeros_like(total, dtype=bool)
+    return largest, jnp.where(usable, total, 1.0), out, tops
+
+
+def _sharpened(weighting, logits, mask, largest, total, rows):
+    """Second-stage values, as a function of their logits and of their rows' first total."""
+    shift = weighting.shift_at(largest)
+    peak = weighting.values(largest, shift, rows) / jax.lax.stop_gradient(total)
     first = weighting.visible_values(logits, mask, shift, rows) / total
     sharp = weighting.sharpened(first, peak, rows)
     return sharp if mask is None else jnp.where(mask, sharp, 0.0)
 
 
-def _second_stage(tiles, block, largest, total, tops):
-    """Rows in which nothing exceeds the offset, and the tiles that count beside their totals."""
-    weighting = tiles.plan.weighting
-    _, rows = tiles.rows(block, jnp.zeros((), jnp.int32))
-    shift = weighting.shift_at(largest)
-    peak = weighting.visible_values(largest, None, shift, rows) / total
-    seen = jnp.isfinite(tops)
-    best = weighting.visible_values(tops, seen, shift, rows) / total
-    share = weighting.sharpened(best, peak, rows)
+def _second_pass(tiles: _Tiles, block: Array, largest: Array, total: Array, tops: Array):
+    """Re-weighted rows, from the tiles that count beside their totals: outputs and sums."""
+    weighting = tiles.weighting
+    _, rows = tiles.rows(block, 0)
+    peak = weighting.values(largest, weighting.shift_at(largest), rows) / total
     flat = weighting.is_flat(peak, rows)
-    counts = seen & (flat | (share * rows.n > NOTHING))
-    return flat, jnp.any(counts, axis=(0, 1, 2))
+    seen = jnp.isfinite(tops)
+    best = _sharpened(weighting, tops, seen, largest, total, rows)
+    counts = jnp.any(seen & (flat | (best * rows.n > NOTHING)), axis=(0, 1, 2))
+
+    def step(tile, carry, whole):
+        def add():
+            divisor, out = carry
+            logits, mask, rows = tiles.seen(block, tile, whole)
+            sharp = _once(_sharpened(weighting, logits, mask, largest, total, rows))
+            divisor = divisor + jnp.sum(sharp, axis=-1, keepdims=True)
+            return divisor, out + tiles.combine(sharp, tile)
+
+        return jax.lax.cond(counts[tile], add, lambda: carry)
+
+    start = tiles.per_row(0.0), tiles.per_row(0.0, tiles.value_dim)
+    divisor, out = over_tiles(tiles.plan, block, step, start)
+    divisor = jnp.where(flat, 1.0, divisor)
+    centred = jnp.where(flat, 0.0, 1.0)
+    return out / divisor, _RowSums(largest, total, divisor, centred)
 
 
 def _attend_forward(plan, q_sides, k_sides, v, params, places, n):
-    out, rows = _forward(plan, q_sides, k_sides, v, params, places, n)
-    return out, (q_sides, k_sides, v, params, places, n, out, rows)
+    out, sums = _forward(plan, q_sides, k_sides, v, params, places, n)
+    return out, (q_sides, k_sides, v, params, places, n, out, sums)
 
 
-def _attend_backward(plan, saved, cotangent):
-    """By tiles again: d logits = value'(logits) (d weights - the row's mean of them) / total."""
-    q_sides, k_sides, v, params, places, n, out, (largest, total, final) = saved
+def _attend_backward(plan, saved, d_out):
+    """By tiles again: d values = (d weights - their mean over the row's weights) / divisor."""
+    q_sides, k_sides, v, params, places, n, out, sums = saved
     tiles = _Tiles(plan, q_sides, k_sides, v, params, places, n)
-    weighting = plan.weighting
     queries = plan.query_blocks * plan.query_block
-    twice = isinstance(weighting, Reweighted)
-    mean = jnp.sum(out * cotangent, axis=-1, keepdims=True)
-    cotangent, mean = (_padded(x, queries, 2) for x in (cotangent, mean))
-    largest, total, final = (
-        None if x is None else _filled(x, queries, 2) for x in (largest, total, final)
-    )
-    shift = weighting.shift_at(largest)
+    mean = sums.centred * jnp.sum(out * d_out, axis=-1, keepdims=True)
+    d_out, mean = (padded(x, queries, 2) for x in (d_out, mean))
+    sums = jax.tree.map(lambda x: filled(x, queries, 2), sums)
 
     def of_block(carry, block):
-        d_k_sides, d_v, d_params = carry
-        d_out, mean_b, shift_b, largest_b, total_b = (
-            tiles.queries_of(x, block) for x in (cotangent, mean, shift, largest, total)
-        )
-        final_b = None if final is None else tiles.queries_of(final, block)
-        _, some_rows = tiles.rows(block, jnp.zeros((), jnp.int32))
-
-        def d_weights(tile):
-            d = naive.products(d_out, tiles.keys_of(tiles.v, tile))
-            if not twice:
-                return (d - mean_b) / total_b if weighting.normalised else d
-            peak = weighting.visible_values(largest_b, None, shift_b, some_rows) / total_b
-            # Flat rows keep their first-stage weights, which no second total divides.
-            return (d - jnp.where(weighting.is_flat(peak, some_rows), 0.0, mean_b)) / final_b
-
-        d_total = None
-        if twice and weighting.normalised:
-
-            def add_totals(tile, d_total, whole):
-                place, rows = tiles.rows(block, tile)
-                logits = tiles.logits(block, tile, rows)
-                mask = tiles.mask(place, whole)
-
-                def stage(t):
-                    return _sharpened(weighting, logits, mask, shift_b, t, largest_b, rows)
-
-                _, pull = jax.vjp(stage, total_b)
-                return d_total + pull(d_weights(tile))[0]
-
-            d_total = _over_tiles(plan, block, add_totals, jnp.zeros_like(total_b))
-
-        def step(tile, carry, whole):
-            d_q, d_k_sides, d_v, d_params = carry
-            place, rows = tiles.rows(block, tile)
-            mask = tiles.mask(place, whole)
-            similarities = tiles.similarities(block, tile)
-            logits, pull_logits = jax.vjp(
-                lambda x, p: naive.logits(x, plan.method, p, rows), similarities, params
-            )
-
-            def stages(x):
-                first = weighting.visible_values(x, mask, shift_b, rows)
-                if not twice:
-                    return first, first
-                return first, _sharpened(weighting, x, mask, shift_b, total_b, largest_b, rows)
-
-            (first, last), pull_values = jax.vjp(stages, logits)
-            d_first = (
-                jnp.zeros_like(first) if d_total is None else jnp.broadcast_to(d_total, first.shape)
-            )
-            (d_logits,) = pull_values((d_first, d_weights(tile)))
-            d_similarities, d_params_tile = pull_logits(d_logits)
-            d_similarities = _once(d_similarities)
-            weights = _once(last / (final_b if twice else total_b))
-
-            def added(whole_array, part):
-                at = tile * plan.key_block
-                old = jax.lax.dynamic_slice_in_dim(whole_array, at, plan.key_block, 3)
-                return jax.lax.dynamic_update_slice_in_dim(whole_array, old + part, at, 3)
-
-            d_q_tile = tuple(
-                naive.combine(d, tiles.keys_of(k, tile))
-                for d, k in zip(d_similarities, tiles.k_sides, strict=True)
-            )
-            d_k_tile = tuple(
-                _keys_gradient(d, tiles.queries_of(q, block), tiles.kv_heads)
-                for d, q in zip(d_similarities, tiles.q_sides, strict=True)
-            )
-            return (
-                jax.tree.map(jnp.add, d_q, d_q_tile),
-                jax.tree.map(added, d_k_sides, d_k_tile),
-                added(d_v, _keys_gradient(weights, d_out, tiles.kv_heads)),
-                jax.tree.map(jnp.add, d_params, d_params_tile),
-            )
-
-        d_q = tuple(jnp.zeros((*x.shape[:2], plan.query_block, x.shape[3])) for x in tiles.q_sides)
-        d_q, *carry = _over_tiles(plan, block, step, (d_q, d_k_sides, d_v, d_params))
-        return tuple(carry), d_q
+        here = jax.tree.map(lambda x: tiles.queries_of(x, block), (sums, d_out, mean))
+        return _block_backward(tiles, block, here[0], here[1], here[2], carry)
 
     # Gradients of keys and values with the tokens last: so none of the products in the loop has
     # to turn a tile around.
@@ -540,6 +314,81 @@ def _attend_backward(plan, saved, cotangent):
     d_q_sides = jax.tree.map(functools.partial(_joined, plan), d_q_sides)
     d_k_sides, d_v = jax.tree.map(lambda x: x[..., : plan.keys].swapaxes(2, 3), (d_k_sides, d_v))
     return d_q_sides, d_k_sides, d_v, d_params, None, None
+
+
+def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
+    """Adds one block's part to (d_k_sides, d_v, d_params); and gives its d_q_sides."""
+    plan, weighting = tiles.plan, tiles.weighting
+    shift = weighting.shift_at(sums.largest)
+    twice = isinstance(weighting, Reweighted)
+
+    def last_values(logits, mask, total, rows):
+        if twice:
+            return _sharpened(weighting, logits, mask, sums.largest, total, rows)
+        return weighting.visible_values(logits, mask, shift, rows)
+
+    def d_values(tile):
+        return (naive.products(d_out, tiles.keys_of(tiles.v, tile)) - mean) / sums.divisor
+
+    d_total = jnp.zeros_like(sums.total)
+    if twice and weighting.normalised:  # a re-weighted row's first total is one of its own
+
+        def add(tile, d_total, whole):
+            logits, mask, rows = tiles.seen(block, tile, whole)
+            _, pull = jax.vjp(lambda total: last_values(logits, mask, total, rows), sums.total)
+            return d_total + pull(d_values(tile))[0]
+
+        d_total = over_tiles(plan, block, add, d_total)
+
+    def step(tile, carry, whole):
+        d_q, d_k_sides, d_v, d_params = carry
+        places, rows = tiles.rows(block, tile)
+        mask = None if whole else visible(plan.method, places, plan.causal)
+        needed = tiles.needed(rows)
+        logits, pull_logits = jax.vjp(
+            lambda x, params: naive.logits(x, plan.method, params, rows),
+            tiles.similarities(block, tile, needed), tiles.params,
+        )  # fmt: skip
+
+        def values(logits):
+            last = last_values(logits, mask, sums.total, rows)
+            # What the first total follows: counted apart, since it is held fixed in the last.
+            first = weighting.visible_values(logits, mask, shift, rows) if twice else None
+            return last, first
+
+        (last, first), pull = jax.vjp(values, logits)
+        d_first = None if first is None else jnp.broadcast_to(d_total, first.shape)
+        (d_logits,) = pull((d_values(tile), d_first))
+        d_similarities, d_params_here = pull_logits(d_logits)
+        d_similarities, weights = _once((d_similarities, last / sums.divisor))
+
+        def added(whole_array, part):
+            at = tile * plan.key_block
+            old = jax.lax.dynamic_slice_in_dim(whole_array, at, plan.key_block, 3)
+            return jax.lax.dynamic_update_slice_in_dim(whole_array, old + part, at, 3)
+
+        d_sides = [
+            (
+                _where_needed(here, lambda d=d, k=k: naive.combine(d, k), q.shape),
+                _where_needed(
+                    here, lambda d=d, q=q: _keys_gradient(d, q, tiles.kv_heads),
+                    k.swapaxes(2, 3).shape,
+                ),
+            )
+            for here, d, (q, k) in zip(
+                needed, d_similarities, tiles.sides(block, tile), strict=True
+            )
+        ]  # fmt: skip
+        return (
+            tuple(x + d for x, (d, _) in zip(d_q, d_sides, strict=True)),
+            tuple(added(x, d) for x, (_, d) in zip(d_k_sides, d_sides, strict=True)),
+            added(d_v, _keys_gradient(weights, d_out, tiles.kv_heads)),
+            jax.tree.map(jnp.add, d_params, d_params_here),
+        )
+
+    d_q = tuple(jnp.zeros_like(tiles.queries_of(x, block)) for x in tiles.q_sides)
+    d_q, *carry = over_tiles(plan, block, step, (d_q, *carry))
+    return tuple(carry), d_q
 
 
 def _keys_gradient(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from lenext.attention import make_method, method_names
-from lenext.attention.fusion import why_not_fused
+from lenext.attention.fused import why_not_fused
 from lenext.attention.position import Rope
 
 WEIGHTS = "its weights are not a plain softmax of the logits"
