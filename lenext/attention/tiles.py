@@ -10,7 +10,7 @@ Which tiles there are: `lenext.attention.plan`.
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ def attend_tiles(
     k_sides = naive.key_sides(k, method, rows)
     v = v.astype(jnp.float32).swapaxes(1, 2)
     biased = {"position": params["position"]} if "position" in params else {}
-    out = _attend(plan, q_sides, k_sides, v, biased, places, n)
+    out: Any = _attend(plan, q_sides, k_sides, v, biased, places, n)
     return out.swapaxes(1, 2)
 
 
@@ -189,7 +189,7 @@ def _where_needed(needed: Array | None, make: Callable[[], Array], shape: tuple[
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan, q_sides, k_sides, v, params, places, n) -> Array:
+def _attend(plan, q_sides, k_sides, v, params, places, n):
     return _forward(plan, q_sides, k_sides, v, params, places, n)[0]
 
 

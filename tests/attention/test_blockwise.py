@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lenext.attention import attend, choose_implementation, make_method, row_statistics
+from lenext.attention import attend, make_method, row_statistics
 from lenext.attention.blockwise import default_block_size
 from tests.attention.common import QUICK, TRAIN_LENGTH
 
 LENGTH, HEADS, DIM = 2048, 2, 8
 ROWS = 4 * HEADS * LENGTH**2  # bytes of all rows in float32
-MADE = make_method("rerope+infoscale", train_length=TRAIN_LENGTH)
+# Of complete rows: nothing but those can tell a row's entropy, or its support.
+MADE = make_method("adaptive+infoscale", train_length=TRAIN_LENGTH)
 
 
 def temporaries(function) -> int:
@@ -71,9 +72,3 @@ def test_default_block_size():
     assert default_block_size(2, 1, 512) == 256
     assert default_block_size(1, 1, 1) == 1024
     assert default_block_size(64, 16, 2**20) == 32
-
-
-def test_rows_of_eight_mebibytes_go_by_blocks():
-    assert choose_implementation((1, 1024, 2, 64), 1024) == "blockwise"
-    assert choose_implementation((1, 1024, 2, 64), 1023) == "naive"
-    assert choose_implementation((2, 1024, 1, 8), 1024) == "blockwise"

@@ -1,12 +1,16 @@
-"""Which methods a fused kernel can compute, and why not the others."""
+"""Which methods a fused kernel can compute, why not the others, and what the kernels are given."""
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from lenext.attention import make_method, method_names
-from lenext.attention.fused import why_not_fused
+from lenext.attention import attend, make_method, method_names
+from lenext.attention.fused import attend_fused, why_not_fused
+from lenext.attention.places import Places, located
 from lenext.attention.position import Rope
 
 WEIGHTS = "its weights are not a plain softmax of the logits"
@@ -66,3 +70,81 @@ def test_a_position_of_ones_own():
     method = make_method("softmax", train_length=8)
     assert why_not_fused(dataclasses.replace(method, position=GainOfRows()), 4, 16) is None
     assert why_not_fused(dataclasses.replace(method, position=OnlyNear()), 4, 16) == ROTATIONS
+
+
+def sixteen_bits(length, *, heads=4, kv_heads=2, dim=16):
+    rng = np.random.default_rng(0)
+    shapes = [(2, length, n, dim) for n in (heads, kv_heads, kv_heads)]
+    return [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
+
+
+TAKEN = [
+    ("softmax", False),
+    ("infoscale(clamp=False)", True),
+    ("yarn(scale=4)", True),
+    ("cosscale(cos_scale=8)+log_length", True),
+    ("windowed(window=9)", True),
+    ("ssa", False),
+]
+
+
+@pytest.mark.parametrize(("method", "causal"), TAKEN)
+def test_cudnn_is_given_the_whole_method(monkeypatch, method, causal):
+    """The call for a GPU, computed by the same function's plain form."""
+    calls = []
+    plain = functools.partial(jax.nn.dot_product_attention)
+
+    def recorded(*arguments, implementation, **options):
+        calls.append((implementation, options))
+        return plain(*arguments, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    made = make_method(method, train_length=8)
+    q, k, v = sixteen_bits(40)
+    try:
+        out = attend(q, k, v, made, causal=causal)
+    finally:
+        jax.clear_caches()  # what was compiled for this GPU must serve no other test
+    ((implementation, options),) = calls
+    assert implementation == "cudnn"
+    assert options["scale"] == 1.0
+    assert options["is_causal"] == causal
+    assert options["local_window_size"] == ((8, 0) if "window" in method else None)
+    monkeypatch.undo()
+    expected = np.asarray(attend(q, k, v, made, causal=causal, implementation="naive"), np.float32)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        np.asarray(out, np.float32), expected, atol=2e-2 * np.max(np.abs(expected))
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "causal", "queries"),
+    [("log_length", True, 128), ("windowed(window=30)", False, 256), ("softmax", True, 256)],
+)
+def test_splash_in_the_interpreter(method, causal, queries):
+    """The TPU's kernel, value and gradient, queries being the last of 256 keys."""
+    made = make_method(method, train_length=8)
+    q, k, v = sixteen_bits(256, heads=2, kv_heads=1)
+    q = q[:, -queries:]
+    positions = jnp.arange(256)[None]
+    places = located(Places(positions[:, -queries:], positions))
+    n = jnp.arange(257 - queries, 257) if causal else jnp.full((queries,), 256)
+
+    def fused(q, k, v):
+        return attend_fused(
+            q, k, v, made, {}, places, n[None, None, :, None], causal=causal, backend="tpu",
+            interpret=True,
+        )  # fmt: skip
+
+    def definition(q, k, v):
+        return attend(q, k, v, made, causal=causal, implementation="naive")
+
+    with jax.numpy_rank_promotion("allow"):  # within the library's kernel
+        out, pull = jax.vjp(fused, q, k, v)
+        ours = [out, *pull(q)]
+    out, pull = jax.vjp(definition, q, k, v)
+    for a, b in zip(ours, [out, *pull(q)], strict=True):
+        b = np.asarray(b, np.float32)
+        np.testing.assert_allclose(np.asarray(a, np.float32), b, atol=2e-2 * np.max(np.abs(b)))

@@ -1,0 +1,78 @@
+"""What "auto" takes and why, and that what is asked for is taken or refused."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lenext.attention import attend, choose_implementation, make_method
+
+
+def choice(method, length, *, heads=2, keys=None, dtype=jnp.float32, batch=1, **options):
+    q = jax.ShapeDtypeStruct((batch, length, heads, 64), dtype)
+    k = jax.ShapeDtypeStruct((batch, keys or length, heads, 64), dtype)
+    return choose_implementation(q, k, k, make_method(method, train_length=64), **options)
+
+
+def test_rows_of_eight_mebibytes_go_by_blocks():
+    assert choice("softmax", 1024).implementation == "blockwise"
+    assert choice("softmax", 1024, keys=1023).implementation == "naive"
+    assert choice("softmax", 1024, heads=1, batch=2).implementation == "blockwise"
+
+
+def test_reasons():
+    tiles = choice("softmax", 4096)
+    assert (tiles.by_tiles, tiles.block_size) == (True, 512)
+    assert "key by key" in tiles.why
+    assert "not on the cpu" in tiles.why
+    rows = choice("sparsemax", 4096)
+    assert (rows.by_tiles, rows.block_size) == (False, 32)
+    assert "complete rows" in rows.why
+    assert "less than" in choice("softmax", 64).why
+    asked = choice("softmax", 4096, implementation="blockwise", block_size=96)
+    assert (asked.block_size, asked.why) == (96, "asked for; its rows can be summed up key by key")
+    assert choice("softmax", 4096, implementation="naive").why == "asked for"
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "why"),
+    [
+        ("softmax", {"dtype": jnp.float32}, "16-bit floats, not float32"),
+        ("lssa", {}, "not a plain softmax"),
+        ("alibi", {}, "bias"),
+        ("rerope", {}, "near and far"),
+        ("softmax", {"hidden": True}, "padding and packs"),
+        ("softmax", {"ordered": False}, "default positions"),
+        ("softmax", {"keys": 512, "causal": True}, "as many queries as keys"),
+        ("windowed", {}, "window is causal"),
+    ],
+)
+def test_a_gpu_declines_with_the_reason(monkeypatch, method, options, why):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    options = {"dtype": jnp.bfloat16} | options
+    with pytest.raises(ValueError, match=f"'fused' cannot take this call: .*{why}"):
+        choice(method, 256, implementation="fused", **options)
+    assert choice(method, 256, **options).implementation == "naive"
+
+
+@pytest.mark.parametrize(
+    ("method", "causal"),
+    [("softmax", False), ("infoscale+yarn", True), ("cosscale", True), ("windowed", True)],
+)
+def test_a_gpu_takes_the_others(monkeypatch, method, causal):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    made = choice(method, 256, causal=causal, dtype=jnp.bfloat16)
+    assert (made.implementation, made.block_size) == ("fused", None)
+    assert made.why == "cuDNN's kernel can compute it"
+
+
+def test_a_tpu_wants_whole_lanes(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert choice("windowed", 256, dtype=jnp.bfloat16).implementation == "fused"
+    with pytest.raises(ValueError, match="multiples of 128"):
+        choice("windowed", 200, dtype=jnp.bfloat16, implementation="fused")
+
+
+def test_here_there_is_no_fused_kernel():
+    q = jnp.zeros((1, 8, 1, 8), jnp.bfloat16)
+    with pytest.raises(ValueError, match="on GPUs and TPUs, not on the cpu"):
+        attend(q, q, q, make_method("softmax", train_length=8), implementation="fused")
