@@ -6,10 +6,12 @@ STAMP := $(VENV)/.installed
 QUICKSTART := --config=configs/quickstart.py --workdir=runs/quickstart
 UV_VERSION := 0.13.8
 WORKERS ?= 2
+BENCHMARKS := attention training_step evaluation_cost
+BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint format lock clean
+.PHONY: help setup quickstart test lint format bench lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -45,6 +47,10 @@ lint: setup ## Check style, formatting and types
 format: setup ## Format the code and apply the linter's safe fixes
 	$(BIN)/python -m ruff check --fix-only
 	$(BIN)/python -m ruff format
+
+# One after the other: each wants the machine to itself, and so wants it idle.
+bench: setup ## Measure speed and memory into experiments/results/benchmarks (BENCH_FLAGS=--quick)
+	@for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(BENCH_FLAGS) || exit 1; done
 
 lock: $(VENV)/pyvenv.cfg ## Pin requirements.txt anew from pyproject.toml, moving only what must move
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==$(UV_VERSION)

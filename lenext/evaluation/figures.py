@@ -134,10 +134,11 @@ def figures_of(
     joined = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
     heads = joined.pop("heads")
     figures = Figures(**joined, heads=None if heads is None else HeadFigures(**heads))
-    return figures, Cost(seconds, compile_seconds, _peak_bytes(compiled))
+    return figures, Cost(seconds, compile_seconds, peak_bytes(compiled))
 
 
-def _peak_bytes(compiled: Any) -> int:
+def peak_bytes(compiled: Any) -> int:
+    """Of a compiled program: its arguments, its outputs and everything between."""
     analysis = compiled.memory_analysis()
     return int(
         analysis.argument_size_in_bytes

@@ -160,7 +160,7 @@ def test_memory_is_far_from_quadratic(settings, method):
         compiled = figures_module._forward.lower(
             params, example, graphdef=graphdef, probe_rows=32
         ).compile()
-        peaks[length] = figures_module._peak_bytes(compiled)
+        peaks[length] = figures_module.peak_bytes(compiled)
     assert peaks[32768] < 200 * 2**20
     assert peaks[32768] < 8 * peaks[8192]
 

@@ -1,0 +1,327 @@
+"""What the benchmarks share: interleaved timing, where figures come from, tables and pictures."""
+
+import argparse
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.attention_pictures import STYLE
+from lenext.evaluation.figures import peak_bytes
+from lenext.evaluation.plot import COLOURS, DASHES
+from lenext.files import write_atomically
+from lenext.provenance import provenance
+
+RESULTS = Path("experiments/results/benchmarks")
+GEMM_SIZE = 2048
+INSTALL_TORCH = ".venv/bin/python -m pip install -c requirements.txt torch"
+
+Record = dict[str, Any]
+Curves = Mapping[str, Sequence[tuple[float, float]]]
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], None]], runs: int, *, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Times callables in rounds over all of them, so that whatever else goes on meets each alike.
+
+    Args:
+      candidates: by name; each returns when its work is done, not when it is under way.
+      runs: rounds.
+      warm_up: whether each is called once before, untimed. Compilation would fall into that call;
+        to know what it takes, see `compiled` or `seconds_of`.
+
+    Returns:
+      Seconds of each round, by name.
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    if warm_up:
+        for call in candidates.values():
+            call()
+    for _ in range(runs):
+        for name, call in candidates.items():
+            times[name].append(seconds_of(call))
+    return times
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """What one call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Each one's median."""
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def ratios(seconds: Mapping[str, float], peer: str) -> dict[str, float | None]:
+    """How many times as long as `peer` each takes; None where the peer was not timed."""
+    if peer not in seconds:
+        return dict.fromkeys(seconds)
+    return {name: value / seconds[peer] for name, value in seconds.items()}
+
+
+class Compiled(NamedTuple):
+    """A compiled JAX function.
+
+    Attributes:
+      call: takes the arguments that it was compiled for.
+      seconds: that tracing and compiling took.
+      temp_bytes: that it holds beside arguments and outputs.
+      peak_bytes: with them.
+    """
+
+    call: Callable[..., Any]
+    seconds: float
+    temp_bytes: int
+    peak_bytes: int
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
+    """Compiles for `arguments`: arrays, or their `jax.ShapeDtypeStruct`s.
+
+    What is already jitted stays as it is, so that its donations count.
+    """
+    start = time.perf_counter()
+    jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
+    call = jitted.lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    return Compiled(call, seconds, int(call.memory_analysis().temp_size_in_bytes), peak_bytes(call))
+
+
+def why_no_torch() -> str:
+    """Why PyTorch is not compared with; "" where it is."""
+    if importlib.util.find_spec("torch") is None:
+        return f"torch not installed: {INSTALL_TORCH}"
+    if jax.default_backend() != "cpu":
+        return f"torch is compared with on CPUs only, and JAX runs on {jax.default_backend()} here"
+    return ""
+
+
+def gemm_rates(size: int = GEMM_SIZE, runs: int = 10) -> dict[str, float]:
+    """Float32 GFLOP/s of JAX, and of torch if it is there, at a product of size x size matrices.
+
+    The best of all runs: a bound is not to sink under what else the machine does.
+    """
+    x = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(jnp.matmul)
+    candidates: dict[str, Callable[[], Any]] = {"jax": lambda: product(x, x).block_until_ready()}
+    if not why_no_torch():
+        import torch  # pyright: ignore[reportMissingImports]
+
+        y = torch.from_numpy(np.array(x))
+        candidates["torch"] = lambda: y @ y
+    times = interleaved(candidates, runs)
+    return {name: 2 * size**3 / min(values) / 1e9 for name, values in times.items()}
+
+
+def fingerprint(arrays: Any) -> str:
+    """12 hex digits of a hash of a pytree of arrays: what went in."""
+    digest = hashlib.sha256()
+    for x in jax.tree.leaves(arrays):
+        digest.update(f"{x.dtype}{x.shape}".encode() + np.asarray(x).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def describe(
+    config: Mapping[str, Any], inputs: Any, *, seeds: Sequence[int], tokens: int, steps: int
+) -> dict[str, Any]:
+    """Where a benchmark's figures come from, as JSON values; measures the rate of products too.
+
+    Args:
+      config: what was asked for.
+      inputs: a pytree of the arrays that went in.
+      seeds: that they were drawn with.
+      tokens: of the largest call.
+      steps: timed calls of each candidate.
+    """
+    found = provenance()
+    found["hardware"]["load"] = os.getloadavg()[0]  # before, by whatever else runs here
+    if not why_no_torch():
+        import torch  # pyright: ignore[reportMissingImports]
+
+        found["versions"]["torch"] = torch.__version__
+        found["hardware"]["torch_threads"] = torch.get_num_threads()
+    return found | {
+        "config": dict(config),
+        "seeds": list(seeds),
+        "tokens": tokens,
+        "steps": steps,
+        "fingerprint": fingerprint(inputs),
+        "gemm_gflops": gemm_rates(),
+    }
+
+
+def header(about: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know before any figure: machine, versions, date, roofline."""
+    hardware, versions = about["hardware"], about["versions"]
+    device = hardware["cpu"] if hardware["backend"] == "cpu" else hardware["device_kind"]
+    load = f"load {hardware['load']:.1f} before"
+    names = [f"{name} {versions[name]}" for name in ("python", "jax", "torch") if name in versions]
+    rates = [f"{rate:,.0f} in {name}" for name, rate in about["gemm_gflops"].items()]
+    return [
+        f"- {device}, {hardware['cores']} cores ({hardware['backend']}), {load}; "
+        f"{', '.join(names)}",
+        f"- git {about['git']}, {about['time']}",
+        f"- roofline: products of float32 matrices of {GEMM_SIZE} by {GEMM_SIZE}, GFLOP/s: "
+        f"{', '.join(rates)}",
+        f"- times are medians of {about['steps']} interleaved runs, unless said otherwise; "
+        "compilation apart",
+    ]
+
+
+def number(value: float | None) -> str:
+    """Three digits, or all before the point; a dash for nothing."""
+    if value is None:
+        return "–"
+    return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """As a number of them."""
+    return number(None if seconds is None else 1e3 * seconds)
+
+
+def megabytes(size: float | None) -> str:
+    """Bytes as a number of MB, 2^20 each."""
+    return number(None if size is None else size / 2**20)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> list[str]:
+    """Lines of a Markdown table, all columns but the first `names` to the right."""
+    return [
+        f"| {' | '.join(headings)} |",
+        "|" + "---|" * names + "---:|" * (len(headings) - names),
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def write(
+    results: Path,
+    name: str,
+    title: str,
+    lines: Sequence[str],
+    about: Mapping[str, Any],
+    records: Sequence[Record],
+    picture: bytes,
+) -> None:
+    """Writes NAME.md (title, header, `lines`), NAME.json and NAME.png, and says so."""
+    results.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([f"# {title}", "", *header(about), "", *lines, ""])
+    content = {"provenance": dict(about), "records": list(records)}
+    write_atomically(results / f"{name}.md", text)
+    write_atomically(results / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    write_atomically(results / f"{name}.png", picture)
+    print(f"{text}\nresults: {results / name}.md, .json, .png")
+
+
+def draw(
+    panels: Mapping[str, Curves],
+    labels: tuple[str, str],
+    title: str,
+    *,
+    reference: Mapping[str, Curves] | None = None,
+) -> bytes:
+    """A PNG of curves on log-log axes.
+
+    Args:
+      panels: curves as points (x, y) by name, in panels by heading; one name is one colour in all.
+      labels: of the axes x and y.
+      title: above all.
+      reference: by panel, curves that are no measurement, as a roofline: grey and dashed.
+    """
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.0 * len(panels) + 3.0, 5.0), layout="constrained")
+        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (heading, curves) in zip(grid, panels.items(), strict=True):
+            ticks = sorted({x for points in curves.values() for x, _ in points})
+            for name, points in curves.items():
+                index = names.index(name)
+                axes.plot(
+                    *zip(*sorted(points), strict=True), DASHES[index // len(COLOURS) % len(DASHES)],
+                    color=COLOURS[index % len(COLOURS)], marker="o", markersize=4, linewidth=1.8,
+                    label=name,
+                )  # fmt: skip
+            for name, points in (reference or {}).get(heading, {}).items():
+                axes.plot(
+                    *zip(*sorted(points), strict=True), linestyle=(0, (4, 4)), color="0.5",
+                    linewidth=1.2, label=name,
+                )  # fmt: skip
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xticks(ticks, [f"{x:,}" for x in ticks])
+            axes.minorticks_off()
+            axes.set_xlabel(labels[0])
+            axes.set_title(heading, loc="left", fontsize=11)
+            axes.grid(axis="y", color="0.9", linewidth=0.8)
+        grid[0].set_ylabel(labels[1])
+        handles = {
+            label: handle
+            for axes in grid
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+        return _png(figure)
+
+
+def draw_bars(values: Mapping[str, Mapping[str, float]], label: str, title: str) -> bytes:
+    """A PNG of horizontal bars by name, in panels by heading."""
+    with matplotlib.rc_context(STYLE):
+        tallest = max(len(bars) for bars in values.values())
+        figure = Figure(figsize=(5.0 * len(values), 1.6 + 0.5 * tallest), layout="constrained")
+        grid = figure.subplots(1, len(values), squeeze=False)[0]
+        for axes, (heading, bars) in zip(grid, values.items(), strict=True):
+            drawn = axes.barh(list(bars), list(bars.values()), color=COLOURS[2], height=0.6)
+            axes.bar_label(drawn, [number(value) for value in bars.values()], padding=3)
+            axes.invert_yaxis()
+            axes.margins(x=0.15)
+            axes.set_xlabel(label)
+            axes.set_title(heading, loc="left", fontsize=11)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+        return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, dpi=160, format="png")
+    return out.getvalue()
+
+
+def parser(documentation: str | None, *, runs: int) -> argparse.ArgumentParser:
+    """Of the flags that all benchmarks take: --runs, --quick, --results."""
+    found = argparse.ArgumentParser(
+        description=documentation, formatter_class=argparse.RawTextHelpFormatter
+    )
+    found.add_argument("--runs", type=_count, default=runs, help=f"rounds (default {runs})")
+    found.add_argument(
+        "--quick", action="store_true", help="sizes of a minute, to see that it runs"
+    )
+    found.add_argument("--results", type=Path, default=RESULTS, help=f"folder (default {RESULTS})")
+    return found
+
+
+def counts(text: str) -> list[int]:
+    """Whole numbers from "64,256", for argparse."""
+    return [_count(word) for word in text.split(",")]
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of 1 and more")
+    return int(text)

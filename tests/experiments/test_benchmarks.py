@@ -1,0 +1,373 @@
+"""The benchmarks' arithmetic by hand, their peers against ours, and each at sizes of seconds."""
+
+import argparse
+import json
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from experiments.benchmarks import attention, evaluation_cost, measure, training_step
+from lenext.attention import attend, make_method
+from lenext.training.optimizer import make_optimizer
+from lenext.training.step import init_state, make_train_step
+from tests.training.common import tiny_config, tiny_decoder_config
+
+KEYS = {"config", "seeds", "tokens", "steps", "git", "fingerprint", "versions"}
+MISSING = "torch not installed: so says the test"
+
+
+@pytest.fixture
+def gemm(monkeypatch):
+    """Products at 100 and 50 GFLOP/s, and no time spent on them."""
+    monkeypatch.setattr(measure, "gemm_rates", lambda: {"jax": 100.0, "torch": 50.0})
+
+
+@pytest.fixture
+def no_torch(monkeypatch, gemm):
+    monkeypatch.setattr(measure, "why_no_torch", lambda: MISSING)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="torch is not installed: there is no peer")
+
+
+class Clock:
+    """Stands still but for what `work` adds."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.log = 0.0, []
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
+
+    def work(self, name, *seconds):
+        left = iter(seconds)
+
+        def call():
+            self.log.append(name)
+            self.now += next(left)
+
+        return call
+
+
+def config_of(family, tmp_path):
+    config = tiny_decoder_config(tmp_path) if family == "decoder" else tiny_config(tmp_path)
+    config.model.num_kv_heads = 0
+    return config
+
+
+def read(results, name):
+    """(records, provenance, tables) of a benchmark; a table's rows are dicts of its cells."""
+    content = json.loads((results / f"{name}.json").read_text())
+    assert content["provenance"].keys() >= KEYS
+    assert matplotlib.image.imread(results / f"{name}.png").ndim == 3
+    tables, headings = [], None
+    for line in (results / f"{name}.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            headings = None
+        elif headings is None:
+            headings = cells
+            tables.append([])
+        elif not set(line) <= set("|-:"):
+            tables[-1].append(dict(zip(headings, cells, strict=True)))
+    return content["records"], content["provenance"], tables
+
+
+def value(cell):
+    return float(cell.replace(",", ""))
+
+
+def check_ratios(rows, first, seconds, ratio, peer):
+    """Three digits each: their quotient is off by a percent and a half at most."""
+    peers = [value(row[seconds]) for row in rows if row[first] == peer]
+    assert len(peers) == 1
+    timed = [row for row in rows if row[ratio] not in ("–", "")]
+    assert timed
+    for row in timed:
+        assert value(row[ratio]) == pytest.approx(value(row[seconds]) / peers[0], rel=0.015)
+
+
+# --- measure.py
+
+
+def test_rounds_go_over_all_in_turn(monkeypatch):
+    clock = Clock(monkeypatch)
+    calls = {"a": clock.work("a", 9, 1, 2, 6), "b": clock.work("b", 8, 3, 3, 4)}
+    times = measure.interleaved(calls, 3)
+    assert times == {"a": [1, 2, 6], "b": [3, 3, 4]}  # the first calls are not among them
+    assert clock.log == ["a", "b"] * 4
+    seconds = measure.medians(times)
+    assert seconds == {"a": 2, "b": 3}
+    assert measure.ratios(seconds, "b") == {"a": pytest.approx(2 / 3), "b": 1}
+    assert measure.ratios(seconds, "c") == {"a": None, "b": None}
+
+
+def test_a_single_run_may_stand_alone(monkeypatch):
+    clock = Clock(monkeypatch)
+    assert measure.interleaved({"a": clock.work("a", 5)}, 1, warm_up=False) == {"a": [5]}
+
+
+def test_rate_of_products(monkeypatch):
+    ticks = iter([0.0, 0.5, 1.0, 1.25, 2.0, 3.0])  # calls of 0.5, 0.25 and 1 second
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(measure, "why_no_torch", lambda: MISSING)
+    assert measure.gemm_rates(size=10, runs=3) == {"jax": pytest.approx(2 * 1000 / 0.25 / 1e9)}
+
+
+def test_compiled():
+    x = jnp.arange(6.0).reshape(2, 3)
+    done = measure.compiled(lambda x: x @ x.T, x)
+    np.testing.assert_array_equal(done.call(x), [[5, 14], [14, 50]])
+    assert done.peak_bytes == done.temp_bytes + 4 * 6 + 4 * 4
+    donating = measure.compiled(jax.jit(lambda x: x + 1, donate_argnums=0), x)
+    given = jnp.copy(x)
+    donating.call(given)
+    assert given.is_deleted()
+
+
+def test_fingerprint_is_of_values_types_and_shapes():
+    x = np.arange(4, dtype=np.int32)
+    others = [x, x[::-1], x.astype(np.int64), x.reshape(2, 2), x.view(np.float32), [x, x]]
+    assert len({measure.fingerprint(other) for other in others}) == len(others)
+    assert measure.fingerprint({"x": x}) == measure.fingerprint([jnp.asarray(x)])
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [(None, "–"), (0.012345, "0.0123"), (1.0, "1"), (99.44, "99.4"), (64321.4, "64,321")],
+)
+def test_numbers(x, text):
+    assert measure.number(x) == text
+
+
+def test_table():
+    assert measure.table(["a", "b", "c"], [["x", "y", "1"]], names=2) == [
+        "| a | b | c |", "|---|---|---:|", "| x | y | 1 |"
+    ]  # fmt: skip
+
+
+def test_counts_are_whole_and_positive():
+    assert measure.counts("64,256") == [64, 256]
+    for text in ("64,0", "", "1.5"):
+        with pytest.raises(argparse.ArgumentTypeError, match="should be a whole number"):
+            measure.counts(text)
+
+
+def test_header_says_whence(no_torch):
+    about = measure.describe({"x": 1}, [np.ones(2)], seeds=[3], tokens=5, steps=7)
+    assert about.keys() >= KEYS
+    assert (about["seeds"], about["tokens"], about["steps"]) == ([3], 5, 7)
+    text = "\n".join(measure.header(about))
+    for part in (
+        f"jax {jax.__version__}",
+        about["git"],
+        "100 in jax, 50 in torch",
+        "7 interleaved",
+    ):
+        assert part in text
+
+
+# --- attention.py
+
+
+def test_plan():
+    cases = list(attention.plan(["softmax", "lssar"], [4096, 8192, 16384, 65536], 5))
+    found = {
+        (case.direction, case.length): (len(case.ours), case.ours[-1], case.runs) for case in cases
+    }
+    assert found == {
+        ("forward", 4096): (6, ("lssar", "naive"), 5),
+        ("forward", 8192): (5, ("lssar", "naive"), 5),
+        ("forward", 16384): (4, ("lssar", "blockwise"), 5),
+        ("forward", 65536): (1, ("softmax", "auto"), 1),
+        ("forward and backward", 4096): (6, ("lssar", "naive"), 5),
+    }
+
+
+def test_flops():
+    # 4 heads, 6 entries of 64 products each above the diagonal and on it, twice (Q Kᵀ and P V), of
+    # which a half is counted: a square of 8 by 8 has 32 there.
+    assert attention.flops(8, attention.FORWARD) == 4 * 32 * 64 * 2 * 2
+    assert attention.flops(8, attention.BACKWARD) == 3 * attention.flops(8, attention.FORWARD)
+
+
+@pytest.mark.parametrize("peer", [attention.SDPA, attention.EAGER, attention.JAX_NN])
+def test_peers_compute_softmax_attention(peer, request):
+    arrays = attention.inputs(37)
+    method = make_method("nope", train_length=8)
+    wanted = attention.with_gradients(lambda q, k, v: attend(q, k, v, method, causal=True))(*arrays)
+    if peer == attention.JAX_NN:
+        forward = attention.jax_nn(*arrays[:3])
+        found = attention.with_gradients(attention.jax_nn)(*arrays)
+    else:
+        request.getfixturevalue("torch")
+        ours = lambda x: np.swapaxes(x.detach().numpy(), 1, 2)  # noqa: E731
+        forward = ours(attention.torch_peers(attention.FORWARD, arrays)[peer]())
+        found = jax.tree.map(ours, attention.torch_peers(attention.BACKWARD, arrays)[peer]())
+    np.testing.assert_allclose(forward, wanted[0], atol=1e-5)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_attention_is_measured(torch, gemm, monkeypatch, tmp_path):
+    monkeypatch.setattr(attention, "BACKWARD_LENGTH", 16)
+    monkeypatch.setattr(attention, "REPEATED_LENGTH", 24)
+    attention.run(["softmax"], [16, 32], 2, tmp_path)
+    records, _, tables = read(tmp_path, "attention")
+    peers = {r["length"]: r["seconds"] for r in records
+             if (r["direction"], r["candidate"]) == ("forward", "torch SDPA")}  # fmt: skip
+    for r in records:
+        assert r["seconds"] == np.median(r["times"])
+        assert len(r["times"]) == (2 if r["length"] == 16 else 1)
+        if r["direction"] == "forward":
+            assert r["ratio"] == r["seconds"] / peers[r["length"]]
+    assert [len(table) for table in tables] == [6, 4, 6, 1]
+    for table in tables[:3]:
+        check_ratios(table, "attention", "ms", "x torch SDPA", "torch SDPA")
+    # 2 · 4 · 64 · 16² FLOPs at 100 GFLOP/s.
+    assert "Roofline: 0.00131 ms." in (tmp_path / "attention.md").read_text()
+
+
+def test_attention_without_torch(no_torch, tmp_path):
+    attention.run(["windowed(window=4)"], [16], 1, tmp_path)
+    records, about, tables = read(tmp_path, "attention")
+    assert "torch" not in about["versions"]
+    notes = {row["attention"]: row[""] for row in tables[0]}
+    assert notes["torch SDPA"] == notes["torch eager"] == MISSING
+    assert all(r["ratio"] is None for r in records)
+    assert all(row["x torch SDPA"] == "–" for row in tables[0])
+
+
+def test_rows_too_large_are_left_out(gemm, monkeypatch):
+    monkeypatch.setattr(attention, "COMPLETE_BYTES", attention.complete_bytes(16) - 1)
+    records = attention.run_case(attention.Case(attention.FORWARD, 16, [("softmax", "auto")], 1))
+    found = {r["candidate"]: (r["seconds"] is None, r["note"]) for r in records}
+    assert found["jax.nn"] == (True, "its rows take more than 0 GB")
+    assert found["softmax, auto"] == (False, "")
+
+
+# --- training_step.py
+
+
+@pytest.mark.parametrize("family", ["gau", "decoder"])
+def test_twins_train_alike(family, torch, tmp_path):
+    from experiments.benchmarks.torch_models import make_step, twin
+
+    config = config_of(family, tmp_path)
+    # Enough of both that their lack would show in the weights.
+    config.optimizer.update(weight_decay=5.0, clip_norm=0.05)
+    batch = training_step.make_batch(config)
+    model = training_step.make_model(config)
+    params = nnx.to_pure_dict(nnx.state(model))
+    vocab_size = training_step.ByteTokenizer().vocab_size
+    trained = twin(config, vocab_size, params)
+    step = make_step(trained, config.optimizer, batch, compiled=False)
+    theirs = [step() for _ in range(4)]
+
+    optimizer = make_optimizer(
+        config.optimizer, optax.constant_schedule(config.optimizer.learning_rate)
+    )
+    train_step = make_train_step(nnx.graphdef(model), optimizer, seed=0, dropout=False)
+    state, ours = init_state(model, optimizer), []
+    for _ in range(4):
+        state, metrics = train_step(state, batch, np.int32(1))
+        ours.append(float(metrics["loss"]))
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    assert ours[3] < ours[0] - 0.01
+    wanted = twin(config, vocab_size, state["params"]).state_dict()
+    for name, x in trained.state_dict().items():
+        # A first gradient near Adam's epsilon decides a step's size by its last digits.
+        np.testing.assert_allclose(x, wanted[name], atol=1e-4, err_msg=name)
+
+
+def test_other_networks_have_no_twin(torch, tmp_path):
+    config = config_of("decoder", tmp_path)
+    config.model.qk_norm = True
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*q_norm"):
+        training_step.torch_stepper(config, training_step.make_batch(config), compiled=False)
+
+
+def test_what_is_not_the_same_is_not_timed():
+    training_step.check_parity([5.0, 4, 3, 2.0], [5.00005, 9, 9, 2.00005], "a")
+    for theirs in ([5.0002, 4, 3, 2.0], [5.0, 4, 3, 2.0002], [5.0, 4, 3, float("nan")]):
+        with pytest.raises(training_step.ParityError, match=r"a: loss .* should agree to 0\.0001"):
+            training_step.check_parity([5.0, 4, 3, 2.0], theirs, "a")
+
+
+def test_training_is_measured_where_nothing_compiles(torch, gemm, monkeypatch, tmp_path):
+    def refuse(model):
+        del model
+
+        def call(**data):
+            raise RuntimeError("no C++ compiler\nand a page of advice")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    models = {name: config_of(name, tmp_path) for name in ("gau", "decoder")}
+    training_step.run(models, 3, tmp_path / "results")
+    records, about, tables = read(tmp_path / "results", "training_step")
+    assert about["tokens"] == 4 * 16
+    for model, table in zip(models, tables, strict=True):
+        ours, eager, compiled = [r for r in records if r["model"] == model]
+        assert ours["ratio"] == ours["seconds"] / eager["seconds"]
+        assert ours["seconds"] == np.median(ours["times"])
+        assert (compiled["seconds"], compiled["ratio"]) == (None, None)
+        assert [row[""] for row in table] == ["", "", "does not compile: no C++ compiler"]
+        check_ratios(table, "step", "ms", "x torch eager", "torch eager")
+        for row, r in zip(table[:2], (ours, eager), strict=True):
+            assert value(row["tokens/s"]) == pytest.approx(64 / r["seconds"], rel=0.01)
+            assert value(row["after 3 steps"]) == pytest.approx(r["losses"][3], abs=1e-6)
+
+
+def test_training_without_torch(no_torch, tmp_path):
+    training_step.run({"gau": config_of("gau", tmp_path)}, 1, tmp_path / "results")
+    _, _, (table,) = read(tmp_path / "results", "training_step")
+    assert [row[""] for row in table] == ["", MISSING, MISSING]
+
+
+def test_matrix_flops(tmp_path):
+    # Two layers of 16 to 2 · 32 + 8 and of 32 to 16; 6 FLOPs for each of 4 · 16 tokens.
+    config = config_of("gau", tmp_path)
+    assert training_step.matrix_flops(config) == 2 * (16 * 72 + 32 * 16) * 6 * 64
+
+
+# --- evaluation_cost.py
+
+
+def test_exponent():
+    assert evaluation_cost.exponent([(x, 3 * x**1.5) for x in (2, 4, 16)]) == pytest.approx(1.5)
+    # ln y = 0, 1, 1 at ln x = 0, 1, 2: the slope that misses least is 1/2.
+    points = [(1, 1), (np.e, np.e), (np.e**2, np.e)]
+    assert evaluation_cost.exponent(points) == pytest.approx(0.5)
+    assert evaluation_cost.exponent([(4, 1)]) is None
+
+
+def test_evaluation_is_measured(gemm, tmp_path):
+    models = {name: config_of(name, tmp_path) for name in ("gau", "decoder")}
+    evaluation_cost.run(models, ["softmax", "lssar"], [16, 32], 2, tmp_path / "results")
+    records, about, tables = read(tmp_path / "results", "evaluation_cost")
+    for r in records:
+        (peer,) = [
+            p["seconds"] for p in records
+            if (p["model"], p["length"], p["method"]) == (r["model"], r["length"], "softmax")
+        ]  # fmt: skip
+        assert r["ratio"] == r["seconds"] / peer
+        assert r["seconds"] == np.median(r["times"])
+    for table in tables[:2]:
+        assert len(table) == 4
+        for length in ("16", "32"):
+            rows = [row for row in table if row["length"] == length]
+            check_ratios(rows, "method", "s", "x softmax", "softmax")
+    for slope, row in zip(about["exponents"], tables[2], strict=True):
+        first, second = (
+            r["seconds"] for r in records
+            if (r["model"], r["method"]) == (slope["model"], slope["method"])
+        )  # fmt: skip
+        assert slope["seconds"] == pytest.approx(np.log2(second / first))
+        assert row["time"] == measure.number(slope["seconds"])
