@@ -1,64 +1,80 @@
-"""Forward time of attention by query-block size, beside the definition: whence the defaults.
+"""Forward time of attention by block size, beside the definition: whence the defaults.
 
     python -m experiments.benchmarks.block_size
 
-Medians of interleaved runs; the last line of each shape says what "auto" takes there.
+Softmax is summed up in tiles of that many queries and keys; `adaptive`, which wants complete rows,
+goes in blocks of that many queries. Medians of interleaved runs; the last column says what "auto"
+takes.
 """
-
-import statistics
-import time
 
 import jax
 
+from experiments.benchmarks import measure
 from lenext.attention import attend, choose_implementation, make_method
-from lenext.attention.blockwise import default_block_size
 
-SHAPES = [(64, 64), (16, 256), (4, 1024), (1, 4096), (1, 16384)]  # batch, length
-HEADS, KEY_SIZE, VALUE_SIZE = 1, 64, 256
-BLOCKS = (16, 32, 64, 128, 256, 512)
+# batch, length, heads, key size, value size
+SHAPES = [
+    (64, 64, 1, 64, 256),
+    (16, 256, 1, 64, 256),
+    (4, 1024, 1, 64, 256),
+    (1, 4096, 1, 64, 256),
+    (1, 1024, 4, 64, 64),
+    (1, 4096, 4, 64, 64),
+    (1, 16384, 4, 64, 64),
+]
+METHODS = ("softmax", "adaptive")
+BLOCKS = (32, 64, 128, 256, 512, 1024)
 NAIVE_ENTRIES = 2**25  # larger rows are left to the blocks
-RUNS = 7
+ROWS_LENGTH = 4096  # and longer complete rows to patience
+RUNS = 5
 
 
-def candidates(batch: int, length: int) -> dict[str, dict]:
+def candidates(name: str, shape: tuple[int, ...]) -> dict[str, dict]:
     """Arguments of `attend` by the name to print."""
+    batch, length, heads = shape[:3]
     found: dict[str, dict] = {}
-    if batch * HEADS * length**2 <= NAIVE_ENTRIES:
+    if batch * heads * length**2 <= NAIVE_ENTRIES:
         found["naive"] = {"implementation": "naive"}
+    if name == "adaptive" and length > ROWS_LENGTH:
+        return found
     for size in BLOCKS:
-        if size < length:
-            found[f"block {size}"] = {"implementation": "blockwise", "block_size": size}
+        if size <= length:
+            found[str(size)] = {"implementation": "blockwise", "block_size": size}
     return found
 
 
 def main() -> None:
     """Prints a Markdown table."""
-    method = make_method("softmax", train_length=64)
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; ms, median of {RUNS}\n")
-    print("| shape [B, T, N, H], V | " + " | ".join(["naive", *map(str, BLOCKS)]) + " | auto |")
-    print("|---|" + "---:|" * (len(BLOCKS) + 1) + "---|")
-    for batch, length in SHAPES:
-        shape = (batch, length, HEADS)
-        q, k, v = (
-            jax.random.normal(jax.random.key(i), (*shape, size))
-            for i, size in enumerate((KEY_SIZE, KEY_SIZE, VALUE_SIZE))
-        )
-        times: dict[str, list[float]] = {name: [] for name in candidates(batch, length)}
-        for run in range(RUNS + 1):
-            for name, arguments in candidates(batch, length).items():
-                start = time.perf_counter()
+    print("| method | shape [B, T, N, H], V | " + " | ".join(["naive", *map(str, BLOCKS)]), end="")
+    print(" | auto |\n|---|---|" + "---:|" * (len(BLOCKS) + 1) + "---|")
+    for name in METHODS:
+        method = make_method(name, train_length=64)
+        for shape in SHAPES:
+            batch, length, heads, *sizes = shape
+            q, k, v = (
+                jax.random.normal(jax.random.key(i), (batch, length, heads, size))
+                for i, size in enumerate((sizes[0], *sizes))
+            )
+            made = candidates(name, shape)
+            if not made:
+                continue
+
+            def call(arguments: dict, q=q, k=k, v=v, method=method) -> None:
                 attend(q, k, v, method, **arguments).block_until_ready()
-                if run:  # the first compiles
-                    times[name].append(time.perf_counter() - start)
-        auto = choose_implementation(q.shape, length)
-        if auto == "blockwise":
-            auto = f"block {default_block_size(batch, HEADS, length)}"
-        columns = ["naive", *(f"block {size}" for size in BLOCKS)]
-        cells = (
-            f"{1e3 * statistics.median(times[name]):.1f}" if name in times else ""
-            for name in columns
-        )
-        print(f"| {[*q.shape]}, {VALUE_SIZE} | " + " | ".join(cells) + f" | {auto} |", flush=True)
+
+            times = measure.interleaved(
+                {key: lambda a=arguments, f=call: f(a) for key, arguments in made.items()}, RUNS
+            )
+            taken = measure.medians(times)
+            cells = (
+                f"{1e3 * taken[key]:.1f}" if key in taken else ""
+                for key in ("naive", *map(str, BLOCKS))
+            )
+            auto = choose_implementation(q, k, v, method)
+            words = f"{auto.implementation} {auto.block_size or ''}".strip()
+            head = f"| {name} | {[*q.shape]}, {sizes[1]} | "
+            print(head + " | ".join(cells) + f" | {words} |", flush=True)
 
 
 if __name__ == "__main__":
