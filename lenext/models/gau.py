@@ -11,7 +11,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, row_statistics
-from lenext.models.layers import Attention, Context, dense, rms_norm, run_layers, split_dropout
+from lenext.models.layers import (
+    Attention,
+    Context,
+    Head,
+    dense,
+    rms_norm,
+    run_layers,
+    split_dropout,
+)
 
 Ar = Array | np.ndarray
 
@@ -155,10 +163,13 @@ class GAUEncoder(nnx.Module):
 
         return run_layers(self.layers, x.astype(self.config.dtype), keys, apply)
 
+    def head_weights(self) -> Head:
+        """What makes logits of hidden states."""
+        return Head(self.word_embedding.embedding[...], None, "vd")
+
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Float32 logits over the vocabulary for hidden states."""
-        table = self.word_embedding.embedding[...].astype(self.config.dtype)
-        return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)
+        return self.head_weights()(hidden.astype(self.config.dtype))
 
     def __call__(
         self, tokens: Int[Ar, "B T"], *, mask: Bool[Ar, "B T"] | None = None
