@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int
 
 from lenext.models.layers import Head
 
-# Of the array [tokens, chunk] that a chunk's logits take: 32 MB of float32. Larger ones were no
-# faster (experiments/benchmarks/loss.py); columns below the least would starve the products.
-CHUNK_ENTRIES = 2**23
+# Of the array [tokens, chunk] that a chunk's logits take: 8 MB of float32. Larger ones were no
+# faster (experiments/benchmarks/loss.py); few columns would starve the products.
+CHUNK_ENTRIES = 2**21
 LEAST_CHUNK = 512
 
 

@@ -176,7 +176,7 @@ def test_memory_of_value_and_gradient():
 
 def test_bytes_are_one_chunk_whatever_the_length():
     assert default_chunk(2**20) >= 300
-    assert default_chunk(8192) * 8192 <= 2**23
+    assert default_chunk(2048) * 2048 <= 2**21
 
 
 def build(family, **changes):
