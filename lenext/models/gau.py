@@ -37,6 +37,7 @@ class GAUConfig:
       type_vocab_size: token types (GAU-alpha's segments of a sentence pair).
       dropout: rate on embeddings and layer outputs.
       use_bias: biases on the dense maps and offsets on q and k.
+      remat: the backward pass computes each layer anew instead of keeping what it needs.
       dtype: compute type; parameters, normalisation and attention rows stay float32.
     """
 
@@ -48,6 +49,7 @@ class GAUConfig:
     type_vocab_size: int = 2
     dropout: float = 0.0
     use_bias: bool = False
+    remat: bool = False
     dtype: str = "float32"
 
 
@@ -161,7 +163,8 @@ class GAUEncoder(nnx.Module):
         def apply(layer: GAULayer, x: Array, key: Array | None):
             return layer(x, context, dropout_key=key)
 
-        return run_layers(self.layers, x.astype(self.config.dtype), keys, apply)
+        x = x.astype(self.config.dtype)
+        return run_layers(self.layers, x, keys, apply, remat=self.config.remat)
 
     def head_weights(self) -> Head:
         """What makes logits of hidden states."""
