@@ -28,7 +28,7 @@ def base_config() -> Config:
     config.model.intermediate_size = 256
     config.model.key_size = 64  # of a head
     config.model.num_layers = 3
-    config.model.num_heads = 4  # this and the next five: decoder only (a GAU has one head)
+    config.model.num_heads = 4  # this and the next four: decoder only (a GAU has one head)
     config.model.num_kv_heads = 0  # shared by groups of queries; 0 for as many as num_heads
     config.model.mlp = "gated"  # or "plain"
     config.model.qk_norm = False

@@ -26,6 +26,7 @@ def build_model(config: Config, methods: Sequence[Method], vocab_size: int, seed
         "num_layers": config.num_layers,
         "dropout": config.dropout,
         "use_bias": config.use_bias,
+        "remat": config.remat,
         "dtype": config.dtype,
     }
     if config.family == "gau":
@@ -37,7 +38,6 @@ def build_model(config: Config, methods: Sequence[Method], vocab_size: int, seed
         mlp=config.mlp,
         qk_norm=config.qk_norm,
         tied_head=config.tied_head,
-        remat=config.remat,
         **shared,
     )
     return Decoder(sizes, methods, rngs=rngs)

@@ -15,6 +15,7 @@ from lenext.attention import Method, row_statistics
 from lenext.models.layers import (
     Attention,
     Context,
+    Head,
     KVCache,
     dense,
     rms_norm,
@@ -232,12 +233,16 @@ class Decoder(nnx.Module):
         x, rows = run_layers(self.layers, x, keys, apply, remat=self.config.remat)
         return self.norm(x), rows
 
+    def head_weights(self) -> Head:
+        """What makes logits of hidden states."""
+        if self.head is None:
+            return Head(self.embedding.embedding[...], None, "vd")
+        bias = self.head.bias
+        return Head(self.head.kernel[...], None if bias is None else bias[...], "dv")
+
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Float32 logits over the vocabulary for hidden states."""
-        if self.head is not None:
-            return dense(self.head, hidden).astype(jnp.float32)
-        table = self.embedding.embedding[...].astype(self.config.dtype)
-        return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)
+        return self.head_weights()(hidden.astype(self.config.dtype))
 
     def __call__(
         self,

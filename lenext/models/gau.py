@@ -11,7 +11,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, row_statistics
-from lenext.models.layers import Attention, Context, dense, rms_norm, run_layers, split_dropout
+from lenext.models.layers import (
+    Attention,
+    Context,
+    Head,
+    dense,
+    rms_norm,
+    run_layers,
+    split_dropout,
+)
 
 Ar = Array | np.ndarray
 
@@ -29,6 +37,7 @@ class GAUConfig:
       type_vocab_size: token types (GAU-alpha's segments of a sentence pair).
       dropout: rate on embeddings and layer outputs.
       use_bias: biases on the dense maps and offsets on q and k.
+      remat: the backward pass computes each layer anew instead of keeping what it needs.
       dtype: compute type; parameters, normalisation and attention rows stay float32.
     """
 
@@ -40,6 +49,7 @@ class GAUConfig:
     type_vocab_size: int = 2
     dropout: float = 0.0
     use_bias: bool = False
+    remat: bool = False
     dtype: str = "float32"
 
 
@@ -153,12 +163,16 @@ class GAUEncoder(nnx.Module):
         def apply(layer: GAULayer, x: Array, key: Array | None):
             return layer(x, context, dropout_key=key)
 
-        return run_layers(self.layers, x.astype(self.config.dtype), keys, apply)
+        x = x.astype(self.config.dtype)
+        return run_layers(self.layers, x, keys, apply, remat=self.config.remat)
+
+    def head_weights(self) -> Head:
+        """What makes logits of hidden states."""
+        return Head(self.word_embedding.embedding[...], None, "vd")
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Float32 logits over the vocabulary for hidden states."""
-        table = self.word_embedding.embedding[...].astype(self.config.dtype)
-        return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)
+        return self.head_weights()(hidden.astype(self.config.dtype))
 
     def __call__(
         self, tokens: Int[Ar, "B T"], *, mask: Bool[Ar, "B T"] | None = None

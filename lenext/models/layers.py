@@ -28,6 +28,32 @@ def dense(linear: nnx.Linear, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]
     return linear(x.reshape(batch * length, width)).reshape(batch, length, -1)
 
 
+class Head(NamedTuple):
+    """What makes logits of hidden states.
+
+    Attributes:
+      matrix: float32.
+      bias: float32, or None.
+      axes: of the matrix, "vd" (an embedding) or "dv" (a linear map).
+    """
+
+    matrix: Float[Array, "..."]
+    bias: Float[Array, " V"] | None
+    axes: str
+
+    def __call__(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Float32 logits: the product is of hidden's type, its sums are float32."""
+        # A linear map takes one axis of tokens, as in `dense`; an embedding is no faster for it.
+        x = hidden.reshape(-1, hidden.shape[-1]) if self.axes == "dv" else hidden
+        matrix = self.matrix.astype(hidden.dtype)
+        logits = jnp.einsum(
+            f"...d,{self.axes}->...v", x, matrix, preferred_element_type=jnp.float32
+        ).reshape(*hidden.shape[:-1], -1)
+        if self.bias is None:
+            return logits
+        return logits + self.bias.reshape((1,) * (logits.ndim - 1) + (-1,))
+
+
 class Context(NamedTuple):
     """What attention is told of a sequence beside q, k and v.
 

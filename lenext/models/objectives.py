@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lenext.attention import RowStatistics
+from lenext.models.cross_entropy import cross_entropy
 
 
 class TokenFigures(NamedTuple):
@@ -52,21 +52,12 @@ def token_figures(
         probe=probe,
     )
     hidden = OBJECTIVES[model.objective](hidden, batch)
-    logits = model.logits(hidden)
-    targets = batch["targets"]
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    target_logits = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[:, :, 0]
-    return TokenFigures(
-        loss=log_z - target_logits,
-        correct=(jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32),
-        log_z=log_z,
-        weights=batch["weights"],
-        rows=rows,
-    )
+    seen = cross_entropy(hidden, model.head_weights(), batch["targets"])
+    return TokenFigures(*seen, weights=batch["weights"], rows=rows)
 
 
 def masked_lm(hidden: Float[Array, "B T D"], batch: dict[str, Array]) -> Float[Array, "B P D"]:
-    """The masked positions: the head sees no others, so logits take [B, P, V] whatever T."""
+    """The masked positions: the head sees no others, so its work is that of P tokens whatever T."""
     return jnp.take_along_axis(hidden, batch["positions"][:, :, None], axis=1)
 
 

@@ -1,10 +1,12 @@
 """Schedules and Optax optimisers from configs."""
 
 import fnmatch
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax import contrib
 
@@ -51,6 +53,38 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
         optax.clip_by_global_norm(config.clip_norm),
         OPTIMIZERS[config.name](config, schedule, DECAY_MASKS[config.decay_mask]),
     )
+
+
+STACK = "stacked_layers"
+"""Stands for "layers" where the parameters of all are stacked."""
+
+
+def stack_layers(params: Any) -> Any:
+    """With one array [layers, ...] for each parameter of the layers, where they are all alike.
+
+    So an optimiser compiles for one layer, whatever the depth; gradients come from a scan anyway.
+    Layers that differ stay as they are, and so does a tree without any.
+    """
+    layers = list(params.get("layers", {}).values())
+    if len({str(jax.tree.map(jnp.shape, layer)) for layer in layers}) != 1:
+        return params
+    others = {name: x for name, x in params.items() if name != "layers"}
+    return others | {STACK: jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+
+
+def unstack_layers(params: Any) -> Any:
+    """What `stack_layers` was given."""
+    if STACK not in params:
+        return params
+    others = {name: x for name, x in params.items() if name != STACK}
+    depth = len(jax.tree.leaves(params[STACK])[0])
+    layers = {i: jax.tree.map(operator.itemgetter(i), params[STACK]) for i in range(depth)}
+    return others | {"layers": layers}
+
+
+def _rank(path: tuple, x: Any) -> int:
+    """A parameter's own, whether layers are stacked or not."""
+    return x.ndim - (_names(path)[0] == STACK)
 
 
 def frozen_parameters(patterns: str, params: Any) -> Any:
@@ -118,6 +152,9 @@ def _muon(config: Config, schedule: optax.Schedule, mask: Mask) -> optax.Gradien
         beta=MUON_MOMENTUM,
         weight_decay=config.weight_decay,
         weight_decay_mask=mask,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(
+            lambda x: contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1), params
+        ),
         consistent_rms=MUON_RMS,
     )
     # Optax's Muon brings an Adam of its own, with Nesterov momentum and no mask for the decay.
@@ -132,19 +169,19 @@ def _halves(params: Any) -> Any:
 
     def half(path: tuple, x: Any) -> str:
         names = _names(path)
-        hidden = names[0] == "layers" and names[-1] == "kernel" and "learned" not in names
-        return "muon" if hidden and x.ndim == 2 else "adamw"
+        hidden = names[0] in ("layers", STACK) and names[-1] == "kernel" and "learned" not in names
+        return "muon" if hidden and _rank(path, x) == 2 else "adamw"
 
     return jax.tree_util.tree_map_with_path(half, params)
 
 
 def _matrices(params: Any) -> Any:
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+    return jax.tree_util.tree_map_with_path(lambda path, x: _rank(path, x) > 1, params)
 
 
 def _no_embeddings(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: x.ndim > 1 and _names(path)[-1] != "embedding", params
+        lambda path, x: _rank(path, x) > 1 and _names(path)[-1] != "embedding", params
     )
 
 

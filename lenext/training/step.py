@@ -11,10 +11,11 @@ from flax import nnx
 from jaxtyping import Array
 
 from lenext.models import token_figures
+from lenext.training.optimizer import stack_layers, unstack_layers
 
 State = dict[str, Any]
-"""{"params": pure dict of arrays, "optimizer": Optax state}, and "ema", averaged parameters, in
-runs that keep them."""
+"""{"params": pure dict of arrays, "optimizer": Optax state of the parameters with their layers
+stacked}, and "ema", averaged parameters, in runs that keep them."""
 
 Gradient = Callable[[Any, dict[str, Array], Array | None], tuple[Any, dict[str, Array]]]
 """(params, rows, dropout key) to (gradient, means): the rows' shares of a batch's."""
@@ -25,7 +26,7 @@ def init_state(
 ) -> State:
     """The state at step 0; with `average` it holds "ema"."""
     params = nnx.to_pure_dict(nnx.state(model))
-    state = {"params": params, "optimizer": optimizer.init(params)}
+    state = {"params": params, "optimizer": optimizer.init(stack_layers(params))}
     # A copy: the step donates its state, and no buffer can be given twice.
     return state | {"ema": jax.tree.map(jnp.copy, params)} if average else state
 
@@ -61,11 +62,10 @@ def make_train_step(
         a step that moves all.
     """
 
-    # Not by the optimiser: its state is the same whatever is frozen, so that branches may differ.
-    def without_frozen(tree):
+    def without_frozen(grads):
         if frozen is None:
-            return tree
-        return jax.tree.map(lambda stays, x: jnp.zeros_like(x) if stays else x, frozen, tree)
+            return grads
+        return jax.tree.map(lambda stays, x: jnp.zeros_like(x) if stays else x, frozen, grads)
 
     def train_step(state, batch, step):
         key = jax.random.fold_in(jax.random.key(seed), step) if dropout else None
@@ -90,13 +90,16 @@ def make_train_step(
             grads, metrics = gradient(params, batch, key)
         else:
             grads, metrics = _accumulated(gradient, params, batch, key, accumulate)
-        grads = without_frozen(grads)
+        grads, stacked = stack_layers(without_frozen(grads)), stack_layers(params)
         metrics["grad_norm"] = optax.tree.norm(grads)
-        updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
-        params = optax.apply_updates(params, without_frozen(updates))
-        after = {"params": params, "optimizer": optimizer_state}
+        updates, optimizer_state = optimizer.update(grads, state["optimizer"], stacked)
+        moved = unstack_layers(optax.apply_updates(stacked, updates))
+        # Not by the optimiser: its state is the same whatever is frozen; branches may differ.
+        if frozen is not None:
+            moved = jax.tree.map(lambda stays, x, y: x if stays else y, frozen, params, moved)
+        after = {"params": moved, "optimizer": optimizer_state}
         if ema_decay:
-            after["ema"] = average_parameters(state["ema"], params, ema_decay, step)
+            after["ema"] = average_parameters(state["ema"], moved, ema_decay, step)
         return after, metrics
 
     return jax.jit(train_step, donate_argnums=0)

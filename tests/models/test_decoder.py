@@ -130,42 +130,6 @@ def test_no_token_sees_a_later_one(method):
     assert seen[np.arange(9), np.arange(9)].all()
 
 
-def test_rematerialisation_changes_no_gradient():
-    tokens = tokens_of(2, 11)
-
-    def gradient(remat):
-        graphdef, state = nnx.split(build(remat=remat, num_layers=4))
-
-        def loss(params):
-            return jnp.sum(jnp.sin(nnx.merge(graphdef, params)(tokens)))
-
-        return jax.jit(jax.grad(loss))(nnx.to_pure_dict(state))
-
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
-        gradient(True), gradient(False),
-    )  # fmt: skip
-
-
-def test_rematerialisation_keeps_less():
-    """Temporaries of the compiled gradient, at a depth where activations are most of them."""
-
-    def bytes_of(remat):
-        sizes = DecoderConfig(
-            vocab_size=13, hidden_size=64, intermediate_size=256, num_layers=8, num_heads=2,
-            num_kv_heads=2, head_dim=8, remat=remat,
-        )  # fmt: skip
-        graphdef, state = nnx.split(Decoder(sizes, read_methods("softmax", 8), rngs=nnx.Rngs(0)))
-
-        def loss(params):
-            return jnp.sum(nnx.merge(graphdef, params)(jnp.zeros((4, 96), jnp.int32)))
-
-        compiled = jax.jit(jax.grad(loss)).lower(nnx.to_pure_dict(state)).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert bytes_of(True) < 0.6 * bytes_of(False)
-
-
 def test_pattern_repeats_over_layers():
     names = "windowed(window=3)|windowed(window=3)|windowed(window=3)|nope"
     model = build(names, num_layers=8)

@@ -12,7 +12,7 @@ from lenext.config import base_config, read_methods
 from lenext.errors import UserError
 from lenext.models import build_model
 from lenext.training import train
-from lenext.training.optimizer import frozen_parameters, make_optimizer
+from lenext.training.optimizer import STACK, frozen_parameters, make_optimizer
 from lenext.training.step import init_state, make_train_step
 from tests.training.runs import saved_state
 
@@ -102,7 +102,11 @@ class Stepped:
 
     def momentum(self):
         """Adam's or Lion's after the first step, by parameter."""
-        return {name.split(".mu.")[1]: x for name, x in self.memory.items() if ".mu." in name}
+        found = {name.split(".mu.")[1]: x for name, x in self.memory.items() if ".mu." in name}
+        for path in [path for path in found if path.startswith(f"{STACK}.")]:
+            for i, x in enumerate(found.pop(path)):
+                found[path.replace(STACK, f"layers.{i}")] = x
+        return found
 
     def moved(self):
         return {name for name, x in self.before.items() if np.any(self.after[name] != x)}

@@ -1,0 +1,123 @@
+"""What depth costs a training step, in program and memory, and what rematerialisation saves."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from lenext.config import base_config, read_methods
+from lenext.models import build_model, token_figures
+from lenext.training.optimizer import make_optimizer, stack_layers, unstack_layers
+from lenext.training.step import init_state, make_train_step
+
+FAMILIES = pytest.mark.parametrize("family", ["gau", "decoder"])
+
+
+def build(family, *, method="softmax", **changes):
+    settings = base_config().model
+    settings.update(hidden_size=16, intermediate_size=32, key_size=8, num_heads=2, family=family)
+    settings.update(changes)
+    return build_model(settings, read_methods(method, 8), vocab_size=13, seed=0)
+
+
+def make_batch(batch, length):
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.integers(13, size=(batch, length)) for name in ("tokens", "targets")}
+    arrays["positions"] = np.tile(np.arange(length), (batch, 1))
+    arrays = {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
+    return arrays | {"weights": jnp.ones((batch, length))}
+
+
+def lowered_step(family, optimizer="adamw", **changes):
+    settings = base_config().optimizer
+    settings.name = optimizer
+    made = make_optimizer(settings, optax.constant_schedule(0.1))
+    model = build(family, **changes)
+    state = jax.eval_shape(lambda: init_state(model, made))
+    step = make_train_step(nnx.graphdef(model), made, seed=0, dropout=True)
+    return step.lower(state, make_batch(2, 9), np.int32(1))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@FAMILIES
+def test_depth_costs_little_compilation(family, optimizer):
+    """Lines of the program, which is what takes time to compile; see benchmarks/depth.py."""
+    shallow, deep = (
+        len(lowered_step(family, optimizer, num_layers=depth, dropout=0.1).as_text().splitlines())
+        for depth in (6, 24)
+    )
+    assert deep < 1.5 * shallow
+
+
+@FAMILIES
+def test_rematerialisation_changes_no_gradient(family):
+    """With dropout, whose masks are drawn anew."""
+
+    def gradient(remat):
+        graphdef, state = nnx.split(build(family, num_layers=3, dropout=0.3, remat=remat))
+
+        def loss(params):
+            model = nnx.merge(graphdef, params)
+            figures = token_figures(model, make_batch(2, 11), dropout_key=jax.random.key(0))
+            return jnp.sum(figures.loss)
+
+        return jax.jit(jax.grad(loss))(nnx.to_pure_dict(state))
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        gradient(True), gradient(False),
+    )  # fmt: skip
+
+
+@FAMILIES
+def test_rematerialisation_keeps_little_of_a_layer(family):
+    """Temporaries that a layer adds to the gradient, at sizes where they are mostly activations."""
+    batch = make_batch(4, 64)
+
+    def bytes_of(depth, remat):
+        graphdef, state = nnx.split(build(family, num_layers=depth, remat=remat))
+
+        def loss(params):
+            return jnp.sum(token_figures(nnx.merge(graphdef, params), batch).loss)
+
+        compiled = jax.jit(jax.grad(loss)).lower(nnx.to_pure_dict(state)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    kept, lean = (bytes_of(12, remat) - bytes_of(3, remat) for remat in (False, True))
+    assert lean < 0.25 * kept
+    # No less than what enters a layer, [B, T, D] in float32: nine of them.
+    assert lean >= 9 * 4 * 64 * 16 * 4
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("decay_mask", ["matrices", "no_embeddings", "all"])
+@FAMILIES
+def test_an_optimiser_does_the_same_to_stacked_layers(family, name, decay_mask):
+    settings = base_config().optimizer
+    settings.update(name=name, decay_mask=decay_mask, weight_decay=0.5)
+    optimizer = make_optimizer(settings, optax.constant_schedule(0.1))
+    params = nnx.to_pure_dict(nnx.state(build(family, method="ssmax", num_layers=3)))
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+    expected, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    stacked = stack_layers(params)
+    assert "layers" not in stacked
+    updates, _ = jax.jit(optimizer.update)(stack_layers(grads), optimizer.init(stacked), stacked)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        unstack_layers(updates), expected,
+    )  # fmt: skip
+
+
+def test_stacking_and_back():
+    params = {"layers": {i: {"kernel": jnp.full((2, 3), i)} for i in range(11)}, "x": jnp.ones(2)}
+    stacked = stack_layers(params)
+    assert [x.shape for x in jax.tree.leaves(stacked)] == [(11, 2, 3), (2,)]
+    jax.tree.map(np.testing.assert_array_equal, unstack_layers(stacked), params)
+    for alone in ({"x": jnp.ones(2)}, params | {"layers": {0: {"a": jnp.ones(1)}, 1: {}}}):
+        assert stack_layers(alone) is alone
+        assert unstack_layers(alone) is alone
