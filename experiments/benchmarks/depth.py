@@ -2,69 +2,125 @@
 
     python -m experiments.benchmarks.depth
 
-With and without rematerialisation. Compilation includes tracing; the median of three. Memory is the
-compiled step's temporaries; parameters are counted too, as the scan over layers stacks a copy.
+With and without rematerialisation. Compilation includes tracing. Memory is the compiled step's
+temporaries; parameters are counted too, as the scan over layers stacks a copy. Writes depth.md,
+.json and .png under --results.
 """
 
 import statistics
-import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lenext.config import base_config, read_methods
-from lenext.models import build_model
+from experiments.benchmarks import measure
+from experiments.benchmarks.measure import Record, megabytes, number
+from experiments.benchmarks.training_step import make_batch, make_model
+from lenext.config import Config, base_config, plain
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state, make_train_step
 
-BATCH, LENGTH, VOCABULARY = 16, 256, 257
-SIZES = {"hidden_size": 128, "intermediate_size": 256, "key_size": 32, "num_heads": 4}
+FAMILIES = ("gau", "decoder")
 DEPTHS = (6, 12, 24)
-RUNS = 3
+QUICK = (2, 4)
 
 
-def compiled_step(family: str, depth: int, remat: bool) -> tuple[float, Any]:
-    """Seconds to trace and compile, and the program."""
+def configured(family: str, depth: int, remat: bool) -> Config:
+    """A small model of a family."""
     config = base_config()
-    config.model.update(family=family, num_layers=depth, remat=remat, dropout=0.1, **SIZES)
+    config.data.update(train_length=256, batch_size=16)
+    config.model.update(
+        family=family, num_layers=depth, remat=remat, dropout=0.1, hidden_size=128,
+        intermediate_size=256, key_size=32, num_heads=4,
+    )  # fmt: skip
+    return config
+
+
+def compiled_step(config: Config, batch: dict[str, np.ndarray]) -> measure.Compiled:
+    """A training step, compiled anew."""
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
-    model = build_model(config.model, read_methods("softmax", LENGTH), VOCABULARY, seed=0)
+    model = make_model(config)
     state = jax.eval_shape(lambda: init_state(model, optimizer))
-    whole = jnp.zeros((BATCH, LENGTH), jnp.int32)
-    batch = {"tokens": whole, "targets": whole, "weights": whole.astype(jnp.float32)}
-    if family == "gau":
-        batch["positions"] = whole[:, : LENGTH // 8]
-        batch |= {name: batch[name][:, : LENGTH // 8] for name in ("targets", "weights")}
     step = make_train_step(nnx.graphdef(model), optimizer, seed=0, dropout=True)
     jax.clear_caches()
-    start = time.perf_counter()
-    program = step.lower(state, batch, np.int32(1)).compile()
-    return time.perf_counter() - start, program
+    return measure.compiled(step, state, batch, np.int32(1))
+
+
+def run_model(family: str, remat: bool, depths: Sequence[int], runs: int) -> list[Record]:
+    """Compiles at all depths, in turn."""
+    configs = {depth: configured(family, depth, remat) for depth in depths}
+    batches = {depth: make_batch(config) for depth, config in configs.items()}
+    done: dict[int, list[Any]] = {depth: [] for depth in depths}
+    for _ in range(runs):
+        for depth, config in configs.items():
+            done[depth].append(compiled_step(config, batches[depth]))
+    times = {depth: [step.seconds for step in steps] for depth, steps in done.items()}
+    seconds = {depth: statistics.median(values) for depth, values in times.items()}
+    return [
+        {
+            "model": family, "remat": remat, "layers": depth, "compile_seconds": seconds[depth],
+            "ratio": seconds[depth] / seconds[depths[0]], "times": times[depth],
+            "temp_bytes": done[depth][0].temp_bytes,
+        }
+        for depth in depths
+    ]  # fmt: skip
+
+
+def markdown(records: Sequence[Record], config: Config) -> list[str]:
+    """One table."""
+    model, data = config.model, config.data
+    lines = measure.table(
+        ["model", "remat", "layers", "compile, s", f"x {records[0]['layers']} layers",
+         "temporary, MB"],
+        [
+            [
+                r["model"], str(r["remat"]), str(r["layers"]), number(r["compile_seconds"]),
+                number(r["ratio"]), megabytes(r["temp_bytes"]),
+            ]
+            for r in records
+        ],
+        names=2,
+    )  # fmt: skip
+    return [
+        *lines,
+        "",
+        f"- {data.batch_size} sequences of {data.train_length}, width {model.hidden_size}, "
+        "dropout, AdamW.",
+        "- Compilation with tracing, of a step in a process that has compiled nothing like it.",
+    ]
+
+
+def run(depths: Sequence[int], runs: int, results: Path) -> None:
+    """Measures, and writes depth.md, .json and .png."""
+    configs = {family: configured(family, max(depths), False) for family in FAMILIES}
+    config = {family: plain(config) for family, config in configs.items()}
+    about = measure.describe(
+        config | {"depths": list(depths)}, {f: make_batch(c) for f, c in configs.items()},
+        seeds=[configs["gau"].seed], tokens=16 * 256, steps=runs,
+    )  # fmt: skip
+    records: list[Record] = []
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for family in FAMILIES:
+        for remat in (False, True):
+            name = f"{family}, rematerialised" if remat else family
+            print(f"{name} …", flush=True)
+            found = run_model(family, remat, depths, runs)
+            curves[name] = [(r["layers"], r["compile_seconds"]) for r in found]
+            records += found
+    title = "Depth of a training step"
+    picture = measure.draw({"compilation": curves}, ("layers", "seconds"), title)
+    measure.write(
+        results, "depth", title, markdown(records, configs["gau"]), about, records, picture
+    )
 
 
 def main() -> None:
-    """Prints a Markdown table."""
-    print(
-        f"{jax.devices()[0].device_kind}, jax {jax.__version__}; batch {[BATCH, LENGTH]}, {SIZES}"
-    )
-    print("\n| model | remat |" + "".join(f" {depth} layers |" for depth in DEPTHS) + " 24 : 6 |")
-    print("|---|---|" + "---:|" * (len(DEPTHS) + 1))
-    for family in ("gau", "decoder"):
-        for remat in (False, True):
-            times: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
-            held: dict[int, float] = {}
-            for _ in range(RUNS):
-                for depth in DEPTHS:
-                    seconds, program = compiled_step(family, depth, remat)
-                    times[depth].append(seconds)
-                    held[depth] = program.memory_analysis().temp_size_in_bytes / 1e6
-            medians = {depth: statistics.median(x) for depth, x in times.items()}
-            cells = (f"{medians[depth]:.1f} s, {held[depth]:.0f} MB" for depth in DEPTHS)
-            ratio = medians[DEPTHS[-1]] / medians[DEPTHS[0]]
-            print(f"| {family} | {remat} | " + " | ".join(cells) + f" | {ratio:.2f} |", flush=True)
+    """Parses the flags, runs."""
+    given = measure.parser(__doc__, runs=3).parse_args()
+    run(QUICK if given.quick else DEPTHS, given.runs, given.results)
 
 
 if __name__ == "__main__":

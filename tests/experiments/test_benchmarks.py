@@ -11,7 +11,14 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments.benchmarks import attention, evaluation_cost, measure, training_step
+from experiments.benchmarks import (
+    attention,
+    depth,
+    evaluation_cost,
+    loss,
+    measure,
+    training_step,
+)
 from lenext.attention import attend, make_method
 from lenext.training.optimizer import make_optimizer
 from lenext.training.step import init_state, make_train_step
@@ -371,3 +378,61 @@ def test_evaluation_is_measured(gemm, tmp_path):
         )  # fmt: skip
         assert slope["seconds"] == pytest.approx(np.log2(second / first))
         assert row["time"] == measure.number(slope["seconds"])
+
+
+# --- loss.py
+
+
+def test_chunks_are_those_that_cut():
+    assert loss.chunks(256, 4096) == {"all at once": 256}
+    assert loss.chunks(8192, 4096) == {"all at once": 8192, "chunks of 2048": 2048, "auto": 512}
+
+
+def test_peers_compute_the_same_loss(torch):
+    given = loss.arrays(700, 33)
+    hidden, matrix, targets = map(jnp.asarray, given)
+
+    def without_z(hidden, matrix):
+        logits = hidden @ matrix.T
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[:, None], axis=1)
+        return -jnp.mean(chosen)
+
+    wanted, slopes = jax.value_and_grad(without_z, argnums=(0, 1))(hidden, matrix)
+    found, theirs = loss.torch_loss(*given)()
+    np.testing.assert_allclose(found.item(), wanted, rtol=1e-5)
+    for x, y in zip(theirs, slopes, strict=True):
+        np.testing.assert_allclose(x.numpy(), y, atol=1e-6)
+    z = jnp.mean(jax.nn.logsumexp(hidden @ matrix.T, axis=-1) ** 2)
+    for chunk in (700, 128):
+        np.testing.assert_allclose(loss.loss(chunk, hidden, matrix, targets), wanted + 1e-4 * z,
+                                   rtol=1e-5)  # fmt: skip
+
+
+def test_loss_is_measured(no_torch, monkeypatch, tmp_path):
+    monkeypatch.setattr(loss, "CHUNKS", (256,))
+    loss.run([(600, 8)], [(600, 16)], 2, tmp_path)
+    records, _, (rows,) = read(tmp_path, "loss")
+    assert [(r["tokens"], r["candidate"], len(r["times"])) for r in records] == [
+        (8, "all at once", 2), (8, "chunks of 256", 2), (8, "torch", 0),
+        (16, "all at once", 0), (16, "chunks of 256", 0), (16, "torch", 0),
+    ]  # fmt: skip
+    assert [row["ms"] == "–" for row in rows] == [False, False, True, True, True, True]
+    assert rows[2][""] == MISSING
+    gradients = 4 * 512 * (600 + 8)
+    assert all(r["held_bytes"] >= gradients for r in records if r["chunk"])
+
+
+# --- depth.py
+
+
+def test_depth_is_measured(gemm, monkeypatch, tmp_path):
+    monkeypatch.setattr(depth, "FAMILIES", ("gau",))
+    depth.run([1, 2], 1, tmp_path)
+    records, _, (rows,) = read(tmp_path, "depth")
+    kinds = [(r["model"], r["remat"], r["layers"]) for r in records]
+    assert kinds == [("gau", remat, n) for remat in (False, True) for n in (1, 2)]
+    for first, second in zip(records[::2], records[1::2], strict=True):
+        assert (first["ratio"], second["ratio"]) == (
+            1, second["compile_seconds"] / first["compile_seconds"],
+        )  # fmt: skip
+    assert [value(row["layers"]) for row in rows] == [1, 2] * 2
