@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 QUICKSTART := --config=configs/quickstart.py --workdir=runs/quickstart
 UV_VERSION := 0.13.8
 WORKERS ?= 2
-BENCHMARKS := attention training_step loss depth evaluation_cost
+BENCHMARKS := attention attention_parts training_step loss depth evaluation_cost
 BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help

@@ -105,6 +105,9 @@ def base_config() -> Config:
     config.eval.masks = 8  # single_mask: positions a crop, each masked in a pass of its own
     config.eval.stride = 32  # sliding_window: how many last tokens of a window are predicted
     config.eval.batch_tokens = 4096  # in one forward pass, at least one sequence
+    # A bucket holds a longest length and those above it / this: they are padded to it and share its
+    # compiled pass. At 1.0 each length stands alone.
+    config.eval.bucket = 1.0
     config.eval.probe_rows = 32  # rows a sequence looked at for entropy and dilution
     config.eval.calibration_documents = 16  # --calibrate: the longest of those trained on
     config.eval.calibration_tokens = 16384  # a length, at least, as in eval.tokens
@@ -310,6 +313,8 @@ def validate(config: Config) -> None:
     for key in ("optimizer.learning_rate", "optimizer.clip_norm"):
         if not flat[key] > 0:
             raise UserError(f"config.{key}={flat[key]}: should be above 0")
+    if not flat["eval.bucket"] >= 1:
+        raise UserError(f"config.eval.bucket={flat['eval.bucket']}: should be at least 1")
     at_least_zero = [
         "optimizer.warmup_steps", "optimizer.decay_steps", "optimizer.weight_decay",
         "training.z_loss", "training.branch_step",

@@ -89,11 +89,9 @@ def head_figures(rows: RowStatistics) -> dict[str, Float[Array, "B layers heads"
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), figures)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "probe_rows"))
-def _forward(params: Any, batch: Batch, *, graphdef: Any, probe_rows: int) -> dict[str, Any]:
-    model = nnx.merge(graphdef, params)
-    probe = jnp.asarray(spread(probe_rows, 0, batch["tokens"].shape[1])) if probe_rows else None
-    seen = token_figures(model, batch, probe=probe)
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _forward(params: Any, batch: Batch, probe: Array | None, *, graphdef: Any) -> dict[str, Any]:
+    seen = token_figures(nnx.merge(graphdef, params), batch, probe=probe)
     heads = None if seen.rows is None else head_figures(seen.rows)
     return {"loss": seen.loss, "correct": seen.correct, "weights": seen.weights, "heads": heads}
 
@@ -105,6 +103,7 @@ def figures_of(
     *,
     batch_size: int,
     probe_rows: int,
+    pad_to: tuple[int, int] | None = None,
 ) -> tuple[Figures, Cost]:
     """Runs a model over sequences of one length.
 
@@ -115,12 +114,18 @@ def figures_of(
         language model positions [C, P] (see `lenext.models.token_figures`).
       batch_size: rows a forward pass; a last one that is not full is filled up, not compiled anew.
       probe_rows: attention rows a sequence to look at; 0 for none.
+      pad_to: tokens and predictions to which rows are filled up, with padding that nothing sees.
+        What is compiled for them serves all sequences filled up alike.
     """
-    total = len(sequences["tokens"])
+    total, length = sequences["tokens"].shape
+    predictions = sequences["targets"].shape[1]
     batch_size = min(batch_size, total)
+    probe = jnp.asarray(spread(probe_rows, 0, length)) if probe_rows else None
+    if pad_to is not None:
+        sequences = _filled_up(sequences, *pad_to)
     example = {name: jnp.asarray(rows[:batch_size]) for name, rows in sequences.items()}
     start = time.perf_counter()
-    compiled = _forward.lower(params, example, graphdef=graphdef, probe_rows=probe_rows).compile()
+    compiled = _forward.lower(params, example, probe, graphdef=graphdef).compile()
     compile_seconds = time.perf_counter() - start
 
     parts = []
@@ -129,12 +134,27 @@ def figures_of(
         # Wrapped-around rows fill the last batch; they are cut off below.
         index = np.arange(first, first + batch_size) % total
         batch = {name: jnp.asarray(rows[index]) for name, rows in sequences.items()}
-        parts.append(jax.device_get(compiled(params, batch)))
+        parts.append(jax.device_get(compiled(params, batch, probe)))
     seconds = time.perf_counter() - start
     joined = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
     heads = joined.pop("heads")
-    figures = Figures(**joined, heads=None if heads is None else HeadFigures(**heads))
+    per_token = {name: rows[:, :predictions] for name, rows in joined.items()}
+    figures = Figures(**per_token, heads=None if heads is None else HeadFigures(**heads))
     return figures, Cost(seconds, compile_seconds, peak_bytes(compiled))
+
+
+def _filled_up(
+    sequences: dict[str, np.ndarray], tokens: int, predictions: int
+) -> dict[str, np.ndarray]:
+    """Rows of that many tokens and predictions, and the mask of those that were there."""
+
+    def wide(x: np.ndarray, size: int) -> np.ndarray:
+        return np.pad(x, ((0, 0), (0, size - x.shape[1])))
+
+    filled = {
+        name: wide(x, tokens if name == "tokens" else predictions) for name, x in sequences.items()
+    }
+    return filled | {"mask": wide(np.ones(sequences["tokens"].shape, bool), tokens)}
 
 
 def peak_bytes(compiled: Any) -> int:

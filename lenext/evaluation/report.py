@@ -87,19 +87,37 @@ def markdown(records: Records, heading: str, about: Sequence[str] = ()) -> str:
     if positions:
         longest, table = positions
         parts += _markdown_table(f"loss by position, at length {longest}", table)
-    notes = ["Brackets: 95 % interval by bootstrap over documents.", *footnotes(records), *about]
+    parts += _table_lines("cost", by_length(records, records[0]["metric"]), cost)
+    notes = [
+        "Brackets: 95 % interval by bootstrap over documents.",
+        "Cost: seconds of running, in parentheses of compiling (0 where a length shares its bucket "
+        "with one before); peak memory of the compiled pass.",
+        *footnotes(records),
+        *about,
+    ]
     return "\n".join([*parts, "", *(f"- {note}" for note in notes), ""])
 
 
+def cost(record: Record) -> str:
+    """Of one cell of a sweep: seconds, those of compiling in parentheses, and memory."""
+    seconds, compiling = record["seconds"], record["compile_seconds"]
+    return f"{seconds:.1f} s (+{compiling:.1f}), {record['peak_bytes'] / 1e6:.0f} MB"
+
+
 def _markdown_table(title: str, table: Table) -> list[str]:
+    def interval(record: Record) -> str:
+        low, high = record["interval"]
+        return f"{figure(record['value'])} [{figure(low)}, {figure(high)}]"
+
+    return _table_lines(title, table, interval)
+
+
+def _table_lines(title: str, table: Table, cell: Callable[[Record], str]) -> list[str]:
     lines = ["", f"## {title}", ""]
     lines.append("| method | " + " | ".join(table.columns) + " |")
     lines.append("|---|" + "---:|" * len(table.columns))
     for name, row in table.rows:
-        cells = []
-        for record in row:
-            low, high = record["interval"]
-            cells.append(f"{figure(record['value'])} [{figure(low)}, {figure(high)}]")
+        cells = [cell(record) for record in row]
         escaped = name.replace("|", r"\|")  # a pattern of methods is no border of cells
         lines.append(f"| {escaped} | " + " | ".join(cells) + " |")
     return lines

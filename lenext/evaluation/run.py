@@ -83,6 +83,7 @@ def evaluate(config: Config, workdir: Path, *, calibrate_first: bool = False) ->
         protocol=settings.protocol,
         byte_level=tokenizer.byte_level,
         batch_tokens=settings.batch_tokens,
+        bucket=settings.bucket,
         probe_rows=settings.probe_rows,
         bootstrap=settings.bootstrap,
         seed=settings.seed,

@@ -41,9 +41,30 @@ class Settings:
     protocol: str
     byte_level: bool
     batch_tokens: int
+    bucket: float
     probe_rows: int
     bootstrap: int
     seed: int
+
+
+def bucket_shapes(
+    sequences_by_length: Mapping[int, Sequences], ratio: float
+) -> dict[int, tuple[int, int]]:
+    """Tokens and predictions to which sequences are filled up, for lengths that share a bucket.
+
+    A bucket holds a longest length and those of more than its `ratio`-th part. A length alone in
+    its bucket is left out.
+    """
+    shapes: dict[int, tuple[int, int]] = {}
+    left = sorted(sequences_by_length, reverse=True)
+    while left:
+        bucket = [length for length in left if length == left[0] or length * ratio > left[0]]
+        left = left[len(bucket) :]
+        if len(bucket) > 1:
+            targets = (sequences_by_length[length].batch["targets"] for length in bucket)
+            shape = bucket[0], max(x.shape[1] for x in targets)
+            shapes |= dict.fromkeys(bucket, shape)
+    return shapes
 
 
 def sweep(
@@ -68,8 +89,10 @@ def sweep(
     """
     records, heads = [], []
     total = len(models) * len(sequences_by_length)
+    shapes = bucket_shapes(sequences_by_length, settings.bucket)
     with tqdm(total=total, unit="cell", dynamic_ncols=True) as bar:
         for length, sequences in sequences_by_length.items():
+            shape = shapes.get(length)
             documents = len(np.unique(sequences.document))
             draws = resample(documents, settings.bootstrap, settings.seed)
             baseline: dict[Any, Estimate] = {}
@@ -80,8 +103,9 @@ def sweep(
                     graphdef,
                     nnx.to_pure_dict(params),
                     sequences.batch,
-                    batch_size=max(1, settings.batch_tokens // length),
+                    batch_size=max(1, settings.batch_tokens // (shape[0] if shape else length)),
                     probe_rows=settings.probe_rows,
+                    pad_to=shape,
                 )
                 shared = {
                     "protocol": settings.protocol,

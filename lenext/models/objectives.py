@@ -39,13 +39,15 @@ def token_figures(
     Args:
       model: a model of `lenext.models`.
       batch: tokens [B, T]; targets and weights [B, P]; positions [B, P] of what is predicted in a
-        masked language model; segment_ids [B, T] where rows are packs of documents; and
-        token_positions [B, T] where tokens stand elsewhere than at 0..T-1.
+        masked language model; mask [B, T], False where a token is padding; segment_ids [B, T]
+        where rows are packs of documents; and token_positions [B, T] where tokens stand elsewhere
+        than at 0..T-1.
       dropout_key: turns dropout on.
       probe: positions of attention rows to look at.
     """
     hidden, rows = model.encode(
         batch["tokens"],
+        mask=batch.get("mask"),
         positions=batch.get("token_positions"),
         segment_ids=batch.get("segment_ids"),
         dropout_key=dropout_key,

@@ -66,7 +66,9 @@ def cells(line):
 def test_markdown_has_every_metric(records):
     lines = markdown(records, "A heading").splitlines()
     assert lines[0] == "# A heading"
-    assert [line for line in lines if line.startswith("##")] == ["## accuracy", "## loss"]
+    assert [line for line in lines if line.startswith("##")] == [
+        "## accuracy", "## loss", "## cost"
+    ]  # fmt: skip
     first = lines.index("## accuracy") + 2
     assert [cells(line) for line in lines[first : first + 6]] == [
         ["method", "16", "512"],
@@ -77,6 +79,8 @@ def test_markdown_has_every_metric(records):
         ["windowed|softmax", "0.625 [0.615, 0.635]", "0.312 [0.302, 0.323]"],
     ]
     assert any("† wants weights trained for it" in line for line in lines)
+    costs = lines.index("## cost") + 4
+    assert cells(lines[costs]) == ["softmax", *2 * ["0.5 s (+1.5), 0 MB"]]
 
 
 def test_csv_is_a_line_a_record(records):
@@ -108,7 +112,7 @@ def causal_records():
 def test_loss_by_position_is_a_table_of_its_own(causal_records):
     lines = markdown(causal_records, "A heading").splitlines()
     titles = [line for line in lines if line.startswith("##")]
-    assert titles == ["## loss", "## loss by position, at length 48"]
+    assert titles == ["## loss", "## loss by position, at length 48", "## cost"]
     first = lines.index(titles[1]) + 2
     assert [cells(line) for line in lines[first : first + 4]] == [
         ["method", "0 … 15", "16 … 31", "32 … 47"],

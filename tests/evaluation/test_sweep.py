@@ -5,14 +5,16 @@ import pytest
 
 from lenext.config import base_config, read_methods
 from lenext.data import ByteTokenizer, Corpus, evaluation_crops
-from lenext.evaluation.protocols import Sampling, mlm15
-from lenext.evaluation.sweep import Settings, sweep
+from lenext.evaluation import figures
+from lenext.evaluation.protocols import PROTOCOLS, Sampling, mlm15
+from lenext.evaluation.sweep import Settings, bucket_shapes, sweep
 from lenext.models import build_model, model_methods, unsuited, with_method
 
 TRAIN_LENGTH = 8
 SETTINGS = Settings(
-    protocol="mlm15", byte_level=True, batch_tokens=64, probe_rows=4, bootstrap=200, seed=0
-)
+    protocol="mlm15", byte_level=True, batch_tokens=64, bucket=1.0, probe_rows=4, bootstrap=200,
+    seed=0,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +35,17 @@ def corpus():
 def run(corpus):
     """Returns a sweep's records, of a fresh model whose attention is sharp."""
 
-    def run(methods, lengths=(24,), **changes):
+    def run(methods, lengths=(24,), family="gau", **changes):
         settings = base_config().model
         settings.update(hidden_size=16, intermediate_size=16, key_size=8, num_layers=2)
+        settings.update(family=family, num_heads=2)
         model = build_model(settings, read_methods("softmax", TRAIN_LENGTH), 258, seed=1)
-        for layer in model.layers:
+        for layer in model.layers if family == "gau" else ():
             layer.q_scale.scale[...] = 5.0 * layer.q_scale.scale[...]
         settings = dataclasses.replace(SETTINGS, **changes)
         sampling = Sampling(documents=4, tokens=300, seed=settings.seed)
-        sequences = {n: mlm15(corpus, ByteTokenizer(), n, n, sampling) for n in lengths}
+        prepare = PROTOCOLS[settings.protocol].prepare
+        sequences = {n: prepare(corpus, ByteTokenizer(), n, n, sampling) for n in lengths}
         models = {name: with_method(model, read_methods(name, TRAIN_LENGTH)) for name in methods}
         return sweep(models, model_methods(model), sequences, settings).records
 
@@ -121,6 +125,42 @@ def test_neighbours_in_the_sweep_change_nothing(run, records):
 def test_the_batch_does_not_matter(run, records):
     for record, expected in zip(run(["softmax"], batch_tokens=1), records, strict=False):
         assert record["value"] == pytest.approx(expected["value"], rel=1e-5)
+
+
+def test_buckets_are_of_lengths_near_their_longest(corpus):
+    lengths = (10, 12, 13, 24, 25, 50)
+    sampling = Sampling(documents=4, tokens=300, seed=0)
+    sequences = {n: mlm15(corpus, ByteTokenizer(), n, n, sampling) for n in lengths}
+    assert bucket_shapes(sequences, 1.0) == {}
+    assert bucket_shapes(sequences, 2.0) == dict.fromkeys((25, 24, 13), (25, 4)) | dict.fromkeys(
+        (12, 10), (12, 2)
+    )
+
+
+@pytest.mark.parametrize(("family", "protocol"), [("gau", "mlm15"), ("decoder", "full_context")])
+def test_lengths_in_a_bucket_share_what_is_compiled(family, protocol, run, monkeypatch):
+    """Of methods whose logits, positions and sums of rows follow the length."""
+    programs = []
+    lower = figures._forward.lower
+
+    class Spy:
+        def lower(self, params, batch, probe, **static):
+            programs.append(tuple((name, x.shape) for name, x in batch.items()))
+            return lower(params, batch, probe, **static)
+
+    monkeypatch.setattr(figures, "_forward", Spy())
+    methods = ["infoscale", "dynamic_ntk", "lssar"]
+    changes = {"family": family, "protocol": protocol, "batch_tokens": 213}
+    apart = run(methods, (40, 71), **changes)
+    assert len(set(programs)) == 2
+    programs.clear()
+    shared = run(methods, (40, 71), bucket=2.0, **changes)
+    assert len(set(programs)) == 1
+    for record, expected in zip(shared, apart, strict=True):
+        # The gap scale divides by differences of logits that are nearly one.
+        near = 0.1 if record["metric"] == "gap_scale" else 1e-4
+        assert record["value"] == pytest.approx(expected["value"], rel=near, abs=1e-5), record
+        assert record["predictions"] == expected["predictions"]
 
 
 def test_the_seed_draws_other_masks(run, records):

@@ -13,6 +13,7 @@ from flax import nnx
 
 from experiments.benchmarks import (
     attention,
+    attention_parts,
     depth,
     evaluation_cost,
     loss,
@@ -256,6 +257,25 @@ def test_rows_too_large_are_left_out(gemm, monkeypatch):
     found = {r["candidate"]: (r["seconds"] is None, r["note"]) for r in records}
     assert found["jax.nn"] == (True, "its rows take more than 0 GB")
     assert found["softmax, auto"] == (False, "")
+
+
+# --- attention_parts.py
+
+
+def test_all_parts_together_are_attention():
+    q, k, v, _ = attention.inputs(48)
+    wanted = attend(q, k, v, make_method("nope", train_length=48), causal=True)
+    first = [x[0].swapaxes(0, 1) for x in (q, k, v)]
+    found = attention_parts.loop(attention_parts.PARTS, 16, *first)
+    np.testing.assert_allclose(found.swapaxes(0, 1), wanted[0], atol=1e-5)
+
+
+def test_parts_are_measured(torch, gemm, tmp_path):
+    attention_parts.run([64, 128], 2, tmp_path)
+    records, _, tables = read(tmp_path, "attention_parts")
+    assert [r["length"] for r in records] == [64] * 7 + [128] * 7
+    for table in tables:
+        check_ratios(table, "parts", "ms", "x torch SDPA", "torch SDPA")
 
 
 # --- training_step.py
