@@ -8,12 +8,12 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from lenext.attention import Method
+from lenext.attention import Method, pin_scale
 from lenext.evaluation.bootstrap import resample
 from lenext.evaluation.figures import figures_of
 from lenext.evaluation.metrics import Estimate, by_head, metrics_of
 from lenext.evaluation.protocols import Sequences
-from lenext.models import Model, unsuited
+from lenext.models import Model, model_methods, unsuited, with_method
 
 
 class Sweep(NamedTuple):
@@ -53,7 +53,7 @@ def bucket_shapes(
     """Tokens and predictions to which sequences are filled up, for lengths that share a bucket.
 
     A bucket holds a longest length and those of more than its `ratio`-th part. A length alone in
-    its bucket is left out.
+    its bucket is left out. Methods whose rotations follow the length are compiled for each anyway.
     """
     shapes: dict[int, tuple[int, int]] = {}
     left = sorted(sequences_by_length, reverse=True)
@@ -98,6 +98,9 @@ def sweep(
             baseline: dict[Any, Estimate] = {}
             for name, model in models.items():
                 bar.set_postfix_str(f"{name} at {length}", refresh=False)
+                if shape:  # padding is no length to follow
+                    pinned = [pin_scale(method, length) for method in model_methods(model)]
+                    model = with_method(model, pinned)
                 graphdef, params = nnx.split(model)
                 figures, cost = figures_of(
                     graphdef,
