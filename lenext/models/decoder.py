@@ -200,6 +200,7 @@ class Decoder(nnx.Module):
         positions: Int[Array, "..."] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
         dropout_key: Array | None = None,
+        unroll: bool = False,
         probe: Int[Array, " R"] | None = None,
         look: Callable[..., Any] = row_statistics,
     ) -> tuple[Float[Array, "B T D"], Any]:
@@ -211,6 +212,7 @@ class Decoder(nnx.Module):
           positions: [B, T] or [T], in tokens; default 0..T-1.
           segment_ids: documents of a pack, which do not see each other; ids are only compared.
           dropout_key: turns dropout on.
+          unroll: compiles every layer, not one for all: for backward passes, see `run_layers`.
           probe: indices of the query rows to look at.
           look: at those rows: a function of the arguments of `lenext.attention.row_statistics`,
             whose result gets the layers as a new first axis.
@@ -230,7 +232,8 @@ class Decoder(nnx.Module):
 
             return layer(x, call, dropout_key=key)
 
-        x, rows = run_layers(self.layers, x, keys, apply, remat=self.config.remat)
+        remat = self.config.remat
+        x, rows = run_layers(self.layers, x, keys, apply, remat=remat, unroll=unroll)
         return self.norm(x), rows
 
     def head_weights(self) -> Head:

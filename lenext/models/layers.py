@@ -204,6 +204,7 @@ def run_layers(
     apply: Callable[[Any, Any, Any], tuple[Array, Any]],
     *,
     remat: bool = False,
+    unroll: bool = False,
 ) -> tuple[Float[Array, "B T D"], Any]:
     """Runs x through layers by a scan, so that depth costs no compilation.
 
@@ -217,6 +218,8 @@ def run_layers(
       keys: one random key a layer, or None.
       apply: (layer, x, key) to the next x and figures to collect (a pytree, or None).
       remat: the backward pass computes a group of layers anew from what entered it.
+      unroll: no loop is left of the scan: a backward pass is quicker where it need not gather what
+        all layers keep for it, and compilation slower by the depth.
 
     Returns:
       What leaves the last layer, and the figures with the layers as a new first axis.
@@ -245,5 +248,5 @@ def run_layers(
     ]
     # A scan keeps the forward pass from being merged with its repetition by itself.
     body = jax.checkpoint(body, prevent_cse=False) if remat else body
-    x, figures = jax.lax.scan(body, x, slots)
+    x, figures = jax.lax.scan(body, x, slots, unroll=unroll or 1)
     return x, jax.tree.map(lambda f: f.reshape(depth, *f.shape[2:]), figures)

@@ -32,6 +32,7 @@ def token_figures(
     batch: dict[str, Array],
     *,
     dropout_key: Array | None = None,
+    unroll: bool = False,
     probe: Int[Array, " R"] | None = None,
 ) -> TokenFigures:
     """Figures of a batch under the model's own objective, `model.objective`.
@@ -43,6 +44,7 @@ def token_figures(
         where rows are packs of documents; and token_positions [B, T] where tokens stand elsewhere
         than at 0..T-1.
       dropout_key: turns dropout on.
+      unroll: as in the model's `encode`.
       probe: positions of attention rows to look at.
     """
     hidden, rows = model.encode(
@@ -51,6 +53,7 @@ def token_figures(
         positions=batch.get("token_positions"),
         segment_ids=batch.get("segment_ids"),
         dropout_key=dropout_key,
+        unroll=unroll,
         probe=probe,
     )
     hidden = OBJECTIVES[model.objective](hidden, batch)
