@@ -111,7 +111,7 @@ def run(depths: Sequence[int], runs: int, results: Path) -> None:
             curves[name] = [(r["layers"], r["compile_seconds"]) for r in found]
             records += found
     title = "Depth of a training step"
-    picture = measure.draw({"compilation": curves}, ("layers", "seconds"), title)
+    picture = measure.draw({"compilation": curves}, ("layers", "seconds"), title, log=False)
     measure.write(
         results, "depth", title, markdown(records, configs["gau"]), about, records, picture
     )

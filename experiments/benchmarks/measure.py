@@ -235,14 +235,16 @@ def draw(
     title: str,
     *,
     reference: Mapping[str, Curves] | None = None,
+    log: bool = True,
 ) -> bytes:
-    """A PNG of curves on log-log axes.
+    """A PNG of curves over a logarithmic axis.
 
     Args:
       panels: curves as points (x, y) by name, in panels by heading; one name is one colour in all.
       labels: of the axes x and y.
       title: above all.
       reference: by panel, curves that are no measurement, as a roofline: grey and dashed.
+      log: whether the other axis is logarithmic too, rather than one from 0.
     """
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     with matplotlib.rc_context(STYLE):
@@ -263,7 +265,10 @@ def draw(
                     linewidth=1.2, label=name,
                 )  # fmt: skip
             axes.set_xscale("log", base=2)
-            axes.set_yscale("log")
+            if log:
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(bottom=0)
             axes.set_xticks(ticks, [f"{x:,}" for x in ticks])
             axes.minorticks_off()
             axes.set_xlabel(labels[0])
@@ -284,9 +289,14 @@ def draw_bars(values: Mapping[str, Mapping[str, float]], label: str, title: str)
     """A PNG of horizontal bars by name, in panels by heading."""
     with matplotlib.rc_context(STYLE):
         tallest = max(len(bars) for bars in values.values())
-        figure = Figure(figsize=(5.0 * len(values), 1.6 + 0.5 * tallest), layout="constrained")
-        grid = figure.subplots(1, len(values), squeeze=False)[0]
-        for axes, (heading, bars) in zip(grid, values.items(), strict=True):
+        columns = min(len(values), 3)
+        rows = -(-len(values) // columns)
+        size = 5.0 * columns, 0.4 + rows * (1.2 + 0.5 * tallest)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in grid[len(values) :]:
+            axes.remove()
+        for axes, (heading, bars) in zip(grid, values.items(), strict=False):
             drawn = axes.barh(list(bars), list(bars.values()), color=COLOURS[2], height=0.6)
             axes.bar_label(drawn, [number(value) for value in bars.values()], padding=3)
             axes.invert_yaxis()
