@@ -266,6 +266,10 @@ def _resolve(
         q_segment_ids=per_token("q_segment_ids", q_segment_ids, length, jnp.integer),
         kv_segment_ids=per_token("kv_segment_ids", kv_segment_ids, key_length, jnp.integer),
     )
+    if ordered and kv_mask is None and kv_segment_ids is None:
+        # Known, and left to XLA a constant to fold, which takes seconds for a million keys.
+        q_starts, kv_starts = (jnp.zeros_like(x) for x in (places.q_positions, places.kv_positions))
+        places = places._replace(q_starts=q_starts, kv_starts=kv_starts)
     initial = init_params(method, num_heads, head_dim)
     if params is None:
         params = initial

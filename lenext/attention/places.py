@@ -35,6 +35,8 @@ class Places(NamedTuple):
 
 def located(places: Places) -> Places:
     """The same places with the documents' starts filled in; O((T + S) log S) where in packs."""
+    if places.kv_starts is not None:
+        return places
     far = jnp.iinfo(jnp.int32).max
     shape = (1, places.kv_positions.shape[1])
     mask = jnp.ones(shape, bool) if places.kv_mask is None else places.kv_mask
