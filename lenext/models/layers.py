@@ -218,8 +218,8 @@ def run_layers(
       keys: one random key a layer, or None.
       apply: (layer, x, key) to the next x and figures to collect (a pytree, or None).
       remat: the backward pass computes a group of layers anew from what entered it.
-      unroll: no loop is left of the scan: a backward pass is quicker where it need not gather what
-        all layers keep for it, and compilation slower by the depth.
+      unroll: no loop is left of the scan, so that a backward pass need not gather what all layers
+        keep for it; compilation then grows with the depth.
 
     Returns:
       What leaves the last layer, and the figures with the layers as a new first axis.

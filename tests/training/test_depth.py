@@ -53,24 +53,36 @@ def test_depth_costs_little_compilation(family, optimizer):
     assert deep < 1.5 * shallow
 
 
+@pytest.mark.parametrize(
+    "how", [{"remat": True}, {"unroll": True}, {"remat": True, "unroll": True}], ids=" ".join
+)
 @FAMILIES
-def test_rematerialisation_changes_no_gradient(family):
-    """With dropout, whose masks are drawn anew."""
+def test_neither_rematerialising_nor_unrolling_changes_a_gradient(family, how):
+    """With dropout, whose masks are drawn anew, and a pattern of two methods."""
 
-    def gradient(remat):
-        graphdef, state = nnx.split(build(family, num_layers=3, dropout=0.3, remat=remat))
+    def gradient(remat=False, unroll=False):
+        sizes = {"num_layers": 4, "dropout": 0.3, "remat": remat}
+        graphdef, state = nnx.split(build(family, method="softmax|lssa", **sizes))
 
         def loss(params):
-            model = nnx.merge(graphdef, params)
-            figures = token_figures(model, make_batch(2, 11), dropout_key=jax.random.key(0))
+            model, key = nnx.merge(graphdef, params), jax.random.key(0)
+            figures = token_figures(model, make_batch(2, 11), dropout_key=key, unroll=unroll)
             return jnp.sum(figures.loss)
 
         return jax.jit(jax.grad(loss))(nnx.to_pure_dict(state))
 
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
-        gradient(True), gradient(False),
+        gradient(**how), gradient(),
     )  # fmt: skip
+
+
+@FAMILIES
+def test_a_step_scans_from_five_layers_on(family):
+    loops = {
+        n: lowered_step(family, num_layers=n).as_text().count("stablehlo.while") for n in (4, 5)
+    }
+    assert loops[5] > loops[4]
 
 
 @FAMILIES
