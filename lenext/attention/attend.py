@@ -10,11 +10,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import diagnostics, naive, tiles
 from lenext.attention.blockwise import default_block_size, map_blocks
+from lenext.attention.call import Call
 from lenext.attention.choice import Choice, choose
 from lenext.attention.fused import attend_fused
 from lenext.attention.method import Method, Params, init_params
 from lenext.attention.places import Places, located
-from lenext.attention.plan import plan_of, visible_keys
 
 Ar = Array | np.ndarray
 
@@ -70,13 +70,10 @@ def attend(
     places, ordered, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
     )
-    choice = _choose(
-        q, k, v, method, places, causal=causal, ordered=ordered, wanted=implementation,
-        block_size=block_size,
-    )  # fmt: skip
-    return _attend(
-        q, k, v, params, places, method=method, causal=causal, ordered=ordered, choice=choice
-    )
+    hidden = places.kv_mask is not None or places.kv_segment_ids is not None
+    call = _call(q, k, v, method, causal=causal, ordered=ordered, hidden=hidden)
+    choice = _choose(call, implementation, block_size)
+    return _attend(q, k, v, params, places, call=call, choice=choice)
 
 
 def choose_implementation(
@@ -107,11 +104,8 @@ def choose_implementation(
     Raises:
       ValueError: for an implementation that is unknown, or cannot take the call.
     """
-    return choose(
-        method, q.shape, k.shape, v.shape, jnp.result_type(q.dtype, k.dtype, v.dtype),
-        causal=causal, ordered=ordered, hidden=hidden, wanted=implementation,
-        block_size=block_size, backend=jax.default_backend(),
-    )  # fmt: skip
+    call = _call(q, k, v, method, causal=causal, ordered=ordered, hidden=hidden)
+    return _choose(call, implementation, block_size)
 
 
 def attention_weights(
@@ -164,32 +158,28 @@ def row_statistics(
     return _row_statistics(q, k, params, places, block_size=block_size, **statics)
 
 
-def _choose(q, k, v, method, places, *, causal, ordered, wanted, block_size) -> Choice:
-    hidden = places.kv_mask is not None or places.kv_segment_ids is not None
-    return choose_implementation(
-        q, k, v, method, causal=causal, ordered=ordered, hidden=hidden,
-        implementation=wanted, block_size=block_size,
-    )  # fmt: skip
+def _call(q, k, v, method, *, causal, ordered, hidden) -> Call:
+    dtype = jnp.result_type(q.dtype, k.dtype, v.dtype).name
+    return Call(method, q.shape, k.shape, v.shape, dtype, causal, ordered, hidden)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "choice"))
-def _attend(q, k, v, params, places, *, method, causal, ordered, choice):
-    places = located(places)
+def _choose(call: Call, wanted: str, block_size: int | None) -> Choice:
+    backend = jax.default_backend()
+    return choose(call, wanted=wanted, block_size=block_size, backend=backend)
+
+
+@functools.partial(jax.jit, static_argnames=("call", "choice"))
+def _attend(q, k, v, params, places, *, call: Call, choice: Choice):
+    places, method = located(places), call.method
     if choice.implementation == "naive":
-        scored = _complete_scores(q, k, params, places, method=method, causal=causal)
+        scored = _complete_scores(q, k, params, places, method=method, causal=call.causal)
         out = naive.combine(naive.weights(scored, method), v.swapaxes(1, 2))
         return out.swapaxes(1, 2).astype(q.dtype)
     if choice.implementation == "fused":
-        plan = plan_of(q, k, method, places, causal=causal, ordered=ordered, tile=tiles.LARGEST)
-        n = visible_keys(plan, places)
-        return attend_fused(
-            q, k, v, method, params, places, n, causal=causal, backend=jax.default_backend()
-        )
+        return attend_fused(q, k, v, call, params, places, backend=jax.default_backend())
+    assert choice.block_size is not None  # "blockwise" has one
     if choice.by_tiles:
-        out = tiles.attend_tiles(
-            q, k, v, method, params, places, causal=causal, ordered=ordered,
-            tile=choice.block_size,
-        )  # fmt: skip
+        out = tiles.attend_tiles(q, k, v, call, params, places, tile=choice.block_size)
         return out.astype(q.dtype)
 
     def outputs(scored, v):
@@ -197,7 +187,7 @@ def _attend(q, k, v, params, places, *, method, causal, ordered, choice):
 
     return map_blocks(
         outputs, q, k, v, method, params, places,
-        causal=causal, ordered=ordered, block_size=choice.block_size,
+        causal=call.causal, ordered=call.ordered, block_size=choice.block_size,
     )  # fmt: skip
 
 

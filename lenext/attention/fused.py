@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lenext.attention import naive
+from lenext.attention.call import Call
 from lenext.attention.method import Method, Params, init_params
 from lenext.attention.places import Places, located, rows_at
+from lenext.attention.plan import plan_of, visible_keys
 from lenext.attention.similarity import Cosine, Dot, UnitDot
 from lenext.attention.visibility import Full, Window
 from lenext.attention.weighting import Softmax
@@ -70,63 +72,41 @@ def _position_shapes(method: Method, num_heads: int, head_dim: int) -> tuple[lis
     return jax.eval_shape(traced)
 
 
+TILE = 1024  # queries and keys at a time, where what rows see is to be counted
 LANES = 128  # splash's blocks are multiples of it
 KERNELS = {"gpu": "cuDNN's", "tpu": "splash attention"}
 
 
-def why_declined(
-    method: Method,
-    q_shape: tuple[int, ...],
-    k_shape: tuple[int, ...],
-    v_shape: tuple[int, ...],
-    dtype: Any,
-    *,
-    causal: bool,
-    ordered: bool,
-    hidden: bool,
-    backend: str,
-) -> str | None:
-    """Why the backend's fused kernel cannot take a call, or None where it can.
-
-    Args:
-      method: the method.
-      q_shape: [B, T, N, H].
-      k_shape: [B, S, K, H].
-      v_shape: [B, S, K, V].
-      dtype: of all three.
-      causal: whether a row sees later keys.
-      ordered: positions are the defaults.
-      hidden: there is padding, or documents of a pack.
-      backend: as `jax.default_backend()` names it.
+def why_declined(call: Call, backend: str) -> str | None:
+    """Why the fused kernel of a backend (of `jax.default_backend()`) cannot take a call.
 
     Returns:
-      Half a sentence that may follow "because", or None.
+      Half a sentence that may follow "because", or None where the kernel can.
     """
     if backend not in KERNELS:
         return f"a fused kernel is at hand on GPUs and TPUs, not on the {backend}"
-    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
-        return f"the kernels take 16-bit floats, not {jnp.dtype(dtype).name}"
-    why = why_not_fused(method, q_shape[2], q_shape[3])
+    if call.dtype not in ("bfloat16", "float16"):
+        return f"the kernels take 16-bit floats, not {call.dtype}"
+    why = why_not_fused(call.method, call.num_heads, call.head_dim)
     if why is not None:
         return why
-    if hidden:
+    if call.hidden:
         # Rows that see nothing are zeros here, and the mean of v there.
         return "padding and packs take a mask of all queries by all keys"
-    if not ordered:
+    if not call.ordered:
         return "the kernels know the default positions only"
-    length, head_dim, key_length, value_dim = *q_shape[1::2], k_shape[1], v_shape[3]
     if backend == "tpu":
-        if length % LANES or key_length % LANES:
+        if call.queries % LANES or call.keys % LANES:
             return f"splash attention takes lengths that are multiples of {LANES}"
         return None
-    window = type(method.visibility) is Window
-    if (causal or window) and length != key_length:
+    window = type(call.method.visibility) is Window
+    if (call.causal or window) and call.queries != call.keys:
         return "cuDNN's causal mask wants as many queries as keys"
-    if window and not causal:
+    if window and not call.causal:
         return "cuDNN's window is causal"
-    if head_dim != value_dim:
+    if call.head_dim != call.v_shape[3]:
         return "cuDNN's kernel wants values of the keys' size"
-    if head_dim % 8 or head_dim > 128:
+    if call.head_dim % 8 or call.head_dim > 128:
         return "cuDNN's kernel takes heads of up to 128 dimensions, a multiple of 8"
     return None
 
@@ -135,12 +115,10 @@ def attend_fused(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K V"],
-    method: Method,
+    call: Call,
     params: Params,
     places: Places,
-    n: Int[Array, "#B 1 T 1"],
     *,
-    causal: bool,
     backend: str,
     interpret: bool = False,
 ) -> Float[Array, "B T N V"]:
@@ -153,17 +131,16 @@ def attend_fused(
       q: queries, 16-bit.
       k: keys.
       v: values.
-      method: the method.
-      params: its learned parts.
+      call: theirs.
+      params: the method's learned parts.
       places: the default positions, `located`.
-      n: keys that each row sees.
-      causal: whether a row sees later keys.
       backend: "gpu" or "tpu".
       interpret: run the TPU's kernel in Pallas' interpreter, for tests.
     """
+    method, causal = call.method, call.causal
     rows = rows_at(
-        method, places, n, causal=causal, key_length=k.shape[1], num_heads=q.shape[2],
-        head_dim=q.shape[3],
+        method, places, visible_keys(plan_of(call, TILE), places), causal=causal,
+        key_length=call.keys, num_heads=call.num_heads, head_dim=call.head_dim,
     )  # fmt: skip
     (q_side,) = naive.query_sides(q, method, params, rows)
     (k_side,) = naive.key_sides(k, method, rows)

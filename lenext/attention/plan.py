@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from lenext.attention.method import Method, Rows
+from lenext.attention.call import Call
+from lenext.attention.method import Rows
 from lenext.attention.places import Places, count, rows_at, visible
 from lenext.attention.weighting import KeyByKey
 
@@ -21,32 +22,16 @@ Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is known of a call before it runs.
+class Plan(Call):
+    """A call cut into tiles.
 
     Attributes:
-      method: the method.
-      causal: whether a row sees later keys.
-      ordered: positions are the defaults (keys 0..S-1, queries the last T of them).
-      hidden: padding or documents hide some keys.
-      queries: T.
-      keys: S.
       query_block: queries a tile.
       key_block: keys a tile.
-      num_heads: N.
-      head_dim: H.
     """
 
-    method: Method
-    causal: bool
-    ordered: bool
-    hidden: bool
-    queries: int
-    keys: int
     query_block: int
     key_block: int
-    num_heads: int
-    head_dim: int
 
     @property
     def query_blocks(self) -> int:
@@ -108,24 +93,10 @@ class Plan:
         return first, jnp.minimum(whole, stop), stop, sinks
 
 
-def plan_of(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    method: Method,
-    places: Places,
-    *,
-    causal: bool,
-    ordered: bool,
-    tile: int,
-) -> Plan:
+def plan_of(call: Call, tile: int) -> Plan:
     """The plan of a call in tiles of `tile` queries and keys."""
-    return Plan(
-        method, causal, ordered,
-        hidden=places.kv_mask is not None or places.kv_segment_ids is not None,
-        queries=q.shape[1], keys=k.shape[1],
-        query_block=_even(q.shape[1], tile), key_block=_even(k.shape[1], tile),
-        num_heads=q.shape[2], head_dim=q.shape[3],
-    )  # fmt: skip
+    query_block, key_block = _even(call.queries, tile), _even(call.keys, tile)
+    return Plan(**vars(call), query_block=query_block, key_block=key_block)
 
 
 def _even(length: int, tile: int) -> int:

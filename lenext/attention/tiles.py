@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lenext.attention import naive
+from lenext.attention.call import Call
 from lenext.attention.method import Method, Params, Rows
 from lenext.attention.places import Places, visible
 from lenext.attention.plan import (
@@ -64,12 +65,10 @@ def attend_tiles(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K V"],
-    method: Method,
+    call: Call,
     params: Params,
     places: Places,
     *,
-    causal: bool,
-    ordered: bool,
     tile: int,
 ) -> Float[Array, "B T N V"]:
     """Attention by tiles of `tile` queries and keys, float32. See `lenext.attention.attend`.
@@ -78,14 +77,12 @@ def attend_tiles(
       q: queries.
       k: keys.
       v: values.
-      method: one that `suits`.
-      params: its learned parts.
+      call: theirs, by a method that `suits`.
+      params: the method's learned parts.
       places: positions, padding, documents, `located`.
-      causal: whether a row sees later keys.
-      ordered: the positions are the defaults.
       tile: queries, and keys, of a tile.
     """
-    plan = plan_of(q, k, method, places, causal=causal, ordered=ordered, tile=tile)
+    method, plan = call.method, plan_of(call, tile)
     n = visible_keys(plan, places)
     rows = tile_rows(plan, places, n)
     q_sides = naive.query_sides(q, method, params, rows)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lenext.attention import attend, make_method, method_names
+from lenext.attention.call import Call
 from lenext.attention.fused import attend_fused, why_not_fused
 from lenext.attention.places import Places, located
 from lenext.attention.position import Rope
@@ -130,13 +131,11 @@ def test_splash_in_the_interpreter(method, causal, queries):
     q = q[:, -queries:]
     positions = jnp.arange(256)[None]
     places = located(Places(positions[:, -queries:], positions))
-    n = jnp.arange(257 - queries, 257) if causal else jnp.full((queries,), 256)
+    shapes = q.shape, k.shape, v.shape
+    call = Call(made, *shapes, "bfloat16", causal, ordered=True, hidden=False)
 
     def fused(q, k, v):
-        return attend_fused(
-            q, k, v, made, {}, places, n[None, None, :, None], causal=causal, backend="tpu",
-            interpret=True,
-        )  # fmt: skip
+        return attend_fused(q, k, v, call, {}, places, backend="tpu", interpret=True)
 
     def definition(q, k, v):
         return attend(q, k, v, made, causal=causal, implementation="naive")

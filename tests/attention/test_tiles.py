@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lenext.attention import attend, init_params, make_method
+from lenext.attention.call import Call
 from lenext.attention.method import Visibility
 from lenext.attention.places import Places, located
 from lenext.attention.plan import plan_of, visible_keys
@@ -182,11 +183,9 @@ def test_visible_keys(method, causal, given):
         jnp.asarray(ids) if given == "segments" else None,
     )
     places = located(places)
-    q, k = np.zeros((1, queries, 1, 8), np.float32), np.zeros((1, length, 1, 8), np.float32)
-    plan = plan_of(
-        jnp.asarray(q), jnp.asarray(k), made, places, causal=causal, ordered=True, tile=16
-    )
-    n = np.asarray(visible_keys(plan, places))[0, 0, :, 0]
+    q, k = (1, queries, 1, 8), (1, length, 1, 8)
+    call = Call(made, q, k, k, "float32", causal, ordered=True, hidden=given != "nothing")
+    n = np.asarray(visible_keys(plan_of(call, 16), places))[0, 0, :, 0]
     for row, i in enumerate(range(length - queries, length)):
         seen = 0
         for j in range(length):
