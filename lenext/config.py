@@ -53,6 +53,10 @@ def base_config() -> Config:
     # Of pose: positions are below it. Methods with a scale want it given, as target / L.
     config.data.target_length = 0
     config.data.pose_chunks = 2  # of pose: parts of a sequence, between which positions skip
+    # Hidden in each training sequence, whose answers alone are trained on: passkey or
+    # associative_recall (see lenext/data/tasks.py; decoder only). "" for the text as it is.
+    config.data.task = ""
+    config.data.needles = 1  # of the task, in a sequence
     config.data.batch_size = 64  # sequences a step, all devices and processes together
     config.data.mask_rate = 0.15
 
@@ -96,13 +100,15 @@ def base_config() -> Config:
     config.eval = ConfigDict()  # what `python -m lenext.evaluate` sweeps
     config.eval.methods = "softmax"  # separated by commas; the first is the one compared with
     config.eval.lengths = "64,128,256,512,1024"
-    # mlm15 or single_mask for a GAU, full_context or sliding_window for a decoder.
+    # For a GAU mlm15 or single_mask; for a decoder full_context, sliding_window, passkey or
+    # associative_recall.
     config.eval.protocol = "mlm15"
     config.eval.split = "validation"
     config.eval.weights = "params"  # or "ema", their moving average
     config.eval.documents = 64  # the longest documents of the split, at most
     config.eval.tokens = 65536  # a length, at least; each document gives at least one crop
     config.eval.masks = 8  # single_mask: positions a crop, each masked in a pass of its own
+    config.eval.needles = 1  # passkey, associative_recall: in a sequence
     config.eval.stride = 32  # sliding_window: how many last tokens of a window are predicted
     config.eval.batch_tokens = 4096  # in one forward pass, at least one sequence
     # A bucket holds a longest length and those above it / this: they are padded to it and share its
@@ -284,6 +290,7 @@ def validate(config: Config) -> None:
         "training.eval_every", "training.checkpoint_every", "training.keep_latest",
         "training.accumulate", "eval.documents", "eval.tokens", "eval.batch_tokens",
         "eval.probe_rows", "eval.bootstrap", "eval.masks", "eval.stride",
+        "eval.needles", "data.needles",
         "eval.calibration_documents", "eval.calibration_tokens",
     ]  # fmt: skip
     flat = dict(_flatten(plain(config)))
@@ -299,6 +306,7 @@ def validate(config: Config) -> None:
         "model.mlp": ("gated", "plain"),
         "model.dtype": ("float32", "bfloat16"),
         "data.positions": ("plain", "pose"),
+        "data.task": ("", "passkey", "associative_recall"),
         "eval.weights": ("params", "ema"),
         "optimizer.name": ("adamw", "lion", "muon"),
         "optimizer.schedule": ("cosine", "linear", "wsd"),
@@ -306,7 +314,9 @@ def validate(config: Config) -> None:
     }
     for key, allowed in choices.items():
         if flat[key] not in allowed:
-            raise UserError(f"config.{key}={flat[key]!r}: should be one of {', '.join(allowed)}")
+            choice = ", ".join(allowed).removeprefix(", ")
+            empty = "empty or " if "" in allowed else ""
+            raise UserError(f"config.{key}={flat[key]!r}: should be {empty}one of {choice}")
     for key in ("model.dropout", "optimizer.b1", "optimizer.b2", "training.ema_decay"):
         if not 0 <= flat[key] < 1:
             raise UserError(f"config.{key}={flat[key]}: should be from 0 to below 1")
@@ -323,6 +333,7 @@ def validate(config: Config) -> None:
         if not flat[key] >= 0:
             raise UserError(f"config.{key}={flat[key]}: should be at least 0")
     _validate_positions(config.data)
+    _validate_task(config)
     _validate_training(config)
     if flat["model.key_size"] % 2:
         raise UserError(
@@ -364,6 +375,23 @@ def _validate_positions(data: Config) -> None:
         raise UserError(
             "config.data.packing=True: should be False with positions=pose, which skip within one "
             "document"
+        )
+
+
+def _validate_task(config: Config) -> None:
+    """What keys say of a task to train on."""
+    task = config.data.task
+    if not task:
+        return
+    if config.model.family != "decoder":
+        raise UserError(
+            f"config.data.task={task!r}: should be empty for config.model.family="
+            f"{config.model.family!r}; tasks are for causal models, such as the decoder"
+        )
+    if config.data.packing:
+        raise UserError(
+            f"config.data.packing=True: should be False with config.data.task={task!r}, which is "
+            "hidden in one text"
         )
 
 

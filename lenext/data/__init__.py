@@ -9,11 +9,13 @@ from lenext.data.positions import Pose
 from lenext.data.prepare import open_builder
 from lenext.data.stdlib_packages import StdlibPackages
 from lenext.data.stdlib_source import StdlibSource
+from lenext.data.tasks import TASKS
 from lenext.data.text_files import TextFiles
 from lenext.data.tokenizers import ByteTokenizer, Tokenizer, VocabularyTokenizer, get_tokenizer
 
 __all__ = [
     "DATASETS",
+    "TASKS",
     "ByteTokenizer",
     "Corpus",
     "Crops",

@@ -3,6 +3,7 @@
 import atexit
 import functools
 import weakref
+from collections.abc import Callable
 
 import grain
 import numpy as np
@@ -12,6 +13,7 @@ from lenext.data.corpus import Corpus
 from lenext.data.masking import mask_tokens, masked_count, require_mask
 from lenext.data.packing import packed_rows
 from lenext.data.positions import Pose
+from lenext.data.tasks import TASKS
 from lenext.data.token_cache import Pages
 from lenext.data.tokenizers import Tokenizer
 from lenext.errors import UserError
@@ -33,6 +35,8 @@ def causal_lm_batches(
     tokenizer: Tokenizer,
     packing: bool = False,
     pose: Pose | None = None,
+    task: str = "",
+    needles: int = 1,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.IterDataset:
@@ -52,6 +56,9 @@ def causal_lm_batches(
       tokenizer: the one that made `corpus`.
       packing: whether rows are packed.
       pose: the law of the tokens' positions; None: as they stand in the row. Not with `packing`.
+      task: of `lenext.data.tasks.TASKS`, hidden in each crop; "" for the text as it is. Not with
+        `packing`.
+      needles: of the task, in a row.
       shard_index: which rows: b · shard_index up to b · (shard_index + 1).
       shard_count: number of shards, usually of processes.
 
@@ -60,19 +67,26 @@ def causal_lm_batches(
       float32 [b, n], 1 where there is one to predict. With `packing` also segment_ids, int32
       [b, n]: 1 and up for a row's documents, of which no target crosses a border, and 0 for
       padding, whose tokens and targets are the tokeniser's `pad_id` and whose weights are 0.
-      With `pose` also token_positions, int32 [b, n].
+      With `pose` also token_positions, int32 [b, n]. With `task` weights are 1 at answers only.
 
     Raises:
-      UserError: no document is long enough, `length` is below 2, `seed` below 0, or `batch_size`
-        not a positive multiple of `shard_count`.
-      ValueError: `pose` does not fit `length`, or is given with `packing`.
+      UserError: no document is long enough, `length` is below 2 or too short for the task, `seed`
+        below 0, or `batch_size` not a positive multiple of `shard_count`.
+      ValueError: `pose` does not fit `length`, or is given with `packing`, as `task` is.
     """
     _check_shards(batch_size, shard_index, shard_count)
     if not packing:
-        rows = random_crops(corpus, length=length, seed=seed, lookahead=1).map(_shift)
+        crops = random_crops(corpus, length=length, seed=seed, lookahead=1)
+        rows = (
+            crops.random_map(_asker(task, tokenizer, needles, length))
+            if task
+            else crops.map(_shift)
+        )
         rows = _with_positions(rows, pose, length)
         return _crop_batches(rows, batch_size, shard_index, shard_count)
     _refuse_pose(pose)
+    if task:
+        raise ValueError(f"task {task!r}: should be empty with packing, whose rows are no one text")
     rows = packed_rows(corpus, length=length, seed=seed, pad_id=tokenizer.pad_id, lookahead=1)
     rows = rows.map(lambda row: row | {"weights": (row["segment_ids"] > 0).astype(np.float32)})
     return _row_batches(rows, batch_size, shard_index, shard_count)
@@ -184,6 +198,17 @@ def _shift(crop: Integer[np.ndarray, " n_plus_1"]) -> dict[str, np.ndarray]:
         "targets": tokens[1:],
         "weights": np.ones(len(crop) - 1, np.float32),
     }
+
+
+def _asker(task: str, tokenizer: Tokenizer, needles: int, length: int) -> Callable:
+    """What makes rows of a task of crops; a length that cannot hold them fails here."""
+
+    def ask(crop: Integer[np.ndarray, " n_plus_1"], rng: np.random.Generator) -> dict:
+        example = TASKS[task](crop, rng, tokenizer, needles, None)
+        return _shift(example.tokens) | {"weights": (example.answer[1:] >= 0).astype(np.float32)}
+
+    ask(np.zeros(length + 1, np.int64), np.random.default_rng(0))
+    return ask
 
 
 def _with_positions(rows: grain.MapDataset, pose: Pose | None, length: int) -> grain.MapDataset:

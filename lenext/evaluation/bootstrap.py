@@ -18,11 +18,13 @@ def ratios(
     denominator: Float[np.ndarray, " D"],
     draws: Int[np.ndarray, "times D"],
 ) -> Float[np.ndarray, " times"]:
-    """sum(numerator) / sum(denominator) of each resample."""
-    return numerator[draws].sum(axis=1) / denominator[draws].sum(axis=1)
+    """sum(numerator) / sum(denominator) of each resample; NaN for one that has nothing to count."""
+    below = denominator[draws].sum(axis=1)
+    nothing = np.full(len(draws), np.nan)
+    return np.divide(numerator[draws].sum(axis=1), below, out=nothing, where=below != 0)
 
 
 def interval(samples: Float[np.ndarray, " times"], level: float = 0.95) -> Interval:
-    """The central share `level` of the samples."""
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    """The central share `level` of the samples that are no NaN."""
+    low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

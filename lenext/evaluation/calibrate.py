@@ -128,6 +128,7 @@ def calibrate_run(
         seed=settings.seed,
         mask_rate=config.data.mask_rate,
         masks=settings.masks,
+        needles=settings.needles,
         stride=min(settings.stride, train_length),
         key="config.data.train_length: documents are to be twice as long",
     )

@@ -54,6 +54,7 @@ def _make_evaluator(name: str, settings: Config, config: Config, tokenizer: Toke
         seed=config.eval.seed,
         mask_rate=config.data.mask_rate,
         masks=config.eval.masks,
+        needles=config.eval.needles,
         stride=config.eval.stride,
         key=f"config.evaluators.{name}.length",
     )

@@ -1,5 +1,6 @@
 """Metrics of figures, over documents, with intervals by resampling them."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,8 +10,10 @@ from jaxtyping import Float, Int, Int64
 
 from lenext.evaluation.bootstrap import interval, ratios
 from lenext.evaluation.figures import Figures, HeadFigures
+from lenext.evaluation.protocols import Answers
 
 FIRST_BUCKET = 16
+DEPTHS = 8  # parts of a row in which needles are told apart
 
 
 class Metric(NamedTuple):
@@ -61,6 +64,7 @@ def metrics_of(
     causal: bool,
     by_position: bool,
     byte_level: bool,
+    answers: Answers | None = None,
 ) -> list[Metric]:
     """What there is to say of sequences, each metric summed over each document's sequences.
 
@@ -70,6 +74,7 @@ def metrics_of(
       causal: perplexity has a meaning, and bits per byte.
       by_position: prediction p was made from p + 1 tokens: loss by position has a meaning.
       byte_level: tokens are bytes.
+      answers: of a task: what is "retrieved" has all of its tokens right.
     """
     documents, place = np.unique(document, return_inverse=True)
 
@@ -86,6 +91,15 @@ def metrics_of(
         found = [mean_loss, Metric("perplexity", loss, count, transform=np.exp), accuracy]
     if causal and byte_level:
         found.append(Metric("bits_per_byte", loss / math.log(2), count))
+    if answers:
+        right, asked = _right(figures.correct, answers), np.ones(answers.place.shape)
+        found.append(Metric("retrieved", total(right.sum(axis=1)), total(asked.sum(axis=1))))
+        for low, high in depths(figures.loss.shape[1]):
+            here = (answers.place >= low) & (answers.place < high)
+            some, counted = total((right * here).sum(axis=1)), total(here.sum(axis=1))
+            if counted.any():
+                where = (low, high)
+                found.append(Metric("retrieved_by_place", some, counted, positions=where))
     found += _head_metrics(figures.heads, total, rows) if figures.heads else []
     for low, high in buckets(figures.loss.shape[1]) if by_position else []:
         some = total(weighted[:, low:high].sum(axis=1))
@@ -109,6 +123,13 @@ def _head_metrics(heads: HeadFigures, total: Callable, rows: np.ndarray) -> list
     ]
 
 
+def _right(correct: Float[np.ndarray, "C P"], answers: Answers) -> Float[np.ndarray, "C answers"]:
+    """1 where all tokens of an answer are right."""
+    numbers = range(answers.place.shape[1])
+    parts = [np.where(answers.number == number, correct, 1.0).min(axis=1) for number in numbers]
+    return np.stack(parts, axis=1)
+
+
 def by_head(heads: HeadFigures) -> list[dict[str, Any]]:
     """A record a layer and head, of its figures over all sequences.
 
@@ -130,3 +151,9 @@ def buckets(length: int) -> list[tuple[int, int]]:
         edges.append(edge)
         edge *= 2
     return list(zip(edges, [*edges[1:], length], strict=True))
+
+
+def depths(length: int) -> list[tuple[int, int]]:
+    """Positions 0 … length - 1 in `DEPTHS` parts, all but equal."""
+    edges = [length * part // DEPTHS for part in range(DEPTHS + 1)]
+    return [(low, high) for low, high in itertools.pairwise(edges) if low < high]

@@ -1,12 +1,14 @@
-"""The pictures of a sweep: a metric against length, and loss against position."""
+"""The pictures of a sweep: a metric by length, loss by position, what is retrieved by depth."""
 
 import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
+from lenext.evaluation.metrics import DEPTHS
 from lenext.evaluation.report import label
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; then again with other dashes.
@@ -28,11 +30,45 @@ def plot(records: Records, metric: str, train_length: int, title: str) -> bytes:
 
 def plot_by_position(records: Records, train_length: int, title: str) -> bytes:
     """A PNG of loss against position at the longest length; each bucket stands at its end."""
-    longest = max(r["length"] for r in records if r["positions"])
-    chosen = [r for r in records if r["positions"] and r["length"] == longest]
+    found = [r for r in records if r["metric"] == "loss_by_position"]
+    longest = max(r["length"] for r in found)
+    chosen = [r for r in found if r["length"] == longest]
     ticks = {r["positions"][1]: f"{r['positions'][1]:,}" for r in chosen}
     labels = "position (tokens; upper end of a bucket)", f"loss at length {longest:,}"
     return _curves(chosen, lambda r: r["positions"][1], ticks, labels, train_length, title)
+
+
+def plot_by_depth(records: Records, train_length: int, title: str) -> bytes:
+    """A PNG of a heat map a method: the share retrieved, by length and depth of the needle."""
+    chosen = [r for r in records if r["metric"] == "retrieved_by_place"]
+    methods = list(dict.fromkeys(r["method"] for r in chosen))
+    lengths = sorted({r["length"] for r in chosen})
+    columns = min(4, len(methods))
+    rows = -(-len(methods) // columns)
+    with matplotlib.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(3.0 * columns + 1.2, 2.6 * rows + 0.8), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for panel in panels.flat[len(methods) :]:
+            panel.set_axis_off()
+        for method, panel in zip(methods, panels.flat, strict=False):
+            grid = np.full((DEPTHS, len(lengths)), np.nan)
+            for r in chosen:
+                if r["method"] == method:
+                    depth = sum(r["positions"]) * DEPTHS // (2 * r["length"])
+                    grid[depth, lengths.index(r["length"])] = r["value"]
+            image = panel.imshow(grid, vmin=0, vmax=1, aspect="auto", cmap="viridis")
+            panel.set_title(method, fontsize=10)
+            panel.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths], rotation=45)
+            panel.set_yticks([-0.5, DEPTHS / 2 - 0.5, DEPTHS - 0.5], ["0 %", "50 %", "100 %"])
+            inside = sum(length <= train_length for length in lengths)
+            panel.axvline(inside - 0.5, color="white", linewidth=1, linestyle=(0, (4, 4)))
+        figure.colorbar(image, ax=panels, label="retrieved", shrink=0.8)
+        figure.supxlabel(f"length (tokens); trained at {train_length:,}, left of the dashes")
+        figure.supylabel("depth of the needle")
+        figure.suptitle(title, fontsize=12)
+        out = io.BytesIO()
+        figure.savefig(out, dpi=160, format="png")
+    return out.getvalue()
 
 
 def _curves(

@@ -1,13 +1,22 @@
 """Protocols: what a model is asked at a length. Figures of two protocols do not compare."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
-from lenext.data import Corpus, Crops, Tokenizer, evaluation_crops, masked_crops, require_mask
+from lenext.data import (
+    TASKS,
+    Corpus,
+    Crops,
+    Tokenizer,
+    evaluation_crops,
+    masked_crops,
+    require_mask,
+)
 from lenext.errors import UserError
 
 
@@ -21,7 +30,20 @@ class Sampling:
     mask_rate: float = 0.15
     masks: int = 8
     stride: int = 32
+    needles: int = 1
     key: str = "config.eval.lengths"  # where the length was given, for messages
+
+
+class Answers(NamedTuple):
+    """Of rows that end on questions, what is to be right.
+
+    Attributes:
+      number: which answer each prediction is a part of, from 0; -1 for those that are of none.
+      place: of each answer, where in the row its needle begins.
+    """
+
+    number: Int64[np.ndarray, "C P"]
+    place: Int64[np.ndarray, "C answers"]
 
 
 class Sequences(NamedTuple):
@@ -32,11 +54,13 @@ class Sequences(NamedTuple):
         masked.
       document: index in the corpus of the document that each row was cut from.
       ordered: prediction p is made from p + 1 tokens, so that loss by position has a meaning.
+      answers: where the protocol is a task's.
     """
 
     batch: dict[str, np.ndarray]
     document: Int64[np.ndarray, " C"]
     ordered: bool = False
+    answers: Answers | None = None
 
 
 Prepare = Callable[[Corpus, Tokenizer, int, int, Sampling], Sequences]
@@ -114,6 +138,46 @@ def sliding_window(
     return Sequences(batch, crops.document)
 
 
+def retrieval(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    length: int,
+    longest: int,
+    sampling: Sampling,
+    *,
+    task: str,
+) -> Sequences:
+    """A task's questions at the end of each crop, `sampling.needles` hidden in it.
+
+    Over the C crops, the first answer's needle lies at depths 0, 1 / (C - 1), … 1, in an order that
+    follows from the seed. All else depends on (seed, document, start, length) only.
+
+    Raises:
+      UserError: the length cannot hold the needles.
+    """
+    del longest
+    crops = _crops(corpus, length, sampling, lookahead=1)
+    total = len(crops.document)
+    depths = np.random.default_rng((sampling.seed, length)).permutation(total) / max(1, total - 1)
+    examples = [
+        TASKS[task](
+            text,
+            np.random.default_rng((sampling.seed, document, start, length)),
+            tokenizer,
+            sampling.needles,
+            float(depth),
+        )
+        for text, document, start, depth in zip(
+            crops.tokens, crops.document, crops.start, depths, strict=True
+        )
+    ]
+    number = np.stack([example.answer[1:] for example in examples])
+    batch = _next_tokens(np.stack([example.tokens for example in examples]))
+    batch["weights"] = (number >= 0).astype(np.float32)
+    place = np.stack([example.place for example in examples])
+    return Sequences(batch, crops.document, answers=Answers(number, place))
+
+
 def _crops(corpus: Corpus, length: int, sampling: Sampling, *, lookahead: int = 0) -> Crops:
     return evaluation_crops(
         corpus, length=length, documents=sampling.documents, tokens=sampling.tokens,
@@ -127,22 +191,27 @@ def _next_tokens(tokens: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Protocol(NamedTuple):
-    """A protocol: the objective of the models that it is for, and how it asks."""
+    """A protocol.
+
+    Attributes:
+      objective: of the models that it is for.
+      prepare: how it asks.
+      headline: the metric that stands for it in tables and pictures.
+    """
 
     objective: str
     prepare: Prepare
-
-    @property
-    def headline(self) -> str:
-        """The metric that stands for the protocol in tables and pictures."""
-        return "accuracy" if self.objective == "masked_lm" else "loss"
+    headline: str
 
 
 PROTOCOLS = {
-    "mlm15": Protocol("masked_lm", mlm15),
-    "single_mask": Protocol("masked_lm", single_mask),
-    "full_context": Protocol("causal_lm", full_context),
-    "sliding_window": Protocol("causal_lm", sliding_window),
+    "mlm15": Protocol("masked_lm", mlm15, "accuracy"),
+    "single_mask": Protocol("masked_lm", single_mask, "accuracy"),
+    "full_context": Protocol("causal_lm", full_context, "loss"),
+    "sliding_window": Protocol("causal_lm", sliding_window, "loss"),
+} | {
+    task: Protocol("causal_lm", functools.partial(retrieval, task=task), "retrieved")
+    for task in TASKS
 }
 
 

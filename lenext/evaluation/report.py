@@ -36,7 +36,7 @@ def by_length(records: Records, metric: str) -> Table:
 
 def by_position(records: Records) -> tuple[int, Table] | None:
     """The longest length and its loss by position; None where there is none."""
-    chosen = [record for record in records if record["positions"]]
+    chosen = [record for record in records if record["metric"] == "loss_by_position"]
     if not chosen:
         return None
     longest = max(record["length"] for record in chosen)

@@ -66,6 +66,7 @@ def evaluate(config: Config, workdir: Path, *, calibrate_first: bool = False) ->
         seed=settings.seed,
         mask_rate=data.mask_rate,
         masks=settings.masks,
+        needles=settings.needles,
         stride=settings.stride,
     )
     if calibrate_first:

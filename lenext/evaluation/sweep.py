@@ -124,6 +124,7 @@ def sweep(
                     causal=model.objective == "causal_lm",
                     by_position=sequences.ordered,
                     byte_level=settings.byte_level,
+                    answers=sequences.answers,
                 )
                 for metric in metrics:
                     estimate = metric.estimate(draws)

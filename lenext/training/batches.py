@@ -28,4 +28,4 @@ def make_batches(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> Any:
     }
     if FAMILIES[config.model.family].objective == "masked_lm":
         return iter(masked_lm_batches(corpus, rate=data.mask_rate, **shared))
-    return iter(causal_lm_batches(corpus, **shared))
+    return iter(causal_lm_batches(corpus, task=data.task, needles=data.needles, **shared))
