@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from lenext.config import (
     Config,
@@ -15,10 +16,10 @@ from lenext.config import (
 from lenext.data import get_tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
-from lenext.evaluation.plot import plot, plot_by_position
+from lenext.evaluation.plot import plot, plot_by_depth, plot_by_position
 from lenext.evaluation.protocols import Sampling, get_protocol
 from lenext.evaluation.report import markdown, text_table, to_csv
-from lenext.evaluation.sweep import Settings, sweep
+from lenext.evaluation.sweep import Settings, Sweep, sweep
 from lenext.files import write_atomically
 from lenext.models import model_methods
 from lenext.models.calibration import under_method
@@ -26,12 +27,28 @@ from lenext.models.pretrained import load_run
 from lenext.provenance import provenance
 
 
+class Evaluated(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+      provenance: configs, seeds, tokens, steps, data, code, versions and machine, as JSON values.
+      swept: the figures.
+      headline: the metric that stands for the protocol.
+      uncalibrated: methods with parts to calibrate that were not.
+    """
+
+    provenance: dict[str, Any]
+    swept: Sweep
+    headline: str
+    uncalibrated: list[str]
+
+
 def evaluate(config: Config, workdir: Path, *, calibrate_first: bool = False) -> list[dict]:
     """Sweeps length x method over the newest checkpoint of `workdir`; prints and writes the result.
 
     The model's sizes and the sweep come from `config`; the method and the length that the weights
     were trained with from the run itself. Writes DIR/eval/results.json, .csv, .md and .png, and
-    by_position.png for a protocol that gives loss by position.
+    by_position.png for a protocol that gives loss by position, by_depth.png for one of retrieval.
 
     With `calibrate_first`, parts of the methods that are to be calibrated are measured on training
     documents before, and written to DIR/calibration.json.
@@ -43,6 +60,18 @@ def evaluate(config: Config, workdir: Path, *, calibrate_first: bool = False) ->
       UserError: for a config that cannot be run, a workdir without a checkpoint, a checkpoint of
         another shape, or a length that no document has.
     """
+    found = evaluate_run(config, workdir, calibrate_first=calibrate_first)
+    folder = workdir / "eval"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    _write(found, config, workdir, folder)
+    return found.swept.records
+
+
+def evaluate_run(config: Config, workdir: Path, *, calibrate_first: bool = False) -> Evaluated:
+    """As `evaluate`, which see, but writes nothing except a calibration, and prints no table."""
     validate(config)
     data, settings = config.data, config.eval
     lengths = read_lengths(settings.lengths)
@@ -75,11 +104,6 @@ def evaluate(config: Config, workdir: Path, *, calibrate_first: bool = False) ->
         length: protocol.prepare(corpus, tokenizer, length, max(lengths), sampling)
         for length in lengths
     }
-    folder = workdir / "eval"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     how = Settings(
         protocol=settings.protocol,
         byte_level=tokenizer.byte_level,
@@ -93,39 +117,50 @@ def evaluate(config: Config, workdir: Path, *, calibrate_first: bool = False) ->
     for name, pattern in methods.items():
         models[name], initial = under_method(run, workdir, pattern)
         uncalibrated += [name] if initial else []
-    records, heads = sweep(models, model_methods(model), sequences, how)
-
-    heading = f"trained with {trained.model.method} at {train_length} tokens, {step} steps"
-    results = {
-        "provenance": provenance()
-        | {
-            "config": plain(config),
-            "trained": plain(trained),
-            "seeds": [trained.seed],
-            "steps": step,
-            "tokens": step * trained.data.batch_size * train_length,
-            "data": corpus.describe(),
-            "fingerprint": corpus.fingerprint,
-        },
-        "records": records,
-        "heads": heads,
+    swept = sweep(models, model_methods(model), sequences, how)
+    source = provenance() | {
+        "config": plain(config),
+        "trained": plain(trained),
+        "seeds": [trained.seed],
+        "steps": step,
+        "tokens": step * trained.data.batch_size * train_length,
+        "data": corpus.describe(),
+        "fingerprint": corpus.fingerprint,
     }
-    headline = protocol.headline
+    return Evaluated(source, swept, protocol.headline, uncalibrated)
+
+
+def _write(found: Evaluated, config: Config, workdir: Path, folder: Path) -> None:
+    """Tables, pictures and records into `folder`; the headline's table to the terminal."""
+    (records, heads, _), trained = found.swept, found.provenance["trained"]
+    train_length = trained["data"]["train_length"]
+    heading = (
+        f"trained with {trained['model']['method']} at {train_length} tokens, "
+        f"{found.provenance['steps']} steps"
+    )
+    results = {"provenance": found.provenance, "records": records, "heads": heads}
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
     write_atomically(folder / "results.csv", to_csv(records))
     write_atomically(folder / "heads.csv", to_csv(heads))
-    about = [f"Data: {data.dataset}, split {settings.split}; weights: {settings.weights}."]
-    if uncalibrated:
-        about.append(f"Not calibrated (lenext.evaluate --calibrate): {', '.join(uncalibrated)}.")
+    about = [
+        f"Data: {config.data.dataset}, split {config.eval.split}; weights: {config.eval.weights}."
+    ]
+    if found.uncalibrated:
+        names = ", ".join(found.uncalibrated)
+        about.append(f"Not calibrated (lenext.evaluate --calibrate): {names}.")
     write_atomically(folder / "results.md", markdown(records, heading, about))
-    write_atomically(folder / "results.png", plot(records, headline, train_length, heading))
-    second = folder / "by_position.png"
-    if any(record["positions"] for record in records):
-        write_atomically(second, plot_by_position(records, train_length, heading))
-    else:
-        second.unlink(missing_ok=True)  # an earlier sweep's
-    print(f"\n{workdir}: {heading}\n\n{text_table(records, headline)}\n")
+    write_atomically(folder / "results.png", plot(records, found.headline, train_length, heading))
+    metrics = {record["metric"] for record in records}
+    pictures = {
+        "by_position.png": ("loss_by_position", plot_by_position),
+        "by_depth.png": ("retrieved_by_place", plot_by_depth),
+    }
+    for name, (metric, draw) in pictures.items():
+        if metric in metrics:
+            write_atomically(folder / name, draw(records, train_length, heading))
+        else:
+            (folder / name).unlink(missing_ok=True)  # an earlier sweep's
+    print(f"\n{workdir}: {heading}\n\n{text_table(records, found.headline)}\n")
     print("".join(f"{line}\n" for line in about[1:]), end="")
     print(f"all metrics, with intervals: {folder / 'results.md'}, .csv, .json")
     print(f"picture: {folder / 'results.png'}")
-    return records

@@ -23,10 +23,13 @@ class Sweep(NamedTuple):
       records: one a method, length and metric (and position bucket, "positions", where the metric
         is "loss_by_position").
       heads: one a method, length, layer and head: how it attends, see `metrics.by_head`.
+      sums: one a record: what its figure is the ratio of, by document, so that several runs on the
+        same documents can be taken together.
     """
 
     records: list[dict[str, Any]]
     heads: list[dict[str, Any]]
+    sums: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +90,14 @@ def sweep(
       method, paired on the same documents and masks. "unsuited" lists the axes in which the method
       wants weights trained for it and these were not.
     """
-    records, heads = [], []
+    records, heads, sums = [], [], []
     total = len(models) * len(sequences_by_length)
     shapes = bucket_shapes(sequences_by_length, settings.bucket)
     with tqdm(total=total, unit="cell", dynamic_ncols=True) as bar:
         for length, sequences in sequences_by_length.items():
             shape = shapes.get(length)
-            documents = len(np.unique(sequences.document))
+            indices = np.unique(sequences.document)
+            documents = len(indices)
             draws = resample(documents, settings.bootstrap, settings.seed)
             baseline: dict[Any, Estimate] = {}
             for name, model in models.items():
@@ -136,8 +140,16 @@ def sweep(
                     }  # fmt: skip
                     first = baseline.setdefault((metric.name, metric.positions), estimate)
                     records.append(record | estimate.describe(first) | shared)
+                    sums.append(
+                        {key: record[key] for key in ("method", "length", "metric", "positions")}
+                        | {
+                            "documents": indices.tolist(),
+                            "numerator": metric.numerator.tolist(),
+                            "denominator": metric.denominator.tolist(),
+                        }
+                    )
                 if figures.heads:
                     where = {"method": name, "length": length}
                     heads += [where | record for record in by_head(figures.heads)]
                 bar.update()
-    return Sweep(records, heads)
+    return Sweep(records, heads, sums)

@@ -1,0 +1,221 @@
+"""The runs of an experiment: each trained and evaluated once, and found again by what it is.
+
+A training lies in a folder named by a hash of its config (but for the section `eval`) and of the
+code that trains, so that experiments share trainings, and a change to either trains anew. In it
+lies each method's evaluation, in a folder named by the method, the section `eval` and the code that
+evaluates. Comments and docstrings are no part of the code's hash.
+"""
+
+import ast
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lenext.config import Config, plain, read_methods
+from lenext.errors import TrainingError, UserError
+from lenext.evaluation import evaluate_run
+from lenext.files import write_atomically
+from lenext.models.calibration import is_calibrated
+from lenext.provenance import provenance
+from lenext.training import train
+from lenext.workdir import read_run_config
+
+PACKAGE = Path(__file__).parent.parent / "lenext"
+EVALUATION_ONLY = ("evaluation", "evaluate.py", "methods.py", "generate.py")
+DIGITS = 12
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A training, and what is evaluated of it.
+
+    Attributes:
+      name: what it was trained as; runs that differ in nothing but the seed share it.
+      config: all of it; of `config.eval` all but the methods counts.
+      rows: the methods to evaluate, by the name that each has in tables. None: the run is looked at
+        for how it trained.
+    """
+
+    name: str
+    config: Config
+    rows: Mapping[str, str]
+
+    @property
+    def seed(self) -> int:
+        """Of weights, batches and masks."""
+        return self.config.seed
+
+    @property
+    def steps(self) -> int:
+        """Of the training."""
+        return self.config.training.steps
+
+    @property
+    def tokens(self) -> int:
+        """That the training goes through."""
+        return self.steps * self.config.data.batch_size * self.config.data.train_length
+
+    @functools.cached_property
+    def key(self) -> str:
+        """What it is trained with, and by which code."""
+        config = {name: value for name, value in plain(self.config).items() if name != "eval"}
+        return _digest([config, code_version(EVALUATION_ONLY)])
+
+    def evaluation_key(self, method: str) -> str:
+        """What is evaluated of a method, and by which code."""
+        return _digest([plain(self.evaluation(method))["eval"], code_version()])
+
+    def evaluation(self, method: str) -> Config:
+        """The config of a method's evaluation."""
+        config = copy.deepcopy(self.config)
+        config.eval.methods = method
+        return config
+
+    def workdir(self, folder: Path) -> Path:
+        """Where it is trained."""
+        return folder / self.key
+
+    def results(self, folder: Path, method: str) -> Path:
+        """What is kept of a method's evaluation."""
+        return self.workdir(folder) / "evaluations" / f"{self.evaluation_key(method)}.json"
+
+    def outcome(self, folder: Path) -> Path:
+        """What is kept of the training once it is over."""
+        return self.workdir(folder) / "outcome.json"
+
+
+@functools.cache
+def code_version(left_out: Sequence[str] = ()) -> str:
+    """A hash of lenext's code as Python reads it, without the files and folders `left_out`."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE)
+        if name.parts[0] not in left_out:
+            digest.update(f"{name}\n{_without_docstrings(path.read_text())}\n".encode())
+    return digest.hexdigest()[:DIGITS]
+
+
+def _without_docstrings(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # pyright: ignore[reportAttributeAccessIssue]
+                line
+                for line in body
+                if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            ]
+    return ast.dump(tree)
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def over_seeds(
+    name: str, config: Config, rows: Sequence[str] | Mapping[str, str], seeds: Sequence[int]
+) -> list[Run]:
+    """A run a seed.
+
+    Args:
+      name: see `Run`.
+      config: whose seed is replaced.
+      rows: methods, each named as it is, or by the name for tables.
+      seeds: of the runs.
+    """
+    rows = dict(rows) if isinstance(rows, Mapping) else {method: method for method in rows}
+    runs = []
+    for seed in seeds:
+        own = copy.deepcopy(config)
+        own.seed = seed
+        runs.append(Run(name, own, rows))
+    return runs
+
+
+def find_training(run: Run, folders: Sequence[Path]) -> Path | None:
+    """The first of the folders in which a run's training is over; None where there is none."""
+    return next((folder for folder in folders if run.outcome(folder).exists()), None)
+
+
+def find_evaluation(run: Run, method: str, folders: Sequence[Path]) -> Path | None:
+    """A method's evaluation in the first of the folders that has it; None where none has."""
+    paths = (run.results(folder, method) for folder in folders)
+    return next((path for path in paths if path.exists()), None)
+
+
+def missing(run: Run, folders: Sequence[Path]) -> list[str]:
+    """The methods of a run that none of the folders has evaluated."""
+    return [m for m in run.rows.values() if find_evaluation(run, m, folders) is None]
+
+
+def trained_steps(run: Run, folder: Path) -> int:
+    """How far a training has come, by its last checkpoint."""
+    checkpoints = run.workdir(folder) / "checkpoints"
+    steps = [int(path.name) for path in checkpoints.glob("*") if path.name.isdecimal()]
+    return max(steps, default=0)
+
+
+def train_run(run: Run, folder: Path) -> dict[str, Any]:
+    """Trains what is missing of a run, from its last checkpoint; how that ended.
+
+    Returns:
+      "stopped": None, or the message where a loss or gradient was not finite; "seconds": of the
+      whole training, at the speed of what was left of it; and where it ran.
+    """
+    path = run.outcome(folder)
+    if path.exists():
+        return json.loads(path.read_text())
+    first, start, stopped = trained_steps(run, folder), time.perf_counter(), None
+    try:
+        train(run.config, run.workdir(folder))
+    except TrainingError as error:
+        stopped = str(error)
+    seconds = time.perf_counter() - start
+    outcome = {
+        "stopped": stopped,
+        "seconds": seconds * run.steps / max(1, run.steps - first),
+        "provenance": provenance(),
+    }
+    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
+    return outcome
+
+
+def evaluate_method(run: Run, method: str, folder: Path) -> None:
+    """Evaluates a method on a run's weights, calibrated before if that is what it wants."""
+    config, workdir = run.evaluation(method), run.workdir(folder)
+    wants = is_calibrated(read_methods(method, config.data.train_length))
+    start = time.perf_counter()
+    found = evaluate_run(config, workdir, calibrate_first=wants)
+    results = {
+        "seconds": time.perf_counter() - start,
+        "provenance": found.provenance,
+        "records": [
+            record | {"sums": sums}
+            for record, sums in zip(found.swept.records, found.swept.sums, strict=True)
+        ],
+        "heads": found.swept.heads,
+    }
+    path = run.results(folder, method)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, json.dumps(results) + "\n")
+
+
+def check_folder(folder: Path, runs: Sequence[Run]) -> None:
+    """Checks that runs may be kept in a folder.
+
+    Raises:
+      UserError: it is a file, cannot be written, or holds something else under a run's name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--runs={folder}: should be a folder ({error.strerror})") from None
+    for run in runs:
+        read_run_config(run.workdir(folder))
