@@ -1,18 +1,21 @@
 """InfoScale's table: what is left of a model at up to 64 times its training length, by method.
 
-A GAU trained at L = 64 as a masked language model (arXiv 2501.08570, section 4). Methods that want
+A GAU trained at L = 64 as a masked language model (arXiv 2501.08570). Methods that want
 no training are evaluated on the weights trained with softmax; softmax_plus, CosScale, ALiBi and
 PoSE have weights of their own, of equal tokens, steps and seeds.
 """
 
+from experiments.experiment import Content, Experiment
 from experiments.runs import Run, over_seeds
-from experiments.sizes import encoder, with_changes
+from experiments.sizes import encoder, some, with_changes
+from experiments.tables import MARKS, difference, metric_table, page, provenance_notes, select
+from lenext.evaluation.plot import plot
 
 TRAINING_FREE = (
     "softmax",
-    "log_length",
     "infoscale",
     "entropy_matched",
+    "log_length",
     "pi",
     "ntk",
     "yarn",
@@ -24,27 +27,55 @@ TRAINING_FREE = (
     "rerope_log",
     "rerope+infoscale",
 )
+TRAINED = {
+    "cosscale(cos_scale=16)": ("cosscale(cos_scale=16)", "cosscale(cos_scale=16)+infoscale"),
+    "softmax_plus": ("softmax_plus",),
+    "cosscale": ("cosscale", "infoscale_cosscale"),
+    "alibi": ("alibi",),
+}
+"""What is trained beside softmax, and the methods that its weights are evaluated under."""
 
 
 def runs(size: str) -> list[Run]:
-    """Six trainings a seed."""
+    """Seven trainings a seed."""
     config, seeds = encoder(size)
     length = config.data.train_length
     longest = max(int(n) for n in config.eval.lengths.split(","))
-    found = over_seeds(
-        "softmax", with_changes(config, model__method="softmax"), TRAINING_FREE, seeds
-    )
-    for method, rows in (
-        ("softmax_plus", ("softmax_plus",)),
-        ("cosscale", ("cosscale", "infoscale_cosscale")),
-        ("cosscale(cos_scale=16)", ("cosscale(cos_scale=16)", "cosscale(cos_scale=16)+infoscale")),
-        ("alibi", ("alibi",)),
-    ):
+    methods = some(size, TRAINING_FREE, 3)
+    found = over_seeds("softmax", with_changes(config, model__method="softmax"), methods, seeds)
+    for method, rows in some(size, list(TRAINED.items()), 1):
         found += over_seeds(method, with_changes(config, model__method=method), rows, seeds)
     scale = longest // length
-    for name, method in (("pose", "softmax"), ("pose+pi", f"pi(scale={scale})")):
+    poses = (("pose+pi", f"pi(scale={scale})"), ("pose", "softmax"))
+    for name, method in some(size, poses, 1):
         changed = with_changes(
             config, model__method=method, data__positions="pose", data__target_length=longest
         )
         found += over_seeds(name, changed, {name: method}, seeds)
     return found
+
+
+def report(content: Content) -> dict[str, str | bytes]:
+    """The table of all methods, and a picture of accuracy by length."""
+    records, train_length = content["records"], content["config"]["data"]["train_length"]
+    model = content["config"]["model"]
+    title = f"GAU of {model['num_layers']} layers at up to 64 times its {train_length} tokens"
+    sections = [
+        ("accuracy (higher is better)", metric_table(records, "accuracy")),
+        ("loss in nats (lower is better)", metric_table(records, "loss")),
+        ("accuracy less softmax's", metric_table(records, "accuracy", difference)),
+    ]
+    accuracy = select(records, metric="accuracy")
+    return {
+        ".md": page(title, sections, [MARKS, *provenance_notes(content)]),
+        ".png": plot(accuracy, "accuracy", train_length, title),
+    }
+
+
+EXPERIMENT = Experiment(
+    name="infoscale_table",
+    runs=runs,
+    baseline="softmax",
+    metrics=("accuracy", "loss", "entropy", "dilution", "gap_scale", "max_logit"),
+    report=report,
+)

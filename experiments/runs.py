@@ -24,7 +24,6 @@ from lenext.files import write_atomically
 from lenext.models.calibration import is_calibrated
 from lenext.provenance import provenance
 from lenext.training import train
-from lenext.workdir import read_run_config
 
 PACKAGE = Path(__file__).parent.parent / "lenext"
 EVALUATION_ONLY = ("evaluation", "evaluate.py", "methods.py", "generate.py")
@@ -207,15 +206,13 @@ def evaluate_method(run: Run, method: str, folder: Path) -> None:
     write_atomically(path, json.dumps(results) + "\n")
 
 
-def check_folder(folder: Path, runs: Sequence[Run]) -> None:
-    """Checks that runs may be kept in a folder.
+def make_folder(folder: Path, flag: str) -> None:
+    """Makes a folder that a flag names, if need be.
 
     Raises:
-      UserError: it is a file, cannot be written, or holds something else under a run's name.
+      UserError: it cannot be one.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--runs={folder}: should be a folder ({error.strerror})") from None
-    for run in runs:
-        read_run_config(run.workdir(folder))
+        raise UserError(f"--{flag}={folder}: should be a folder ({error.strerror})") from None

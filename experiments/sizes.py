@@ -1,11 +1,14 @@
 """The sizes at which experiments run: what a machine can train, and how many seeds."""
 
 import copy
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 from configs import decoder, gau_alpha, quickstart
 from lenext.config import Config
 from lenext.errors import UserError
+
+T = TypeVar("T")
 
 SIZES = ("smoke", "cpu", "gpu", "paper")
 LENGTHS = (1, 2, 4, 8, 16, 32, 64)  # of an evaluation, in training lengths
@@ -44,8 +47,63 @@ def encoder(size: str) -> Size:
     config = configs[size]()
     if size != "smoke":
         config.eval.update(documents=24, tokens=49152)
-        config.eval.lengths = ",".join(str(n * config.data.train_length) for n in LENGTHS)
+        config.eval.lengths = _multiples(config, 64)
     return Size(config, (0,) if size == "smoke" else (0, 1, 2))
+
+
+def causal(size: str) -> Size:
+    """A decoder trained on text, evaluated at up to 16 times its length.
+
+    cpu has 3 layers of 128 at L = 64; gpu is `configs/decoder.py:small`; paper is GPT-2 small with
+    RoPE at 1024 tokens, for 10 billion tokens of a text of your own.
+    """
+    check_size(size)
+    name = {"smoke": "tiny,smoke", "cpu": "tiny", "gpu": "small", "paper": "gpt2_small"}[size]
+    config = decoder.get_config(name)
+    if size == "cpu":
+        config.model.update(
+            hidden_size=128, intermediate_size=344, key_size=32, num_heads=4, num_layers=3
+        )
+        config.data.update(train_length=64, batch_size=32)
+        config.evaluators.validation.length = 64
+        config.eval.update(documents=24, tokens=49152)
+    if size != "smoke":
+        config.eval.lengths = _multiples(config, 16)
+    return Size(config, (0,) if size == "smoke" else (0, 1, 2))
+
+
+def retrieval(size: str, task: str, needles: int) -> Size:
+    """A decoder of two layers trained on a task alone, evaluated at up to 16 times its length.
+
+    The models are small at every size, as the task needs no larger ones; sizes differ in length,
+    steps and documents. Muon, because AdamW took several times as many steps to find the solution.
+    """
+    check_size(size)
+    config = decoder.get_config("tiny,smoke" if size == "smoke" else "tiny")
+    config.data.update(task=task, needles=needles)
+    config.evaluators.validation.type = task
+    config.training.best_metric = "eval/validation/accuracy"
+    config.eval.update(protocol=task, needles=needles)
+    # What a row must hold: pass keys are lines of 19 bytes.
+    length = {"smoke": 128, "cpu": 128, "gpu": 512, "paper": 1024}[size]
+    config.data.train_length = config.evaluators.validation.length = length
+    if size == "smoke":
+        config.eval.update(lengths="128,256")
+        return Size(config, (0,))
+    steps = {"cpu": 1200, "gpu": 4000, "paper": 10000}[size]
+    config.model.update(
+        hidden_size=128, intermediate_size=256, key_size=32, num_heads=4, num_layers=2
+    )
+    config.data.batch_size = 32
+    config.optimizer.update(name="muon", learning_rate=5e-3, schedule="wsd")
+    config.training.update(steps=steps, eval_every=steps // 2, checkpoint_every=steps // 2)
+    config.eval.update(documents=32, tokens=65536, lengths=_multiples(config, 16))
+    return Size(config, (0, 1, 2))
+
+
+def _multiples(config: Config, most: int) -> str:
+    """The training length doubled up to `most` times it, for `eval.lengths`."""
+    return ",".join(str(n * config.data.train_length) for n in LENGTHS if n <= most)
 
 
 def with_changes(config: Config, **changes: object) -> Config:
@@ -55,3 +113,8 @@ def with_changes(config: Config, **changes: object) -> Config:
         section, _, key = path.partition("__")
         changed[section][key] = value
     return changed
+
+
+def some(size: str, items: Sequence[T], few: int) -> Sequence[T]:
+    """All items; the first few of them at size smoke, which is to show that things work."""
+    return items[:few] if size == "smoke" else items

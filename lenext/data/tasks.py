@@ -45,7 +45,7 @@ def passkey(
     needles: int,
     depth: float | None = None,
 ) -> Example:
-    """Retrieval of one of several pass keys hidden in a text (after arXiv 2305.16300, section 4.4).
+    """Retrieval of one of several pass keys hidden in a text (after arXiv 2305.16300).
 
     A needle is a line, "Pass key Q: 48213", of a name and a number that no other needle has. The
     row ends on one needle's line again, of which the number is the answer.

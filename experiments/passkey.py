@@ -1,0 +1,25 @@
+"""Pass keys hidden in text: retrieved at up to 16 times the training length, by depth.
+
+A decoder trained on nothing but pass keys in short texts, four to a text (arXiv 2501.13428 asks
+models trained on text). Retrieved is a key of which every digit is right.
+"""
+
+from experiments.experiment import Experiment
+from experiments.retrieval import make_report, retrieval_runs
+from experiments.runs import Run
+
+NEEDLES = 4
+
+
+def runs(size: str) -> list[Run]:
+    """Four trainings a seed, each asked with one needle in the text and with several."""
+    return retrieval_runs(size, "passkey", NEEDLES, asked=(1, NEEDLES))
+
+
+EXPERIMENT = Experiment(
+    name="passkey",
+    runs=runs,
+    baseline="softmax",
+    metrics=("retrieved", "retrieved_by_place", "accuracy"),
+    report=make_report("Pass keys", "passkey"),
+)

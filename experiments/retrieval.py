@@ -1,0 +1,72 @@
+"""What the experiments on retrieval share: the runs, and the report with its heat maps."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from experiments.experiment import Content
+from experiments.runs import Run, over_seeds
+from experiments.sizes import retrieval, some, with_changes
+from experiments.tables import MARKS, difference, metric_table, page, provenance_notes, select
+from lenext.evaluation.plot import plot, plot_by_depth
+
+TRAINING_FREE = (
+    "softmax",
+    "infoscale",
+    "log_length",
+    "yarn",
+    "rerope",
+    "rerope+infoscale",
+    "rerope_log",
+    "lm_infinite",
+)
+TRAINED = ("ssmax", "alibi", "lssar")
+
+
+def retrieval_runs(size: str, task: str, needles: int, asked: Sequence[int]) -> list[Run]:
+    """A training of softmax, under all methods that want none, and one of each of the others.
+
+    Args:
+      size: of `experiments.sizes`.
+      task: trained on and asked.
+      needles: in a training sequence.
+      asked: how many there are in a sequence that is evaluated, the first in rows named by the
+        method alone.
+    """
+    config, seeds = retrieval(size, task, needles)
+    found = []
+    for method in ("softmax", *some(size, TRAINED, 1)):
+        methods = some(size, TRAINING_FREE, 2) if method == "softmax" else (method,)
+        for count in asked:
+            changed = with_changes(config, model__method=method, eval__needles=count)
+            rows = {name(m, count, asked): m for m in methods}
+            found += over_seeds(method, changed, rows, seeds)
+    return found
+
+
+def name(method: str, count: int, asked: Sequence[int]) -> str:
+    """A row's."""
+    return method if count == asked[0] else f"{method}, {count} needles"
+
+
+def make_report(what: str, task: str) -> Callable[[Content], Mapping[str, str | bytes]]:
+    """The report of a task: tables of what is retrieved, a picture of it, heat maps by depth."""
+
+    def report(content: Content) -> Mapping[str, str | bytes]:
+        records, train_length = content["records"], content["config"]["data"]["train_length"]
+        title = f"{what} at up to 16 times the {train_length} tokens trained at"
+        several = [r for r in records if "needles" in r["method"]]
+        single = [r for r in records if r not in several]
+        sections = [
+            ("retrieved (higher is better)", metric_table(single, "retrieved")),
+            ("retrieved less softmax's", metric_table(single, "retrieved", difference)),
+        ]
+        if several:
+            sections.insert(
+                1, ("retrieved, of several needles", metric_table(several, "retrieved"))
+            )
+        return {
+            ".md": page(title, sections, [MARKS, *provenance_notes(content)]),
+            ".png": plot(select(single, metric="retrieved"), "retrieved", train_length, title),
+            "_depth.png": plot_by_depth(records, train_length, f"{title}, by depth"),
+        }
+
+    return report

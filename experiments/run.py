@@ -1,0 +1,170 @@
+"""Trains, evaluates and tabulates an experiment; what is done already is not done again.
+
+    python -m experiments.run NAME [--size=cpu]
+
+NAME is one of those listed in experiments/README.md. Runs are done one after the other; stopped at
+any time, the same command goes on where it was. At the end the results' folder has NAME.json, with
+where it comes from and every figure, NAME.md and pictures.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments.experiment import Experiment, collect, write
+from experiments.progress import Rates, duration
+from experiments.runs import (
+    Run,
+    evaluate_method,
+    find_training,
+    make_folder,
+    missing,
+    train_run,
+    trained_steps,
+)
+from experiments.sizes import SIZES, check_size
+from lenext import cli
+from lenext.errors import UserError
+
+NAMES = (
+    "infoscale_table",
+    "cosscale_sweep",
+    "dilution",
+    "softplus_table",
+    "passkey",
+    "associative_recall",
+)
+
+USAGE = f"""{__doc__}
+  --size=SIZE      {", ".join(SIZES)} (default: cpu); smoke takes seconds and shows nothing
+  --runs=DIR       where runs are kept, for all experiments (default: runs/experiments)
+  --results=DIR    where tables go (default: experiments/results, and smoke's to runs/smoke)
+  --also=DIR,DIR   folders with runs of other machines; read, never written
+  --dry-run        lists the runs: number, seed, state, and about how long each still takes
+  --only=NUMBER    does this run alone, as numbered by --dry-run, and writes no table: for an array
+                   of jobs
+  --tables         makes NAME.md and the pictures anew from NAME.json"""
+
+
+def read(name: str) -> Experiment:
+    """The experiment of a name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in NAMES:
+        raise UserError(f"experiment {name!r}: choose from {', '.join(NAMES)}")
+    return importlib.import_module(f"experiments.{name}").EXPERIMENT
+
+
+def listing(runs: Sequence[Run], folders: Sequence[Path], rates: Rates) -> list[str]:
+    """A line a run: number, name, seed, how far it is and how long the rest takes."""
+    width = max(len(run.name) for run in runs)
+    lines = []
+    for number, (run, left) in enumerate(zip(runs, rates.seconds_left(runs, folders), strict=True)):
+        lines.append(
+            f"{number:>3}  {run.name:<{width}}  seed {run.seed}  {run.key}  "
+            f"{state(run, folders)}" + (f", about {duration(left)}" if left else "")
+        )
+    lines.append(f"{len(runs)} runs, about {duration(sum(rates.seconds_left(runs, folders)))} left")
+    return lines
+
+
+def state(run: Run, folders: Sequence[Path]) -> str:
+    """How far a run is, in words."""
+    if find_training(run, folders) is None:
+        steps = max(trained_steps(run, folder) for folder in folders)
+        return f"step {steps:,} of {run.steps:,}" if steps else "to be trained"
+    left = missing(run, folders)
+    return f"trained, {len(left)} of {len(run.rows)} methods to evaluate" if left else "done"
+
+
+def remake(experiment: Experiment, folder: Path) -> list[Path]:
+    """Writes the files of the report anew from the folder's JSON.
+
+    Raises:
+      UserError: there is none, or it is no such JSON.
+    """
+    path = folder / f"{experiment.name}.json"
+    try:
+        content = json.loads(path.read_text())
+        return write(experiment, content, folder)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); run without --tables"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: should be what this experiment wrote ({error!r})") from None
+
+
+def do(run: Run, folder: Path, folders: Sequence[Path]) -> None:
+    """Trains and evaluates what none of the folders has of a run."""
+    left = missing(run, folders)
+    if find_training(run, folders) is not None and not left:
+        return
+    outcome = train_run(run, folder)
+    if outcome["stopped"]:
+        print(f"{run.name}, seed {run.seed}: {outcome['stopped']}")
+    for number, method in enumerate(left):
+        print(f"evaluating {method} ({number + 1} of {len(left)})", flush=True)
+        evaluate_method(run, method, folder)
+
+
+def main() -> None:
+    """Parses the flags and does what they say."""
+    size = flags.DEFINE_string("size", "cpu", "")
+    runs_folder = flags.DEFINE_string("runs", "runs/experiments", "")
+    results = flags.DEFINE_string("results", None, "")
+    also = flags.DEFINE_list("also", [], "")
+    dry_run = flags.DEFINE_bool("dry_run", False, "")
+    only = flags.DEFINE_integer("only", None, "")
+    tables = flags.DEFINE_bool("tables", False, "")
+    sys.argv[1:] = [word.replace("--dry-run", "--dry_run") for word in sys.argv[1:]]
+    names = cli.parse_flags(words=True)
+    if len(names) != 1:
+        raise UserError(f"should be given the name of one experiment: {', '.join(NAMES)}")
+    experiment = read(names[0])
+    check_size(size.value)
+    folder = Path(runs_folder.value)
+    into = Path(results.value or ("runs/smoke" if size.value == "smoke" else "experiments/results"))
+    if tables.value:
+        say(remake(experiment, into))
+        return
+    runs = experiment.runs(size.value)
+    folders = [folder, *map(Path, also.value)]
+    for other in folders[1:]:
+        if not other.is_dir():
+            raise UserError(f"--also={other}: should be a folder with runs")
+    make_folder(folder, "runs")
+    rates = Rates.measured(folders)
+    if dry_run.value:
+        print("\n".join(listing(runs, folders, rates)))
+        return
+    if only.value is not None:
+        if not 0 <= only.value < len(runs):
+            raise UserError(f"--only={only.value}: should be from 0 to {len(runs) - 1}")
+        do(runs[only.value], folder, folders)
+        return
+    for number, run in enumerate(runs):
+        left = sum(rates.seconds_left(runs[number:], folders))
+        print(
+            f"[{number + 1}/{len(runs)}] {run.name}, seed {run.seed}: {state(run, folders)}; "
+            f"about {duration(left)} to go for {experiment.name}",
+            flush=True,
+        )
+        do(run, folder, folders)
+        rates = Rates.measured(folders)
+    say(write(experiment, collect(experiment, size.value, folders), into))
+
+
+def say(paths: Sequence[Path]) -> None:
+    """Where results were written."""
+    print(f"results: {', '.join(map(str, paths))}")
+
+
+if __name__ == "__main__":
+    cli.guard(USAGE, main, interrupted="interrupted; the same command goes on where this stopped")

@@ -1,0 +1,166 @@
+"""The softplus paper's tables: loss of a decoder at up to 16 times its training length.
+
+Every method has weights of its own, of equal tokens, steps and seeds (arXiv 2501.13428), with and
+without QK-norm but for those on cosines, which have it in them; "lssa → lssar" is LSSA's weights
+evaluated as LSSAR. Then, of one seed, the ablation: what is made of a logit (phi), whether rows are
+normalised, and whether weights are sharpened after. And stability: training at high learning rates.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.experiment import Content, Experiment
+from experiments.runs import Run, over_seeds
+from experiments.sizes import causal, some, with_changes
+from experiments.tables import (
+    MARKS,
+    difference,
+    markdown_table,
+    metric_table,
+    page,
+    provenance_notes,
+    select,
+)
+from lenext.evaluation.plot import plot
+from lenext.evaluation.report import figure
+
+DOTS = ("softmax", "sigmoid", "relu", "ssmax", "alibi", "scale_invariant")
+COSINES = ("lssa", "lssar(power=3)", "lssar")
+PHIS = ("exp", "softplus", "relu", "relu2", "sigmoid", "gelu_shifted")
+UNSTABLE = ("softmax", "softmax, QK-norm", "sigmoid", "relu", "lssa", "lssar")
+LEARNING_RATES = (4e-3, 1.6e-2, 6.4e-2)
+SPIKE = 0.5  # nats by which the loss of a step must exceed the lowest before it
+
+
+def runs(size: str) -> list[Run]:
+    """Fifteen trainings a seed; the ablation and the high learning rates for the first."""
+    config, seeds = causal(size)
+    found = []
+    for method in (*some(size, DOTS, 1), *some(size, COSINES, 1)):
+        rows = {method: method} | ({"lssa → lssar": "lssar"} if method == "lssa" else {})
+        found += over_seeds(method, with_changes(config, model__method=method), rows, seeds)
+    for method in some(size, DOTS, 1):
+        name = f"{method}, QK-norm"
+        changed = with_changes(config, model__method=method, model__qk_norm=True)
+        found += over_seeds(name, changed, {name: method}, seeds)
+    for method in some(size, ablation(), 2):
+        found += over_seeds(
+            method,
+            with_changes(config, model__method=method),
+            {f"ablation: {method}": method},
+            seeds[:1],
+        )
+    for name in some(size, UNSTABLE, 1):
+        for rate in some(size, LEARNING_RATES, 2):
+            method, _, norm = name.partition(", ")
+            changed = with_changes(
+                config, model__method=method, model__qk_norm=bool(norm),
+                optimizer__learning_rate=rate, training__log_every=1,
+            )  # fmt: skip
+            changed.eval.lengths = str(config.data.train_length)
+            label = f"{name} at {rate:g}"
+            found += over_seeds(label, changed, {label: method}, seeds[:1])
+    return found
+
+
+def ablation() -> list[str]:
+    """phi x normalisation x re-weighting; exp without normalisation overflows and is left out."""
+    return [
+        f'{name}(phi="{phi}",norm="{norm}")'
+        for name in ("lssa", "lssar")
+        for norm in ("l1", "none")
+        for phi in PHIS
+        if (phi, norm) != ("exp", "none")
+    ]
+
+
+def stability(run: Run, workdir: Path) -> dict[str, Any]:
+    """Of a run at a high learning rate: spikes, and the loss by step (at most 100 of them)."""
+    if run.config.training.log_every > 1:
+        return {}
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    lowest, spikes, inside = float("inf"), 0, False
+    for loss in losses:
+        above = loss > lowest + SPIKE
+        spikes += above and not inside
+        inside = above
+        lowest = min(lowest, loss)
+    share = max(1, len(losses) // 100)
+    return {
+        "spikes": int(spikes),
+        "final_loss": losses[-1] if losses else None,
+        "loss_by_step": [max(losses[i : i + share]) for i in range(0, len(losses), share)],
+    }
+
+
+def report(content: Content) -> dict[str, str | bytes]:
+    """The table of trained methods, the ablation's, and that of high learning rates."""
+    records, train_length = content["records"], content["config"]["data"]["train_length"]
+    layers = content["config"]["model"]["num_layers"]
+    title = f"Decoder of {layers} layers trained at {train_length} tokens, at up to 16 times that"
+    high = {run["name"]: run for run in content["runs"] if "spikes" in run}
+    ablated = [r for r in records if r["method"].startswith("ablation: ")]
+    main = [r for r in records if r not in ablated and r["trained"] not in high]
+    sections = [
+        ("loss in nats (lower is better)", metric_table(main, "loss")),
+        ("loss less softmax's", metric_table(main, "loss", difference)),
+        ("ablation: phi, normalisation, re-weighting (one seed)", _ablation_table(ablated)),
+        ("stability at high learning rates (one seed)", _stability_table(records, high)),
+    ]
+    notes = [
+        MARKS,
+        "Stability: a spike is a step whose loss exceeds the lowest before it by more than "
+        f"{SPIKE} nats; the largest logit is the mean over sequences of their largest.",
+        *provenance_notes(content),
+    ]
+    shown = [r for r in select(main, metric="loss") if "QK-norm" not in r["method"]]
+    return {".md": page(title, sections, notes), ".png": plot(shown, "loss", train_length, title)}
+
+
+def _ablation_table(records: list[dict]) -> list[str]:
+    """The loss at the shortest and the longest length, re-weighted or not."""
+    found = {(r["evaluated"], r["length"]): r for r in select(records, metric="loss")}
+    if not found:
+        return ["Not run."]
+    short, long = min(n for _, n in found), max(n for _, n in found)
+    rows = []
+    for norm in ("l1", "none"):
+        for phi in PHIS:
+            methods = [f'{name}(phi="{phi}",norm="{norm}")' for name in ("lssa", "lssar")]
+            if (methods[0], short) in found:
+                cells = [figure(found[m, n]["value"]) for m in methods for n in (short, long)]
+                rows.append([phi, norm, *cells])
+    headings = [f"{kind} at {n}" for kind in ("plain", "re-weighted") for n in (short, long)]
+    return markdown_table(["phi", "normalised", *headings], rows)
+
+
+def _stability_table(records: list[dict], high: dict[str, dict]) -> list[str]:
+    rows = []
+    for name, run in high.items():
+        logit = select(records, trained=name, metric="max_logit")
+        loss = select(records, trained=name, metric="loss")
+        rows.append(
+            [
+                name,
+                run["stopped"] or "ran to its end",
+                str(run["spikes"]),
+                figure(run["final_loss"]) if run["final_loss"] else "–",
+                figure(loss[0]["value"]) if loss else "–",
+                figure(logit[0]["value"]) if logit else "–",
+            ]
+        )
+    headings = ["method at peak learning rate", "end", "spikes", "last training loss",
+                "validation loss", "largest logit"]  # fmt: skip
+    return markdown_table(headings, rows)
+
+
+EXPERIMENT = Experiment(
+    name="softplus_table",
+    runs=runs,
+    baseline="softmax",
+    metrics=("loss", "accuracy", "max_logit", "entropy"),
+    report=report,
+    training=stability,
+)
