@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.pool import Row, pool
-from experiments.runs import Run, find_evaluation, find_training, make_folder
+from experiments.runs import Run, find_evaluation, find_outcome, make_folder
 from lenext.config import differences, plain
 from lenext.files import write_atomically
 
@@ -43,12 +43,12 @@ def collect(experiment: Experiment, size: str, folders: Sequence[Path]) -> Conte
     rows: dict[str, Row] = {}
     described, sources = [], []
     for run in runs:
-        folder = find_training(run, folders)
-        assert folder is not None  # all runs are done
-        outcome = json.loads(run.outcome(folder).read_text())
+        found = find_outcome(run, folders)
+        assert found is not None  # all runs are done
+        folder, outcome = found
         sources.append(outcome["provenance"])
         seconds = 0.0
-        for label, method in run.rows.items():
+        for label, method in run.rows.items() if not outcome["stopped"] else ():
             path = find_evaluation(run, method, folders)
             assert path is not None
             results = json.loads(path.read_text())

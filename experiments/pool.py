@@ -90,8 +90,8 @@ def _cells(row: Row, metrics: set[str]) -> dict[Any, _Cell]:
         cells[key] = _Cell(
             records[0],
             documents.pop(),
-            np.array([x["numerator"] for x in sums]),
-            np.array([x["denominator"] for x in sums]),
+            np.array([x["numerator"] for x in sums], float),
+            np.array([x["denominator"] for x in sums], float),
         )
     return cells
 

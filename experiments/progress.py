@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from experiments.runs import Run, find_training, missing, trained_steps
+from experiments.runs import Run, find_outcome, missing, trained_steps
 from lenext.config import Config, read_lengths, read_methods, to_config
 from lenext.models import build_model
 
@@ -52,7 +52,7 @@ class Rates(NamedTuple):
         for run in runs:
             seconds = len(missing(run, folders)) * evaluation_operations(run.config)
             seconds /= self.evaluation
-            if run.key not in trained and find_training(run, folders) is None:
+            if run.key not in trained and find_outcome(run, folders) is None:
                 left = 1 - max(trained_steps(run, folder) for folder in folders) / run.steps
                 seconds += left * training_operations(run.config) / self.training
             trained.add(run.key)

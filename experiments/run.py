@@ -2,7 +2,7 @@
 
     python -m experiments.run NAME [--size=cpu]
 
-NAME is one of those listed in experiments/README.md. Runs are done one after the other; stopped at
+Runs are done one after the other; stopped at
 any time, the same command goes on where it was. At the end the results' folder has NAME.json, with
 where it comes from and every figure, NAME.md and pictures.
 """
@@ -20,7 +20,7 @@ from experiments.progress import Rates, duration
 from experiments.runs import (
     Run,
     evaluate_method,
-    find_training,
+    find_outcome,
     make_folder,
     missing,
     train_run,
@@ -34,12 +34,15 @@ NAMES = (
     "infoscale_table",
     "cosscale_sweep",
     "dilution",
+    "entropy_matched",
     "softplus_table",
     "passkey",
     "associative_recall",
 )
 
 USAGE = f"""{__doc__}
+  NAME             {", ".join(NAMES[:4])},
+                   {", ".join(NAMES[4:])}
   --size=SIZE      {", ".join(SIZES)} (default: cpu); smoke takes seconds and shows nothing
   --runs=DIR       where runs are kept, for all experiments (default: runs/experiments)
   --results=DIR    where tables go (default: experiments/results, and smoke's to runs/smoke)
@@ -61,24 +64,28 @@ def read(name: str) -> Experiment:
     return importlib.import_module(f"experiments.{name}").EXPERIMENT
 
 
-def listing(runs: Sequence[Run], folders: Sequence[Path], rates: Rates) -> list[str]:
+def listing(runs: Sequence[Run], folders: Sequence[Path]) -> list[str]:
     """A line a run: number, name, seed, how far it is and how long the rest takes."""
+    seconds_left = Rates.measured(folders).seconds_left(runs, folders)
     width = max(len(run.name) for run in runs)
     lines = []
-    for number, (run, left) in enumerate(zip(runs, rates.seconds_left(runs, folders), strict=True)):
+    for number, (run, left) in enumerate(zip(runs, seconds_left, strict=True)):
         lines.append(
             f"{number:>3}  {run.name:<{width}}  seed {run.seed}  {run.key}  "
             f"{state(run, folders)}" + (f", about {duration(left)}" if left else "")
         )
-    lines.append(f"{len(runs)} runs, about {duration(sum(rates.seconds_left(runs, folders)))} left")
+    lines.append(f"{len(runs)} runs, about {duration(sum(seconds_left))} left")
     return lines
 
 
 def state(run: Run, folders: Sequence[Path]) -> str:
     """How far a run is, in words."""
-    if find_training(run, folders) is None:
+    found = find_outcome(run, folders)
+    if found is None:
         steps = max(trained_steps(run, folder) for folder in folders)
         return f"step {steps:,} of {run.steps:,}" if steps else "to be trained"
+    if found[1]["stopped"]:
+        return "diverged"
     left = missing(run, folders)
     return f"trained, {len(left)} of {len(run.rows)} methods to evaluate" if left else "done"
 
@@ -103,12 +110,12 @@ def remake(experiment: Experiment, folder: Path) -> list[Path]:
 
 def do(run: Run, folder: Path, folders: Sequence[Path]) -> None:
     """Trains and evaluates what none of the folders has of a run."""
-    left = missing(run, folders)
-    if find_training(run, folders) is not None and not left:
+    if find_outcome(run, folders) is not None and not missing(run, folders):
         return
     outcome = train_run(run, folder)
     if outcome["stopped"]:
         print(f"{run.name}, seed {run.seed}: {outcome['stopped']}")
+    left = missing(run, folders)
     for number, method in enumerate(left):
         print(f"evaluating {method} ({number + 1} of {len(left)})", flush=True)
         evaluate_method(run, method, folder)
@@ -140,9 +147,8 @@ def main() -> None:
         if not other.is_dir():
             raise UserError(f"--also={other}: should be a folder with runs")
     make_folder(folder, "runs")
-    rates = Rates.measured(folders)
     if dry_run.value:
-        print("\n".join(listing(runs, folders, rates)))
+        print("\n".join(listing(runs, folders)))
         return
     if only.value is not None:
         if not 0 <= only.value < len(runs):
@@ -150,14 +156,10 @@ def main() -> None:
         do(runs[only.value], folder, folders)
         return
     for number, run in enumerate(runs):
-        left = sum(rates.seconds_left(runs[number:], folders))
-        print(
-            f"[{number + 1}/{len(runs)}] {run.name}, seed {run.seed}: {state(run, folders)}; "
-            f"about {duration(left)} to go for {experiment.name}",
-            flush=True,
-        )
+        left = sum(Rates.measured(folders).seconds_left(runs[number:], folders))
+        now = f"[{number + 1}/{len(runs)}] {run.name}, seed {run.seed}: {state(run, folders)}"
+        print(f"{now}; about {duration(left)} to go" if left else now, flush=True)
         do(run, folder, folders)
-        rates = Rates.measured(folders)
     say(write(experiment, collect(experiment, size.value, folders), into))
 
 

@@ -138,9 +138,12 @@ def over_seeds(
     return runs
 
 
-def find_training(run: Run, folders: Sequence[Path]) -> Path | None:
-    """The first of the folders in which a run's training is over; None where there is none."""
-    return next((folder for folder in folders if run.outcome(folder).exists()), None)
+def find_outcome(run: Run, folders: Sequence[Path]) -> tuple[Path, dict[str, Any]] | None:
+    """The first of the folders in which a run's training is over, and how it ended, or None."""
+    for folder in folders:
+        if run.outcome(folder).exists():
+            return folder, json.loads(run.outcome(folder).read_text())
+    return None
 
 
 def find_evaluation(run: Run, method: str, folders: Sequence[Path]) -> Path | None:
@@ -150,7 +153,10 @@ def find_evaluation(run: Run, method: str, folders: Sequence[Path]) -> Path | No
 
 
 def missing(run: Run, folders: Sequence[Path]) -> list[str]:
-    """The methods of a run that none of the folders has evaluated."""
+    """The methods of a run that none of the folders has evaluated; none of a run that diverged."""
+    found = find_outcome(run, folders)
+    if found and found[1]["stopped"]:
+        return []
     return [m for m in run.rows.values() if find_evaluation(run, m, folders) is None]
 
 

@@ -44,7 +44,7 @@ def runs(size: str) -> list[Run]:
         name = f"{method}, QK-norm"
         changed = with_changes(config, model__method=method, model__qk_norm=True)
         found += over_seeds(name, changed, {name: method}, seeds)
-    for method in some(size, ablation(), 2):
+    for method in some(size, ablation(), 1):
         found += over_seeds(
             method,
             with_changes(config, model__method=method),
@@ -52,7 +52,7 @@ def runs(size: str) -> list[Run]:
             seeds[:1],
         )
     for name in some(size, UNSTABLE, 1):
-        for rate in some(size, LEARNING_RATES, 2):
+        for rate in some(size, LEARNING_RATES, 1):
             method, _, norm = name.partition(", ")
             changed = with_changes(
                 config, model__method=method, model__qk_norm=bool(norm),
@@ -129,9 +129,9 @@ def _ablation_table(records: list[dict]) -> list[str]:
     for norm in ("l1", "none"):
         for phi in PHIS:
             methods = [f'{name}(phi="{phi}",norm="{norm}")' for name in ("lssa", "lssar")]
-            if (methods[0], short) in found:
-                cells = [figure(found[m, n]["value"]) for m in methods for n in (short, long)]
-                rows.append([phi, norm, *cells])
+            cells = [found.get((m, n)) for m in methods for n in (short, long)]
+            if any(cells):
+                rows.append([phi, norm, *(figure(r["value"]) if r else "–" for r in cells)])
     headings = [f"{kind} at {n}" for kind in ("plain", "re-weighted") for n in (short, long)]
     return markdown_table(["phi", "normalised", *headings], rows)
 

@@ -1,0 +1,316 @@
+"""The runner: what is done once, what is done again, and what it says of mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import matplotlib.image
+import pytest
+from absl.testing import flagsaver
+
+from experiments import run as runner
+from experiments import runs as experiment_runs
+from experiments.experiment import Experiment, collect
+from experiments.pictures import draw_metrics
+from experiments.runs import Run, code_version, over_seeds
+from experiments.sizes import SIZES, with_changes
+from experiments.tables import metric_table, page, provenance_notes
+from lenext.config import plain
+from tests.training.common import REPOSITORY, snapshot, tiny_config, tiny_decoder_config
+
+KEYS = {"config", "seeds", "tokens", "steps", "git", "fingerprint", "versions"}
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.getbasetemp() / "tfds"
+
+
+@pytest.fixture
+def tiny(data_dir, monkeypatch):
+    """Two trainings of two seeds each, of seconds, in place of all experiments."""
+
+    def runs(size):
+        assert size in SIZES
+        config = tiny_config(data_dir)
+        config.training.update(steps=4, eval_every=4, checkpoint_every=2)
+        changed = with_changes(config, model__method="nope")
+        return over_seeds("softmax", config, ("softmax", "rerope"), (0, 1)) + over_seeds(
+            "nope", changed, {"no positions": "nope"}, (0, 1)
+        )
+
+    def report(content):
+        records, title = content["records"], "of a test"
+        table = metric_table(records, "accuracy")
+        return {
+            ".md": page(title, [("accuracy", table)], provenance_notes(content)),
+            ".png": draw_metrics(records, {"accuracy": "accuracy", "loss": "loss"}, 16, title),
+        }
+
+    experiment = Experiment("tiny", runs, "softmax", ("accuracy", "loss"), report)
+    monkeypatch.setattr(runner, "read", lambda name: experiment)
+    return experiment
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Returns a caller of the runner's `main`, as `python -m experiments.run` has it."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["experiments.run", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        with flagsaver.flagsaver():
+            try:
+                runner.cli.guard("usage", runner.main, interrupted="interrupted")
+            except SystemExit as end:
+                code = end.code
+            for name in ("size", "runs", "results", "also", "dry_run", "only", "tables"):
+                delattr(runner.flags.FLAGS, name)  # they are defined at every call
+        return Outcome(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def places(tmp_path):
+    return f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"
+
+
+def done(folder):
+    """When what is kept of runs was written, by path."""
+    kept = [*folder.glob("*/outcome.json"), *folder.glob("*/evaluations/*.json")]
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in kept}
+
+
+def test_trains_evaluates_and_writes_once(tiny, call, places, tmp_path):
+    listed = call("tiny", "--dry-run", *places)
+    assert listed.code == 0
+    assert "  3  nope     seed 1" in listed.out
+    assert listed.out.count("to be trained, about 1 min") == 4
+    assert not (tmp_path / "results").exists()
+
+    first = call("tiny", *places)
+    assert first.code == 0, first.err
+    assert "[3/4] nope, seed 0: to be trained; about 1 min to go\n" in first.out
+    assert "evaluating rerope (2 of 2)" in first.out
+    content = json.loads((tmp_path / "results" / "tiny.json").read_text())
+    assert content.keys() >= KEYS
+    assert (content["seeds"], content["steps"], content["tokens"]) == ([0, 1], 4, 4 * 4 * 16)
+    assert content["config"] == plain(tiny.runs("cpu")[0].config)
+    assert content["runs"][2]["changes"] == ["config.model.method ('nope', was 'softmax')"]
+    assert len({run["key"] for run in content["runs"]}) == 4
+    records = content["records"]
+    assert [*dict.fromkeys(r["method"] for r in records)] == ["softmax", "rerope", "no positions"]
+    assert {len(r["by_seed"]) for r in records} == {2}
+    table = (tmp_path / "results" / "tiny.md").read_text()
+    assert "| no positions | nope | " in table
+    assert matplotlib.image.imread(tmp_path / "results" / "tiny.png").std() > 0.05
+
+    before = done(tmp_path / "runs")
+    assert len(before) == 4 + 6
+    again = call("tiny", *places)
+    assert again.code == 0
+    assert "[4/4] nope, seed 1: done\n" in again.out
+    assert done(tmp_path / "runs") == before
+    assert json.loads((tmp_path / "results" / "tiny.json").read_text()) == content
+    assert call("tiny", "--dry-run", *places).out.count("  done\n") == 4
+
+    (tmp_path / "results" / "tiny.md").unlink()
+    assert call("tiny", "--tables", *places).code == 0
+    assert (tmp_path / "results" / "tiny.md").read_text() == table
+
+
+def test_runs_of_several_machines_are_collected(tiny, call, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, numbers in ((here, (0, 3)), (there, (1, 2))):
+        for number in numbers:
+            assert call("tiny", f"--only={number}", f"--runs={folder}").code == 0
+    assert len(done(here)) == 2 + 3
+    before = snapshot(there)
+    out = call("tiny", f"--runs={here}", f"--also={there}", f"--results={tmp_path / 'results'}")
+    assert out.code == 0, out.err
+    assert len(done(here)) == 2 + 3
+    assert snapshot(there) == before
+    whole = json.loads((tmp_path / "results" / "tiny.json").read_text())
+    assert [run["seed"] for run in whole["runs"]] == [0, 1, 0, 1]
+
+
+def test_a_row_of_fewer_seeds_is_compared_on_those(data_dir, tmp_path):
+    config = tiny_config(data_dir)
+    config.training.update(steps=2, eval_every=2, checkpoint_every=2)
+    config.eval.lengths = "16"
+
+    def runs(size):
+        del size
+        return over_seeds("softmax", config, ("softmax",), (0, 1)) + over_seeds(
+            "nope", with_changes(config, model__method="nope"), ("nope",), (1,)
+        )
+
+    experiment = Experiment("few", runs, "softmax", ("loss",), lambda content: {})
+    for run in runs("cpu"):
+        runner.do(run, tmp_path, [tmp_path])
+    records = collect(experiment, "cpu", [tmp_path])["records"]
+    softmax, nope = records
+    assert len(softmax["by_seed"]) == 2
+    assert nope["difference"] == pytest.approx(nope["by_seed"][0] - softmax["by_seed"][1], abs=1e-5)
+
+
+def test_a_run_that_diverges_is_a_result(data_dir, tmp_path, capsys):
+    config = tiny_decoder_config(data_dir)
+    config.optimizer.update(name="lion", learning_rate=1e30, warmup_steps=0, clip_norm=1e30)
+    (run,) = over_seeds("softmax", config, ("softmax",), (0,))
+    runner.do(run, tmp_path, [tmp_path])
+    outcome = json.loads(run.outcome(tmp_path).read_text())
+    assert "stopped; no checkpoint was written yet" in outcome["stopped"]
+    assert outcome["stopped"] in capsys.readouterr().out
+    before = done(tmp_path)
+    runner.do(run, tmp_path, [tmp_path])
+    assert done(tmp_path) == before
+    assert runner.state(run, [tmp_path]) == "diverged"
+    # It has no row, and stands among the runs.
+    other = over_seeds("nope", with_changes(tiny_decoder_config(data_dir), model__method="nope",
+                       training__steps=2, eval__lengths="16"), ("nope",), (0,))  # fmt: skip
+    runner.do(other[0], tmp_path, [tmp_path])
+    experiment = Experiment("x", lambda size: [run, *other], "nope", ("loss",), lambda content: {})
+    content = collect(experiment, "cpu", [tmp_path])
+    assert [r["method"] for r in content["records"]] == ["nope"]
+    assert [r["stopped"] for r in content["runs"]] == [outcome["stopped"], None]
+
+
+def test_keys_follow_config_seed_and_code(data_dir, tmp_path, monkeypatch):
+    config = tiny_config(data_dir)
+
+    def key(**changes):
+        return Run("", with_changes(config, **changes), {}).key
+
+    first, second = over_seeds("", config, (), (0, 1))
+    assert first.key == key() != second.key
+    assert key(eval__lengths="16") == key()
+    assert key(optimizer__learning_rate=1e-3) != key()
+    run = Run("", config, {})
+    assert run.evaluation_key("softmax") != run.evaluation_key("rerope")
+
+    package = tmp_path / "lenext"
+    (package / "evaluation").mkdir(parents=True)
+    monkeypatch.setattr(experiment_runs, "PACKAGE", package)
+
+    def version(training, evaluation="x = 1", left_out=("evaluation",)):
+        (package / "step.py").write_text(training)
+        (package / "evaluation" / "sweep.py").write_text(evaluation)
+        code_version.cache_clear()
+        return code_version(left_out)
+
+    plain_code = version('"""Says."""\nx = 1  # why\n')
+    assert version('"""Says more."""\n\nx = 1\n') == plain_code
+    assert version("x = 2") != plain_code
+    assert version("x = 1", "x = 2") == plain_code
+    assert version("x = 1", "x = 2", ()) != version("x = 1", "x = 3", ())
+    code_version.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "should be given the name of one experiment: infoscale_table, "),
+        (("table",), "experiment 'table': choose from infoscale_table, cosscale_sweep, "),
+        (("passkey", "--size=huge"), "--size=huge: choose from smoke, cpu, gpu, paper"),
+        (("passkey", "--size=smoke", "--only=99"), "--only=99: should be from 0 to 3"),
+        (("passkey", "--only=x"), "flag --only=x: "),
+        (("passkey", "--also=nowhere"), "--also=nowhere: should be a folder with runs"),
+        (("passkey", "--runs=README.md"), "--runs=README.md: should be a folder (File exists)"),
+        (("passkey", "--tables", "--results=nowhere"), "nowhere/passkey.json: cannot be read"),
+        (("passkey", "--fast"), "Unknown command line flag 'fast'"),
+    ],
+)
+def test_mistakes_are_one_line(call, monkeypatch, words, message):
+    monkeypatch.chdir(REPOSITORY)
+    outcome = call(*words)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert message in outcome.err
+
+
+def test_tables_of_a_json_that_is_none(call, tmp_path):
+    (tmp_path / "passkey.json").write_text("{}")
+    outcome = call("passkey", "--tables", f"--results={tmp_path}")
+    assert outcome.code == 2
+    assert "passkey.json: should be what this experiment wrote" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["passkey.json"]
+
+
+@pytest.mark.parametrize("name", runner.NAMES)
+def test_every_experiment_runs_at_its_smallest(name, call, data_dir, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    # Of what earlier cases trained, as experiments share it.
+    shared = data_dir.parent / "smoke_runs"
+    outcome = call(name, "--size=smoke", f"--runs={shared}", f"--results={tmp_path}")
+    assert outcome.code == 0, outcome.err
+    content = json.loads((tmp_path / f"{name}.json").read_text())
+    assert content.keys() >= KEYS
+    assert content["records"]
+    pictures = list(tmp_path.glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        assert matplotlib.image.imread(picture).std() > 0.03, f"{picture.name} is blank"
+    table = (tmp_path / f"{name}.md").read_bytes()
+    for record in content["records"]:
+        assert record["interval"][0] <= record["value"] <= record["interval"][1]
+    assert call(name, "--tables", f"--results={tmp_path}").code == 0
+    assert (tmp_path / f"{name}.md").read_bytes() == table
+
+
+@pytest.mark.parametrize("size", [size for size in SIZES if size != "smoke"])
+@pytest.mark.parametrize("name", runner.NAMES)
+def test_larger_sizes_compare_equal_budgets(name, size):
+    runs = runner.read(name).runs(size)
+    budgets = {
+        (run.steps, run.tokens, run.config.optimizer.name, run.config.data.train_length)
+        for run in runs
+    }
+    assert len(budgets) == 1
+    main = [run for run in runs if run.seed]
+    assert {run.seed for run in main} == {1, 2}
+    labels = [label for run in runs if run.seed == 0 for label in run.rows]
+    assert len(labels) == len(set(labels))
+    assert runner.read(name).baseline in labels
+
+
+def test_killed_in_the_middle_it_redoes_nothing(data_dir, tmp_path):
+    words = [sys.executable, "-m", "experiments.run", "associative_recall", "--size=smoke",
+             f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"]  # fmt: skip
+    how = {
+        "cwd": REPOSITORY,
+        "env": os.environ | {"TFDS_DATA_DIR": str(data_dir), "JAX_PLATFORMS": "cpu"},
+    }
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, **how)
+        while len(done(tmp_path / "runs")) < 2 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = done(tmp_path / "runs")
+    assert before, (tmp_path / "log").read_text()
+    assert not (tmp_path / "results").exists()
+    finished = subprocess.run(words, capture_output=True, text=True, check=False, **how)
+    assert finished.returncode == 0, finished.stderr
+    after = done(tmp_path / "runs")
+    assert before.items() <= after.items()
+    assert len(after) > len(before)
+    assert (tmp_path / "results" / "associative_recall.md").exists()
+
+
+def test_help_names_every_experiment_and_flag():
+    for word in (*runner.NAMES, *SIZES, "--dry-run", "--only", "--also", "--tables"):
+        assert word in runner.USAGE
