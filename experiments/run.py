@@ -19,7 +19,9 @@ from experiments.experiment import Experiment, collect, write
 from experiments.progress import Rates, duration
 from experiments.runs import (
     Run,
+    alone,
     evaluate_method,
+    fetch,
     find_outcome,
     make_folder,
     missing,
@@ -112,13 +114,15 @@ def do(run: Run, folder: Path, folders: Sequence[Path]) -> None:
     """Trains and evaluates what none of the folders has of a run."""
     if find_outcome(run, folders) is not None and not missing(run, folders):
         return
-    outcome = train_run(run, folder)
-    if outcome["stopped"]:
-        print(f"{run.name}, seed {run.seed}: {outcome['stopped']}")
-    left = missing(run, folders)
-    for number, method in enumerate(left):
-        print(f"evaluating {method} ({number + 1} of {len(left)})", flush=True)
-        evaluate_method(run, method, folder)
+    with alone(run, folder):
+        fetch(run, folder, folders)
+        outcome = train_run(run, folder)
+        if outcome["stopped"]:
+            print(f"{run.name}, seed {run.seed}: {outcome['stopped']}")
+        left = missing(run, folders)
+        for number, method in enumerate(left):
+            print(f"evaluating {method} ({number + 1} of {len(left)})", flush=True)
+            evaluate_method(run, method, folder)
 
 
 def main() -> None:

@@ -7,13 +7,16 @@ evaluates. Comments and docstrings are no part of the code's hash.
 """
 
 import ast
+import contextlib
 import copy
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import json
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +163,35 @@ def missing(run: Run, folders: Sequence[Path]) -> list[str]:
     return [m for m in run.rows.values() if find_evaluation(run, m, folders) is None]
 
 
+def fetch(run: Run, folder: Path, folders: Sequence[Path]) -> None:
+    """Copies a training that is over in another of the folders, to be evaluated in this one."""
+    found = find_outcome(run, folders)
+    if found and found[0] != folder and not run.outcome(folder).exists():
+        shutil.copytree(run.workdir(found[0]), run.workdir(folder), dirs_exist_ok=True)
+
+
 def trained_steps(run: Run, folder: Path) -> int:
     """How far a training has come, by its last checkpoint."""
     checkpoints = run.workdir(folder) / "checkpoints"
     steps = [int(path.name) for path in checkpoints.glob("*") if path.name.isdecimal()]
     return max(steps, default=0)
+
+
+@contextlib.contextmanager
+def alone(run: Run, folder: Path) -> Iterator[None]:
+    """Waits until no other process is at work on the same training; jobs of an array may share one.
+
+    The lock goes with the process, however it ends.
+    """
+    workdir = run.workdir(folder)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{workdir}: waiting for another process that is at work there", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def train_run(run: Run, folder: Path) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def run_case(case: Case) -> list[Record]:
     def add_jax(name: str, function: Callable[..., Any], **figures: Any) -> None:
         done = compile_jax(function, case.direction, arrays)
         given = arrays[:3] if case.direction == FORWARD else arrays
-        calls[name] = lambda: jax.block_until_ready(done.call(*given))
+        calls[name] = done.bound(*given)
         record(name, compile_seconds=done.seconds, temp_bytes=done.temp_bytes, **figures)
 
     missing = measure.why_no_torch()

@@ -112,7 +112,7 @@ def run_length(length: int, runs: int) -> list[Record]:
 
     def add(name: str, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
         done = measure.compiled(function, *arguments)
-        calls[name] = lambda: jax.block_until_ready(done.call(*arguments))
+        calls[name] = done.bound(*arguments)
 
     for count in range(1, len(PARTS) + 1):
         name = PARTS[0] if count == 1 else f"+ {PARTS[count - 1]}"

@@ -57,8 +57,7 @@ def run_length(
         pattern = read_methods(method, config.data.train_length)
         graphdef, params = nnx.split(with_method(model, pattern))
         passes[method] = measure.compiled(functools.partial(forward, graphdef), params, batch)
-        call = functools.partial(passes[method].call, params, batch)
-        calls[method] = functools.partial(_finish, call)
+        calls[method] = passes[method].bound(params, batch)
     times = measure.interleaved(calls, runs)
     seconds = measure.medians(times)
     relative = measure.ratios(seconds, methods[0])
@@ -70,10 +69,6 @@ def run_length(
         }
         for method in methods
     ]  # fmt: skip
-
-
-def _finish(call: functools.partial) -> None:
-    jax.block_until_ready(call())
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float | None:

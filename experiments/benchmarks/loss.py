@@ -73,7 +73,7 @@ def run_shape(size: int, tokens: int, runs: int) -> list[Record]:
     for name, chunk in chunks(size, tokens).items():
         both = jax.value_and_grad(functools.partial(loss, chunk), argnums=(0, 1))
         done = measure.compiled(both, *map(jnp.asarray, given))
-        calls[name] = functools.partial(_finish, done, tuple(map(jnp.asarray, given)))
+        calls[name] = done.bound(*map(jnp.asarray, given))
         held = done.peak_bytes - sum(x.nbytes for x in given)
         records[name] = {"chunk": chunk, "held_bytes": held, "compile_seconds": done.seconds}
     missing = measure.why_no_torch()
@@ -90,10 +90,6 @@ def run_shape(size: int, tokens: int, runs: int) -> list[Record]:
         } | record
         for name, record in records.items()
     ]  # fmt: skip
-
-
-def _finish(done: measure.Compiled, given: tuple[Any, ...]) -> None:
-    jax.block_until_ready(done.call(*given))
 
 
 def markdown(records: Sequence[Record]) -> list[str]:

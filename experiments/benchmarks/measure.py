@@ -90,6 +90,14 @@ class Compiled(NamedTuple):
     temp_bytes: int
     peak_bytes: int
 
+    def bound(self, *arguments: Any) -> Callable[[], None]:
+        """A call with these arguments, to be timed: it waits for the result."""
+
+        def call() -> None:
+            jax.block_until_ready(self.call(*arguments))
+
+        return call
+
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
     """Compiles for `arguments`: arrays, or their `jax.ShapeDtypeStruct`s.
@@ -222,7 +230,7 @@ def write(
     """Writes NAME.md (title, header, `lines`), NAME.json and NAME.png, and says so."""
     results.mkdir(parents=True, exist_ok=True)
     text = "\n".join([f"# {title}", "", *header(about), "", *lines, ""])
-    content = {"provenance": dict(about), "records": list(records)}
+    content = dict(about) | {"records": list(records)}
     write_atomically(results / f"{name}.md", text)
     write_atomically(results / f"{name}.json", json.dumps(content, indent=1) + "\n")
     write_atomically(results / f"{name}.png", picture)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from experiments import run as runner
 from experiments import runs as experiment_runs
 from experiments.experiment import Experiment, collect
 from experiments.pictures import draw_metrics
-from experiments.runs import Run, code_version, over_seeds
+from experiments.runs import Run, alone, code_version, over_seeds, train_run
 from experiments.sizes import SIZES, with_changes
 from experiments.tables import metric_table, page, provenance_notes
 from lenext.config import plain
@@ -144,6 +145,35 @@ def test_runs_of_several_machines_are_collected(tiny, call, tmp_path):
     assert snapshot(there) == before
     whole = json.loads((tmp_path / "results" / "tiny.json").read_text())
     assert [run["seed"] for run in whole["runs"]] == [0, 1, 0, 1]
+
+
+def test_a_training_of_another_machine_is_evaluated_here(tiny, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    run = tiny.runs("cpu")[2]
+    with alone(run, there):
+        train_run(run, there)
+    before = snapshot(there)
+    runner.do(run, here, [here, there])
+    assert run.outcome(here).read_text() == run.outcome(there).read_text()
+    assert len(done(here)) == 2
+    assert snapshot(there) == before
+
+
+def test_two_processes_do_not_train_the_same(tiny, tmp_path, capsys):
+    run, order = tiny.runs("cpu")[0], []
+
+    def second():
+        with alone(run, tmp_path):
+            order.append("second")
+
+    with alone(run, tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while "waiting for another process" not in capsys.readouterr().out:
+            time.sleep(0.01)
+        order.append("first")
+    thread.join(timeout=60)
+    assert order == ["first", "second"]
 
 
 def test_a_row_of_fewer_seeds_is_compared_on_those(data_dir, tmp_path):
@@ -314,3 +344,23 @@ def test_killed_in_the_middle_it_redoes_nothing(data_dir, tmp_path):
 def test_help_names_every_experiment_and_flag():
     for word in (*runner.NAMES, *SIZES, "--dry-run", "--only", "--also", "--tables"):
         assert word in runner.USAGE
+
+
+def slurm(tmp_path, *words, **environment):
+    """The array's script, with `echo` for an interpreter."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    return subprocess.run(
+        ["bash", REPOSITORY / "launch" / "slurm_array.sh", *words],
+        cwd=tmp_path, env=kept | {"PYTHON": "echo"} | environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_task_of_a_slurm_array_does_its_run(tmp_path):
+    done = slurm(tmp_path, "passkey", "--size=gpu", SLURM_ARRAY_TASK_ID="7")
+    assert done.stdout == "-m experiments.run passkey --size=gpu --only=7\n"
+    for words, environment in (((), {"SLURM_ARRAY_TASK_ID": "7"}), (("passkey",), {})):
+        wrong = slurm(tmp_path, *words, **environment)
+        assert wrong.returncode == 2
+        assert wrong.stderr.startswith("error: should be submitted as sbatch --array=0-N ")
+        assert wrong.stderr.count("\n") == 1
