@@ -44,7 +44,7 @@ nav { position: sticky; top: 0; height: 100vh; overflow: auto; padding: 1.5rem 1
 nav a { display: block; padding: .15rem 0; color: var(--ink); text-decoration: none; }
 nav a:hover { color: var(--mark); }
 main { padding: 1.5rem 2.5rem 4rem; max-width: 76rem; min-width: 0; }
-section { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: .5rem; }
+section + section { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: .5rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; } h3 { font-size: 1.05rem; }
 img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 .table { overflow-x: auto; }
@@ -117,14 +117,15 @@ def html_page(pages: Mapping[str, str], pictures: Mapping[str, Mapping[str, byte
     """
     links, sections = [], []
     for name, text in pages.items():
-        links.append(f'<a href="#{name}">{html.escape(name.replace("_", " "))}</a>')
+        place = name.replace(": ", "-")
+        links.append(f'<a href="#{place}">{html.escape(name.replace("_", " "))}</a>')
         shown = "".join(
             f'<img alt="{html.escape(file)}" loading="lazy" src="data:image/png;base64,'
             f'{base64.b64encode(data).decode()}">'
             for file, data in pictures.get(name, {}).items()
         )
         heading, _, rest = _to_html(text).partition("</h1>")
-        sections.append(f'<section id="{name}">{heading}</h1>{shown}{rest}</section>')
+        sections.append(f'<section id="{place}">{heading}</h1>{shown}{rest}</section>')
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><title>lenext: results</title>'
