@@ -10,11 +10,12 @@ from experiments.retrieval import make_report, retrieval_runs
 from experiments.runs import Run
 
 PAIRS = 4
+LENGTHS = {"smoke": 32, "cpu": 64, "gpu": 512, "paper": 1024}
 
 
 def runs(size: str) -> list[Run]:
     """Four trainings a seed."""
-    return retrieval_runs(size, "associative_recall", PAIRS, asked=(PAIRS,))
+    return retrieval_runs(size, "associative_recall", PAIRS, LENGTHS, asked=(PAIRS,))
 
 
 EXPERIMENT = Experiment(

@@ -21,17 +21,20 @@ TRAINING_FREE = (
 TRAINED = ("ssmax", "alibi", "lssar")
 
 
-def retrieval_runs(size: str, task: str, needles: int, asked: Sequence[int]) -> list[Run]:
+def retrieval_runs(
+    size: str, task: str, needles: int, lengths: Mapping[str, int], *, asked: Sequence[int]
+) -> list[Run]:
     """A training of softmax, under all methods that want none, and one of each of the others.
 
     Args:
       size: of `experiments.sizes`.
       task: trained on and asked.
       needles: in a training sequence.
+      lengths: of those, by size.
       asked: how many there are in a sequence that is evaluated, the first in rows named by the
         method alone.
     """
-    config, seeds = retrieval(size, task, needles)
+    config, seeds = retrieval(size, task, needles, lengths)
     found = []
     for method in ("softmax", *some(size, TRAINED, 1)):
         methods = some(size, TRAINING_FREE, 2) if method == "softmax" else (method,)

@@ -1,7 +1,7 @@
 """The sizes at which experiments run: what a machine can train, and how many seeds."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from configs import decoder, gau_alpha, quickstart
@@ -64,7 +64,7 @@ def causal(size: str) -> Size:
         config.model.update(
             hidden_size=128, intermediate_size=344, key_size=32, num_heads=4, num_layers=3
         )
-        config.data.update(train_length=64, batch_size=32)
+        config.data.update(train_length=64, batch_size=16)
         config.evaluators.validation.length = 64
         config.eval.update(documents=24, tokens=49152)
     if size != "smoke":
@@ -72,11 +72,17 @@ def causal(size: str) -> Size:
     return Size(config, (0,) if size == "smoke" else (0, 1, 2))
 
 
-def retrieval(size: str, task: str, needles: int) -> Size:
+def retrieval(size: str, task: str, needles: int, lengths: Mapping[str, int]) -> Size:
     """A decoder of two layers trained on a task alone, evaluated at up to 16 times its length.
 
     The models are small at every size, as the task needs no larger ones; sizes differ in length,
     steps and documents. Muon, because AdamW took several times as many steps to find the solution.
+
+    Args:
+      size: of `SIZES`.
+      task: trained on and asked.
+      needles: in a sequence.
+      lengths: the training length by size.
     """
     check_size(size)
     config = decoder.get_config("tiny,smoke" if size == "smoke" else "tiny")
@@ -84,11 +90,10 @@ def retrieval(size: str, task: str, needles: int) -> Size:
     config.evaluators.validation.type = task
     config.training.best_metric = "eval/validation/accuracy"
     config.eval.update(protocol=task, needles=needles)
-    # What a row must hold: pass keys are lines of 19 bytes.
-    length = {"smoke": 128, "cpu": 128, "gpu": 512, "paper": 1024}[size]
+    length = lengths[size]
     config.data.train_length = config.evaluators.validation.length = length
     if size == "smoke":
-        config.eval.update(lengths="128,256")
+        config.eval.lengths = _multiples(config, 2)
         return Size(config, (0,))
     steps = {"cpu": 1200, "gpu": 4000, "paper": 10000}[size]
     config.model.update(
