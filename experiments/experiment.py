@@ -37,9 +37,10 @@ class Experiment:
     training: Callable[[Run, Path], Mapping[str, Any]] = lambda run, workdir: {}
 
 
-def collect(experiment: Experiment, size: str, folders: Sequence[Path]) -> Content:
-    """The content of an experiment whose runs are all done in some of the folders."""
-    runs = experiment.runs(size)
+def collect(
+    experiment: Experiment, runs: Sequence[Run], size: str, folders: Sequence[Path]
+) -> Content:
+    """The content of an experiment whose runs, of a size, are all done in some of the folders."""
     rows: dict[str, Row] = {}
     described, sources = [], []
     for run in runs:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+from ml_collections import config_flags
 
 from experiments.experiment import Experiment, collect, write
 from experiments.progress import Rates, duration
@@ -30,6 +31,7 @@ from experiments.runs import (
 )
 from experiments.sizes import SIZES, check_size
 from lenext import cli
+from lenext.config import base_config, validate
 from lenext.errors import UserError
 
 NAMES = (
@@ -52,6 +54,8 @@ USAGE = f"""{__doc__}
   --dry-run        lists the runs: number, seed, state, and about how long each still takes
   --only=NUMBER    does this run alone, as numbered by --dry-run, and writes no table: for an array
                    of jobs
+  --config.KEY=VALUE  overrides a key of all runs; paper's softplus_table wants a text of yours:
+                   --config.data.files=FOLDER --config.data.tokenizer=FOLDER/tokenizer.json
   --tables         makes NAME.md and the pictures anew from NAME.json"""
 
 
@@ -135,6 +139,10 @@ def main() -> None:
     only = flags.DEFINE_integer("only", None, "")
     tables = flags.DEFINE_bool("tables", False, "")
     sys.argv[1:] = [word.replace("--dry-run", "--dry_run") for word in sys.argv[1:]]
+    try:
+        config_flags.DEFINE_config_dict("config", base_config())
+    except (AttributeError, KeyError) as error:  # it looks at the command line at once
+        raise UserError(f"--config.KEY=VALUE: config has no key {error}") from None
     names = cli.parse_flags(words=True)
     if len(names) != 1:
         raise UserError(f"should be given the name of one experiment: {', '.join(NAMES)}")
@@ -146,6 +154,11 @@ def main() -> None:
         say(remake(experiment, into))
         return
     runs = experiment.runs(size.value)
+    for run in runs:
+        run.config.update_from_flattened_dict(
+            config_flags.get_override_values(flags.FLAGS["config"])
+        )
+        validate(run.config)
     folders = [folder, *map(Path, also.value)]
     for other in folders[1:]:
         if not other.is_dir():
@@ -164,7 +177,7 @@ def main() -> None:
         now = f"[{number + 1}/{len(runs)}] {run.name}, seed {run.seed}: {state(run, folders)}"
         print(f"{now}; about {duration(left)} to go" if left else now, flush=True)
         do(run, folder, folders)
-    say(write(experiment, collect(experiment, size.value, folders), into))
+    say(write(experiment, collect(experiment, runs, size.value, folders), into))
 
 
 def say(paths: Sequence[Path]) -> None:

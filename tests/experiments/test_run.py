@@ -70,13 +70,13 @@ def call(monkeypatch, capsys):
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["experiments.run", *map(str, words)])
         capsys.readouterr()
-        code = 0
+        code, known = 0, set(runner.flags.FLAGS)
         with flagsaver.flagsaver():
             try:
                 runner.cli.guard("usage", runner.main, interrupted="interrupted")
             except SystemExit as end:
                 code = end.code
-            for name in ("size", "runs", "results", "also", "dry_run", "only", "tables"):
+            for name in set(runner.flags.FLAGS) - known:
                 delattr(runner.flags.FLAGS, name)  # they are defined at every call
         return Outcome(code, *capsys.readouterr())
 
@@ -100,6 +100,10 @@ def test_trains_evaluates_and_writes_once(tiny, call, places, tmp_path):
     assert "  3  nope     seed 1" in listed.out
     assert listed.out.count("to be trained, about 1 min") == 4
     assert not (tmp_path / "results").exists()
+    changed = call("tiny", "--dry-run", "--config.model.key_size=4", *places)
+    keys = [{line.split()[4] for line in x.out.splitlines()[:-1]} for x in (listed, changed)]
+    assert len(keys[0]) == len(keys[1]) == 4
+    assert not keys[0] & keys[1]
 
     first = call("tiny", *places)
     assert first.code == 0, first.err
@@ -190,7 +194,7 @@ def test_a_row_of_fewer_seeds_is_compared_on_those(data_dir, tmp_path):
     experiment = Experiment("few", runs, "softmax", ("loss",), lambda content: {})
     for run in runs("cpu"):
         runner.do(run, tmp_path, [tmp_path])
-    records = collect(experiment, "cpu", [tmp_path])["records"]
+    records = collect(experiment, runs(""), "cpu", [tmp_path])["records"]
     softmax, nope = records
     assert len(softmax["by_seed"]) == 2
     assert nope["difference"] == pytest.approx(nope["by_seed"][0] - softmax["by_seed"][1], abs=1e-5)
@@ -213,7 +217,7 @@ def test_a_run_that_diverges_is_a_result(data_dir, tmp_path, capsys):
                        training__steps=2, eval__lengths="16"), ("nope",), (0,))  # fmt: skip
     runner.do(other[0], tmp_path, [tmp_path])
     experiment = Experiment("x", lambda size: [run, *other], "nope", ("loss",), lambda content: {})
-    content = collect(experiment, "cpu", [tmp_path])
+    content = collect(experiment, [run, *other], "cpu", [tmp_path])
     assert [r["method"] for r in content["records"]] == ["nope"]
     assert [r["stopped"] for r in content["runs"]] == [outcome["stopped"], None]
 
@@ -261,6 +265,12 @@ def test_keys_follow_config_seed_and_code(data_dir, tmp_path, monkeypatch):
         (("passkey", "--runs=README.md"), "--runs=README.md: should be a folder (File exists)"),
         (("passkey", "--tables", "--results=nowhere"), "nowhere/passkey.json: cannot be read"),
         (("passkey", "--fast"), "Unknown command line flag 'fast'"),
+        (
+            ("passkey", "--config.data.pack=True"),
+            "--config.KEY=VALUE: config has no key \"'pack'\"",
+        ),
+        (("passkey", "--config.training.steps=many"), "--config.training.steps=many"),
+        (("passkey", "--config.training.steps=0"), "config.training.steps=0: should be at least 1"),
     ],
 )
 def test_mistakes_are_one_line(call, monkeypatch, words, message):
