@@ -171,12 +171,14 @@ def _stable(softplus_table: dict[str, Any]) -> Found:
 
 
 def _norm_matters(softplus_table: dict[str, Any]) -> Found:
-    ablated = [r for r in softplus_table["records"] if r["method"].startswith("ablation: lssa(")]
+    every = [r for r in softplus_table["records"] if r["method"].startswith("ablation: ")]
+    ablated = [r for r in every if not r["evaluated"].startswith("lssar")]
     short, long = _ends(ablated)
     found = {(r["evaluated"], r["length"]): r["value"] for r in select(ablated, metric="loss")}
     means = {}
     for norm in ("l1", "none"):
-        own = {m for m, _ in found if f'norm="{norm}"' in m and "exp" not in m}
+        without = norm == "none"
+        own = {m for m, _ in found if ('norm="none"' in m) == without and "exp" not in m}
         means[norm] = [float(np.mean([found[m, n] for m in own])) for n in (short, long)]
     return Found(
         f"mean over phi of the loss with the l1 norm {figure(means['l1'][0])} at {short} and "

@@ -8,7 +8,15 @@ PoSE have weights of their own, of equal tokens, steps and seeds.
 from experiments.experiment import Content, Experiment
 from experiments.runs import Run, over_seeds
 from experiments.sizes import encoder, some, with_changes
-from experiments.tables import MARKS, difference, metric_table, page, provenance_notes, select
+from experiments.tables import (
+    MARKS,
+    difference,
+    lengths,
+    metric_table,
+    page,
+    provenance_notes,
+    select,
+)
 from lenext.evaluation.plot import plot
 
 TRAINING_FREE = (
@@ -59,7 +67,10 @@ def report(content: Content) -> dict[str, str | bytes]:
     """The table of all methods, and a picture of accuracy by length."""
     records, train_length = content["records"], content["config"]["data"]["train_length"]
     model = content["config"]["model"]
-    title = f"GAU of {model['num_layers']} layers at up to 64 times its {train_length} tokens"
+    title = (
+        f"GAU of {model['num_layers']} layers trained at {train_length} tokens, at up to "
+        f"{max(lengths(records)) // train_length} times that"
+    )
     sections = [
         ("accuracy (higher is better)", metric_table(records, "accuracy")),
         ("loss in nats (lower is better)", metric_table(records, "loss")),

@@ -52,6 +52,36 @@ def draw_metrics(
         return png(figure, 130)
 
 
+def draw_training(panels: Mapping[float, Mapping[str, Sequence[float]]], title: str) -> bytes:
+    """A PNG of loss by step, a panel a learning rate, a curve a method; none where none was run.
+
+    Args:
+      panels: by learning rate and method, the loss at evenly spaced steps from the first to the
+        last of a training, or to where it was stopped.
+      title: above all.
+    """
+    methods = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    longest = max((len(x) for curves in panels.values() for x in curves.values()), default=1)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.0 * len(panels) + 2.0, 3.8), layout="constrained")
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (rate, curves) in zip(row, panels.items(), strict=True):
+            for name, losses in curves.items():
+                style = style_of(methods.index(name)) | {"marker": "", "linewidth": 1.5}
+                share = [(1 + i) / longest for i in range(len(losses))]
+                axes.plot(share, losses, label=name, **style)
+                if len(losses) < longest:  # it was stopped
+                    axes.plot(share[-1:], losses[-1:], "x", color=style["color"], markersize=9)
+            axes.set_title(f"peak learning rate {rate:g}", fontsize=11)
+            axes.set_xlabel("share of the training")
+            axes.grid(axis="y", color="0.9", linewidth=0.8)
+        row[0].set_ylabel("training loss (nats)")
+        handles, labels = row[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", frameon=False)
+        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+        return png(figure, 110)
+
+
 def style_of(index: int) -> dict[str, Any]:
     """Of the curve of that number: colours first, then dashes."""
     return {

@@ -2,9 +2,9 @@
 
     python -m experiments.run NAME [--size=cpu]
 
-Runs are done one after the other; stopped at
-any time, the same command goes on where it was. At the end the results' folder has NAME.json, with
-where it comes from and every figure, NAME.md and pictures.
+Runs are done one after the other; stopped at any time, the same command goes on where it was. At
+the end the results' folder has NAME.json, with where it comes from and every figure, NAME.md and
+pictures.
 """
 
 import importlib
@@ -44,6 +44,8 @@ NAMES = (
     "associative_recall",
 )
 
+QUOTES = "'\""
+
 USAGE = f"""{__doc__}
   NAME             {", ".join(NAMES[:4])},
                    {", ".join(NAMES[4:])}
@@ -54,7 +56,8 @@ USAGE = f"""{__doc__}
   --dry-run        lists the runs: number, seed, state, and about how long each still takes
   --only=NUMBER    does this run alone, as numbered by --dry-run, and writes no table: for an array
                    of jobs
-  --config.KEY=VALUE  overrides a key of all runs; paper's softplus_table wants a text of yours:
+  --config.KEY=VALUE
+                   overrides a key of all runs; paper's softplus_table wants a text of yours:
                    --config.data.files=FOLDER --config.data.tokenizer=FOLDER/tokenizer.json
   --tables         makes NAME.md and the pictures anew from NAME.json"""
 
@@ -142,7 +145,9 @@ def main() -> None:
     try:
         config_flags.DEFINE_config_dict("config", base_config())
     except (AttributeError, KeyError) as error:  # it looks at the command line at once
-        raise UserError(f"--config.KEY=VALUE: config has no key {error}") from None
+        raise UserError(
+            f"--config.KEY=VALUE: config has no key {str(error).strip(QUOTES)!r}"
+        ) from None
     names = cli.parse_flags(words=True)
     if len(names) != 1:
         raise UserError(f"should be given the name of one experiment: {', '.join(NAMES)}")

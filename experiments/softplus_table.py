@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.experiment import Content, Experiment
+from experiments.pictures import draw_training
 from experiments.runs import Run, over_seeds
 from experiments.sizes import causal, some, with_changes
 from experiments.tables import (
@@ -27,7 +28,8 @@ from lenext.evaluation.report import figure
 
 DOTS = ("softmax", "sigmoid", "relu", "ssmax", "alibi", "scale_invariant")
 COSINES = ("lssa", "lssar(power=3)", "lssar")
-PHIS = ("exp", "softplus", "relu", "relu2", "sigmoid", "gelu_shifted")
+PHIS = ("softplus", "exp", "relu", "relu2", "sigmoid", "gelu_shifted")
+NORMS = ("l1", "none")
 UNSTABLE = ("softmax", "softmax, QK-norm", "sigmoid", "relu", "lssa", "lssar")
 LEARNING_RATES = (4e-3, 1.6e-2, 6.4e-2)
 SPIKE = 0.5  # nats by which the loss of a step must exceed the lowest before it
@@ -67,12 +69,18 @@ def runs(size: str) -> list[Run]:
 def ablation() -> list[str]:
     """phi x normalisation x re-weighting; exp without normalisation overflows and is left out."""
     return [
-        f'{name}(phi="{phi}",norm="{norm}")'
+        variant(name, phi, norm)
         for name in ("lssa", "lssar")
-        for norm in ("l1", "none")
+        for norm in NORMS
         for phi in PHIS
         if (phi, norm) != ("exp", "none")
     ]
+
+
+def variant(name: str, phi: str, norm: str) -> str:
+    """LSSA or LSSAR with another phi and norm; by its bare name where those are its own."""
+    own = (phi, norm) == (PHIS[0], NORMS[0])
+    return name if own else f'{name}(phi="{phi}",norm="{norm}")'
 
 
 def stability(run: Run, workdir: Path) -> dict[str, Any]:
@@ -87,7 +95,7 @@ def stability(run: Run, workdir: Path) -> dict[str, Any]:
         spikes += above and not inside
         inside = above
         lowest = min(lowest, loss)
-    share = max(1, len(losses) // 100)
+    share = max(1, run.steps // 100)
     return {
         "spikes": int(spikes),
         "final_loss": losses[-1] if losses else None,
@@ -116,7 +124,21 @@ def report(content: Content) -> dict[str, str | bytes]:
         *provenance_notes(content),
     ]
     shown = [r for r in select(main, metric="loss") if "QK-norm" not in r["method"]]
-    return {".md": page(title, sections, notes), ".png": plot(shown, "loss", train_length, title)}
+    return {
+        ".md": page(title, sections, notes),
+        ".png": plot(shown, "loss", train_length, title),
+        "_stability.png": draw_training(
+            {rate: _losses(high, rate) for rate in LEARNING_RATES},
+            f"Loss by step at high peak learning rates: {title}",
+        ),
+    }
+
+
+def _losses(high: dict[str, dict], rate: float) -> dict[str, list[float]]:
+    """Loss by step of each method at a learning rate."""
+    end = f" at {rate:g}"
+    found = {name: run["loss_by_step"] for name, run in high.items() if name.endswith(end)}
+    return {name.removesuffix(end): losses for name, losses in found.items()}
 
 
 def _ablation_table(records: list[dict]) -> list[str]:
@@ -126,9 +148,9 @@ def _ablation_table(records: list[dict]) -> list[str]:
         return ["Not run."]
     short, long = min(n for _, n in found), max(n for _, n in found)
     rows = []
-    for norm in ("l1", "none"):
+    for norm in NORMS:
         for phi in PHIS:
-            methods = [f'{name}(phi="{phi}",norm="{norm}")' for name in ("lssa", "lssar")]
+            methods = [variant(name, phi, norm) for name in ("lssa", "lssar")]
             cells = [found.get((m, n)) for m in methods for n in (short, long)]
             if any(cells):
                 rows.append([phi, norm, *(figure(r["value"]) if r else "–" for r in cells)])

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments import claims, report
 from experiments.claims import CLAIMS, INFOSCALE, SOFTPLUS, judged
+from experiments.softplus_table import variant
 
 
 def record(method, length, value, metric="accuracy", **changes):
@@ -136,8 +137,10 @@ def test_norm_and_stability():
     for norm, (short, long) in {"l1": (1.0, 2.0), "none": (1.5, 9.0)}.items():
         for phi in ("relu", "softplus"):
             for n, x in ((64, short), (1024, long)):
-                method = f'lssa(phi="{phi}",norm="{norm}")'
+                method = variant("lssa", phi, norm)
                 records.append(record(f"ablation: {method}", n, x, "loss", evaluated=method))
+    records.append(record("ablation: lssar", 64, 7.0, "loss"))
+    records[-1]["evaluated"] = "lssar"
     found = judge("_norm_matters", {"records": records})
     assert found.verdict == "reproduced"
     assert "l1 norm 1.000 at 64 and 2.000 at 1024; without 1.500 and 9.000" in found.ours
