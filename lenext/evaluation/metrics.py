@@ -13,7 +13,7 @@ from lenext.evaluation.figures import Figures, HeadFigures
 from lenext.evaluation.protocols import Answers
 
 FIRST_BUCKET = 16
-DEPTHS = 8  # parts of a row in which needles are told apart
+DEPTHS = 8  # parts of the places where needles begin
 
 
 class Metric(NamedTuple):
@@ -94,7 +94,7 @@ def metrics_of(
     if answers:
         right, asked = _right(figures.correct, answers), np.ones(answers.place.shape)
         found.append(Metric("retrieved", total(right.sum(axis=1)), total(asked.sum(axis=1))))
-        for low, high in depths(figures.loss.shape[1]):
+        for low, high in depths(int(answers.place.max()) + 1):
             here = (answers.place >= low) & (answers.place < high)
             some, counted = total((right * here).sum(axis=1)), total(here.sum(axis=1))
             if counted.any():
@@ -154,6 +154,6 @@ def buckets(length: int) -> list[tuple[int, int]]:
 
 
 def depths(length: int) -> list[tuple[int, int]]:
-    """Positions 0 … length - 1 in `DEPTHS` parts, all but equal."""
+    """Positions 0 … length - 1, where needles begin, in `DEPTHS` parts, all but equal."""
     edges = [length * part // DEPTHS for part in range(DEPTHS + 1)]
     return [(low, high) for low, high in itertools.pairwise(edges) if low < high]

@@ -52,19 +52,21 @@ def plot_by_depth(records: Records, train_length: int, title: str) -> bytes:
             panel.set_axis_off()
         for method, panel in zip(methods, panels.flat, strict=False):
             grid = np.full((DEPTHS, len(lengths)), np.nan)
-            for r in chosen:
-                if r["method"] == method:
-                    depth = sum(r["positions"]) * DEPTHS // (2 * r["length"])
-                    grid[depth, lengths.index(r["length"])] = r["value"]
+            for column, length in enumerate(lengths):
+                own = [r for r in chosen if (r["method"], r["length"]) == (method, length)]
+                end = max(r["positions"][1] for r in own)
+                for r in own:
+                    grid[sum(r["positions"]) * DEPTHS // (2 * end), column] = r["value"]
             image = panel.imshow(grid, vmin=0, vmax=1, aspect="auto", cmap="viridis")
             panel.set_title(method, fontsize=10)
             panel.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths], rotation=45)
+            panel.tick_params(labelbottom=True)
             panel.set_yticks([-0.5, DEPTHS / 2 - 0.5, DEPTHS - 0.5], ["0 %", "50 %", "100 %"])
             inside = sum(length <= train_length for length in lengths)
             panel.axvline(inside - 0.5, color="white", linewidth=1, linestyle=(0, (4, 4)))
         figure.colorbar(image, ax=panels, label="retrieved", shrink=0.8)
         figure.supxlabel(f"length (tokens); trained at {train_length:,}, left of the dashes")
-        figure.supylabel("depth of the needle")
+        figure.supylabel("depth of the needle, of all where it may be")
         figure.suptitle(title, fontsize=12)
         out = io.BytesIO()
         figure.savefig(out, dpi=160, format="png")
