@@ -29,7 +29,9 @@ from lenext.provenance import provenance
 from lenext.training import train
 
 PACKAGE = Path(__file__).parent.parent / "lenext"
-EVALUATION_ONLY = ("evaluation", "evaluate.py", "methods.py", "generate.py")
+# Files and folders that have no part in a training, and those that have none in figures either.
+NO_TRAINING = ("evaluation", "evaluate.py", "methods.py", "generate.py")
+NO_FIGURES = ("evaluation/plot.py", "evaluation/report.py", "methods.py", "generate.py")
 DIGITS = 12
 
 
@@ -67,11 +69,11 @@ class Run:
     def key(self) -> str:
         """What it is trained with, and by which code."""
         config = {name: value for name, value in plain(self.config).items() if name != "eval"}
-        return _digest([config, code_version(EVALUATION_ONLY)])
+        return _digest([config, code_version(NO_TRAINING)])
 
     def evaluation_key(self, method: str) -> str:
         """What is evaluated of a method, and by which code."""
-        return _digest([plain(self.evaluation(method))["eval"], code_version()])
+        return _digest([plain(self.evaluation(method))["eval"], code_version(NO_FIGURES)])
 
     def evaluation(self, method: str) -> Config:
         """The config of a method's evaluation."""
@@ -94,11 +96,14 @@ class Run:
 
 @functools.cache
 def code_version(left_out: Sequence[str] = ()) -> str:
-    """A hash of lenext's code as Python reads it, without the files and folders `left_out`."""
+    """A hash of lenext's code as Python reads it, without the files and folders `left_out`.
+
+    Those are relative to the package.
+    """
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE)
-        if name.parts[0] not in left_out:
+        if not any(name.is_relative_to(other) for other in left_out):
             digest.update(f"{name}\n{_without_docstrings(path.read_text())}\n".encode())
     return digest.hexdigest()[:DIGITS]
 

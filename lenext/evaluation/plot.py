@@ -88,7 +88,9 @@ def _curves(
     with matplotlib.rc_context(
         {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
     ):
-        figure = Figure(figsize=(9.0, 5.0), layout="constrained")
+        # The legend of many curves is taller than the axes need be.
+        height = max(5.0, 0.28 * len(curves) + 1.0)
+        figure = Figure(figsize=(9.0, height), layout="constrained")
         axes = figure.add_subplot()
         # The legend follows the curves' ends from top to bottom, so the eye need not search.
         ends = sorted(curves, key=lambda m: max(curves[m], key=x_of)["value"])
