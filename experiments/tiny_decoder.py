@@ -11,20 +11,20 @@ and "a → b" for weights trained with a and evaluated as b.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from configs.decoder import get_config
 from lenext.evaluation import evaluate
 from lenext.evaluation.plot import plot, plot_by_position
 from lenext.evaluation.report import markdown
 from lenext.files import write_atomically
-from lenext.provenance import provenance
 from lenext.training import train
 
 TRAINED = ("softmax", "lssa", "lssar")
 TITLE = "decoder of 4 layers, trained at 128 bytes for 1000 steps with each method"
 
 
-def run(runs: Path, size: str = "tiny") -> list[dict]:
+def run(runs: Path, size: str = "tiny") -> tuple[list[dict], dict[str, Any]]:
     """Trains and evaluates what is missing.
 
     Args:
@@ -32,9 +32,10 @@ def run(runs: Path, size: str = "tiny") -> list[dict]:
       size: of `configs/decoder.py`, with ",smoke" for seconds.
 
     Returns:
-      The records of all evaluations, in the order of `TRAINED`.
+      The records of all evaluations, in the order of `TRAINED`, and where those of the first are
+      from: its provenance, which but for the method is that of all.
     """
-    records = []
+    records, about = [], {}
     for method in TRAINED:
         config = get_config(f"{method},{size}")
         workdir = runs / f"{size.replace(',', '_')}_{method}"
@@ -43,13 +44,15 @@ def run(runs: Path, size: str = "tiny") -> list[dict]:
             if record["method"] != method and method != "softmax":
                 record["method"] = f"{method} → {record['method']}"
             records.append(record)
-    return records
+        results = json.loads((workdir / "eval" / "results.json").read_text())
+        about = about or results["provenance"]
+    return records, about
 
 
-def write(records: list[dict], results: Path, train_length: int) -> None:
+def write(records: list[dict], about: dict[str, Any], results: Path, train_length: int) -> None:
     """Writes tiny_decoder.json, .md, .png and tiny_decoder_by_position.png."""
     results.mkdir(parents=True, exist_ok=True)
-    content = {"provenance": provenance(), "records": records}
+    content = about | {"records": records}
     write_atomically(results / "tiny_decoder.json", json.dumps(content, indent=1) + "\n")
     write_atomically(results / "tiny_decoder.md", markdown(records, TITLE))
     write_atomically(results / "tiny_decoder.png", plot(records, "loss", train_length, TITLE))
@@ -69,9 +72,9 @@ def main() -> None:
         "--size", default="tiny", help='of configs/decoder.py; "tiny,smoke" for seconds'
     )
     arguments = parser.parse_args()
-    records = run(arguments.runs, arguments.size)
+    records, about = run(arguments.runs, arguments.size)
     train_length = get_config(arguments.size).data.train_length
-    write(records, arguments.results, train_length)
+    write(records, about, arguments.results, train_length)
     print(f"results: {arguments.results / 'tiny_decoder.md'}, .json, .png")
 
 

@@ -27,7 +27,7 @@ def shrunk(monkeypatch, tmp_path_factory):
 
 
 def test_rows_pictures_and_equal_budgets(shrunk, tmp_path):
-    records = tiny_decoder.run(tmp_path / "runs", "tiny")
+    records, about = tiny_decoder.run(tmp_path / "runs", "tiny")
     rows = ["softmax", "rerope", "lssa", "lssa → lssar", "lssar"]
     assert [*dict.fromkeys(r["method"] for r in records)] == rows
     assert {r["method"] for r in records if r["unsuited"]} == {"lssa → lssar"}
@@ -42,7 +42,7 @@ def test_rows_pictures_and_equal_budgets(shrunk, tmp_path):
         assert read_metrics(workdir)[-1]["step"] == 4
     assert configs[0] == configs[1] == configs[2]
 
-    tiny_decoder.write(records, tmp_path / "results", 16)
+    tiny_decoder.write(records, about, tmp_path / "results", 16)
     assert {path.name for path in (tmp_path / "results").iterdir()} == {
         "tiny_decoder.json", "tiny_decoder.md", "tiny_decoder.png", "tiny_decoder_by_position.png",
     }  # fmt: skip
@@ -50,7 +50,7 @@ def test_rows_pictures_and_equal_budgets(shrunk, tmp_path):
     assert "| lssa → lssar † |" in table
     content = json.loads((tmp_path / "results" / "tiny_decoder.json").read_text())
     assert content["records"] == records
-    assert {"git", "versions", "time"} <= content["provenance"].keys()
+    assert {"git", "versions", "time", "config", "seeds", "fingerprint"} <= content.keys()
     # Again: nothing is trained anew, and the figures are the same.
-    again = tiny_decoder.run(tmp_path / "runs", "tiny")
+    again, _ = tiny_decoder.run(tmp_path / "runs", "tiny")
     assert [r["value"] for r in again] == [r["value"] for r in records]
