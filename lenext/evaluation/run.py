@@ -60,18 +60,19 @@ def evaluate(config: Config, workdir: Path, *, calibrate_first: bool = False) ->
       UserError: for a config that cannot be run, a workdir without a checkpoint, a checkpoint of
         another shape, or a length that no document has.
     """
-    found = evaluate_run(config, workdir, calibrate_first=calibrate_first)
     folder = workdir / "eval"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    found = evaluate_run(config, workdir, calibrate_first=calibrate_first, folder=folder)
     _write(found, config, workdir, folder)
     return found.swept.records
 
 
-def evaluate_run(config: Config, workdir: Path, *, calibrate_first: bool = False) -> Evaluated:
-    """As `evaluate`, which see, but writes nothing except a calibration, and prints no table."""
+def evaluate_run(
+    config: Config, workdir: Path, *, calibrate_first: bool = False, folder: Path | None = None
+) -> Evaluated:
+    """As `evaluate`, which see, but writes nothing except a calibration, and prints no table.
+
+    A `folder` for results is made once all is known to be right, before the work begins.
+    """
     validate(config)
     data, settings = config.data, config.eval
     lengths = read_lengths(settings.lengths)
@@ -104,6 +105,11 @@ def evaluate_run(config: Config, workdir: Path, *, calibrate_first: bool = False
         length: protocol.prepare(corpus, tokenizer, length, max(lengths), sampling)
         for length in lengths
     }
+    if folder is not None:
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     how = Settings(
         protocol=settings.protocol,
         byte_level=tokenizer.byte_level,

@@ -8,6 +8,7 @@ from lenext.errors import UserError
 from lenext.evaluation.protocols import PROTOCOLS, Sampling, get_protocol
 
 MASK = ByteTokenizer().mask_id
+CAUSAL = "full_context, sliding_window, passkey, associative_recall for a causal language model"
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def prepare(name, corpus, length, longest=None, **changes):
 
 
 def test_full_context_predicts_every_token_from_all_before(corpus):
-    batch, document, ordered = prepare("full_context", corpus, 32)
+    batch, document, ordered, _ = prepare("full_context", corpus, 32)
     crops = evaluation_crops(corpus, length=32, documents=3, tokens=200, lookahead=1)
     assert ordered
     np.testing.assert_array_equal(document, crops.document)
@@ -43,7 +44,7 @@ def test_full_context_predicts_every_token_from_all_before(corpus):
 
 def test_sliding_window_predicts_the_same_tokens_at_every_length(corpus):
     sequences = {n: prepare("sliding_window", corpus, n, 59, stride=8) for n in (8, 21, 59)}
-    for length, (batch, document, ordered) in sequences.items():
+    for length, (batch, document, ordered, _) in sequences.items():
         assert not ordered
         assert batch["tokens"].shape[1] == length
         np.testing.assert_array_equal(batch["targets"], batch["tokens"] + 1)
@@ -61,7 +62,7 @@ def test_a_stride_longer_than_a_window(corpus):
 
 
 def test_single_mask_masks_one_token_a_pass(corpus):
-    batch, document, ordered = prepare("single_mask", corpus, 30, masks=5)
+    batch, document, ordered, _ = prepare("single_mask", corpus, 30, masks=5)
     crops = evaluation_crops(corpus, length=30, documents=3, tokens=200)
     assert not ordered
     np.testing.assert_array_equal(document, np.repeat(crops.document, 5))
@@ -93,8 +94,8 @@ def test_more_masks_than_tokens(corpus):
     ("name", "objective", "choices"),
     [
         ("full_context", "masked_lm", "mlm15, single_mask for a masked language model"),
-        ("mlm15", "causal_lm", "full_context, sliding_window for a causal language model"),
-        ("perplexity", "causal_lm", "full_context, sliding_window for a causal language model"),
+        ("mlm15", "causal_lm", CAUSAL),
+        ("perplexity", "causal_lm", CAUSAL),
     ],
 )
 def test_protocols_are_for_their_models(name, objective, choices):

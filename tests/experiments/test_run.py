@@ -267,7 +267,7 @@ def test_keys_follow_config_seed_and_code(data_dir, tmp_path, monkeypatch):
         (("passkey", "--fast"), "Unknown command line flag 'fast'"),
         (
             ("passkey", "--config.data.pack=True"),
-            "--config.KEY=VALUE: config has no key \"'pack'\"",
+            "--config.KEY=VALUE: config has no key 'pack'",
         ),
         (("passkey", "--config.training.steps=many"), "--config.training.steps=many"),
         (("passkey", "--config.training.steps=0"), "config.training.steps=0: should be at least 1"),
