@@ -23,5 +23,5 @@ EXPERIMENT = Experiment(
     runs=runs,
     baseline="softmax",
     metrics=("retrieved", "retrieved_by_place", "loss"),
-    report=make_report("Associative recall", "associative_recall"),
+    report=make_report("Associative recall"),
 )

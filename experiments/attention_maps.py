@@ -85,7 +85,7 @@ def markdown(content: dict[str, Any], heading: str) -> str:
 
 def run(folder: Path, results: Path, size: str) -> None:
     """Trains and evaluates what is missing; writes attention_maps.json, .md and the pictures."""
-    model = infoscale_table.runs(size)[0]
+    model = infoscale_table.softmax_runs(size)[0]
     train_run(model, folder)
     heads: list[dict[str, Any]] = []
     for method in METHODS:

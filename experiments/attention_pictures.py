@@ -10,7 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from experiments.pictures import STYLE, length_axis, png, style_of
+from experiments.pictures import length_ticks, style_of
+from lenext.evaluation.plot import STYLE, png
 
 LEVELS = 10.0 ** np.arange(-4, 0.1, 0.5)  # of weights: few, so that colours can be read back
 
@@ -96,7 +97,7 @@ def draw_layers(heads: Sequence[dict[str, Any]], train_length: int, title: str) 
                 for index, method in enumerate(methods):
                     curve = [by_layer(heads, method, name, n)[layer] for n in lengths]
                     axes.plot(lengths, curve, label=method, **style_of(index))
-                length_axis(axes, lengths, train_length)
+                length_ticks(axes, lengths, train_length)
         for layer, axes in enumerate(grid[0]):
             axes.set_title(f"layer {layer + 1}", fontsize=11)
             axes.plot(lengths, np.log(lengths), ":", color="0.5", label="all keys alike: ln n")

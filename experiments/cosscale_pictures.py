@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.pictures import STYLE, length_axis, png
+from experiments.pictures import length_ticks
 from experiments.windows import effective_window, share_by_distance
-from lenext.evaluation.plot import COLOURS
+from lenext.evaluation.plot import COLOURS, STYLE, png
 
 
 def draw_scales(content: dict[str, Any], scales: Mapping[str, int], kept: int, title: str) -> bytes:
@@ -50,7 +50,7 @@ def draw_scales(content: dict[str, Any], scales: Mapping[str, int], kept: int, t
                 axes.plot(lengths, curve, marker="o", markersize=4, **style[method])
             if metric == "entropy":
                 axes.plot(lengths, np.log(lengths), ":", color="0.5", label="all keys alike")
-            length_axis(axes, lengths, train_length)
+            length_ticks(axes, lengths, train_length)
             axes.set_ylabel(what)
         handles, labels = entropy.get_legend_handles_labels()
         figure.legend(
@@ -77,7 +77,7 @@ def _draw_profiles(
     axes.set_yscale("log")
     axes.set_ylim(1e-8, 2)
     ticks = [2**i for i in range(length.bit_length())]
-    length_axis(axes, [0.5, *ticks], train_length)
+    length_ticks(axes, [0.5, *ticks], train_length)
     axes.set_xticks([0.5, *ticks], ["0", *map(str, ticks)])
     axes.set_xlabel("distance |Δ| (tokens)")
     axes.set_ylabel(f"mean weight of a key at length {length}")

@@ -1,8 +1,7 @@
 """CosScale's c from 4 to 512, with and without InfoScale: does a large c act as a window?
 
-A GAU a value of c, of equal tokens, steps and seeds (arXiv 2501.08570), evaluated at
-up to 64 times its training length: accuracy, row entropy, and the window that holds 90 % of a row's
-weight.
+A GAU a value of c, of equal tokens, steps and seeds (arXiv 2501.08570), evaluated at up to 64 times
+its training length: accuracy, row entropy, and the window that holds 90 % of a row's weight.
 """
 
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 from experiments.cosscale_pictures import draw_scales
 from experiments.experiment import Content, Experiment
 from experiments.runs import Run, over_seeds
-from experiments.sizes import encoder, some, with_changes
+from experiments.sizes import encoder, few_at_smoke, with_changes
 from experiments.tables import (
     MARKS,
+    accuracy_and_loss,
     markdown_table,
     metric_table,
     page,
@@ -49,7 +49,7 @@ def runs(size: str) -> list[Run]:
         config.training.steps = STEPS
     found = over_seeds("softmax", with_changes(config, model__method="softmax"),
                        ("softmax", "infoscale"), seeds)  # fmt: skip
-    for method in map(method_of, sorted(some(size, SCALES, 2))):
+    for method in map(method_of, sorted(few_at_smoke(size, SCALES, 2))):
         rows = (method, f"{method}+infoscale")
         found += over_seeds(method, with_changes(config, model__method=method), rows, seeds)
     return found
@@ -97,8 +97,7 @@ def report(content: Content) -> dict[str, str | bytes]:
     length = next(iter(looked_at.values()))["window_length"]
     headings = ["trained with", f"window at {length}", f"weights of c = {KEPT} under it"]
     sections = [
-        ("accuracy (higher is better)", metric_table(records, "accuracy")),
-        ("loss in nats (lower is better)", metric_table(records, "loss")),
+        *accuracy_and_loss(records),
         ("entropy (nats)", metric_table(records, "entropy", with_interval)),
         (f"window of {SHARE:.0%} of the weight, by layer", markdown_table(headings, rows)),
     ]
@@ -121,5 +120,5 @@ EXPERIMENT = Experiment(
     baseline="softmax",
     metrics=("accuracy", "loss", "entropy"),
     report=report,
-    training=windows,
+    details=windows,
 )

@@ -23,7 +23,7 @@ PANELS = {
 
 def runs(size: str) -> list[Run]:
     """Those of infoscale_table that softmax trains."""
-    return [run for run in infoscale_table.runs(size) if run.name == "softmax"]
+    return infoscale_table.softmax_runs(size)
 
 
 def report(content: Content) -> dict[str, str | bytes]:

@@ -8,10 +8,10 @@ the same validation documents and masks.
 from experiments import infoscale_table
 from experiments.experiment import Content, Experiment
 from experiments.runs import Run
-from experiments.sizes import some
+from experiments.sizes import few_at_smoke
 from experiments.tables import (
     MARKS,
-    difference,
+    accuracy_and_loss,
     metric_table,
     page,
     provenance_notes,
@@ -27,13 +27,12 @@ TEMPERATURES = ("", "entropy_matched", "infoscale", "log_length")
 def runs(size: str) -> list[Run]:
     """Those of infoscale_table that softmax trains, under every temperature on every position."""
     methods = ["softmax"]
-    for position in some(size, POSITIONS, 1):
-        for temperature in some(size, TEMPERATURES, 2):
+    for position in few_at_smoke(size, POSITIONS, 1):
+        for temperature in few_at_smoke(size, TEMPERATURES, 2):
             methods.append(f"{position}+{temperature}" if temperature else position)
     # As infoscale_table names them, so that an evaluation serves both.
     rows = {name: name.removeprefix("softmax+") for name in dict.fromkeys(methods)}
-    trained = [run for run in infoscale_table.runs(size) if run.name == "softmax"]
-    return [Run(run.name, run.config, rows) for run in trained]
+    return [Run(run.name, run.config, rows) for run in infoscale_table.softmax_runs(size)]
 
 
 def report(content: Content) -> dict[str, str | bytes]:
@@ -42,9 +41,7 @@ def report(content: Content) -> dict[str, str | bytes]:
     layers = content["config"]["model"]["num_layers"]
     title = f"Temperatures in a GAU of {layers} layers trained at {train_length} with softmax"
     sections = [
-        ("accuracy (higher is better)", metric_table(records, "accuracy")),
-        ("accuracy less softmax's", metric_table(records, "accuracy", difference)),
-        ("loss in nats (lower is better)", metric_table(records, "loss")),
+        *accuracy_and_loss(records),
         ("entropy (nats)", metric_table(records, "entropy", with_interval)),
     ]
     accuracy = select(records, metric="accuracy")

@@ -9,6 +9,7 @@ from typing import Any
 from experiments.pool import Row, pool
 from experiments.runs import Run, find_evaluation, find_outcome, make_folder
 from lenext.config import differences, plain
+from lenext.errors import UserError
 from lenext.files import write_atomically
 
 Content = dict[str, Any]
@@ -26,7 +27,7 @@ class Experiment:
       baseline: the row that others are compared with.
       metrics: what is kept of the evaluations.
       report: files to write, by the end of their names (".md", "_depth.png"), from the content.
-      training: what else is to be kept of a run, by its name and workdir.
+      details: what else is to be kept of a run, from its workdir.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Experiment:
     baseline: str
     metrics: Sequence[str]
     report: Callable[[Content], Mapping[str, str | bytes]]
-    training: Callable[[Run, Path], Mapping[str, Any]] = lambda run, workdir: {}
+    details: Callable[[Run, Path], Mapping[str, Any]] = lambda run, workdir: {}
 
 
 def collect(
@@ -69,7 +70,7 @@ def collect(
                 "training_seconds": round(outcome["seconds"], 1),
                 "evaluation_seconds": round(seconds, 1),
             }
-            | dict(experiment.training(run, run.workdir(folder)))
+            | dict(experiment.details(run, run.workdir(folder)))
         )
     content: Content = {
         "experiment": experiment.name,
@@ -88,7 +89,9 @@ def collect(
 
 def _pooled(rows: Sequence[Row], experiment: Experiment) -> list[dict[str, Any]]:
     """The rows' records: those of equal seeds together, beside the baseline's same seeds."""
-    (baseline,) = (row for row in rows if row.label == experiment.baseline)
+    baseline = next((row for row in rows if row.label == experiment.baseline), None)
+    if baseline is None:
+        raise UserError(f"{experiment.baseline}: diverged with every seed; nothing to compare with")
     groups: dict[frozenset[int], list[Row]] = {}
     for row in rows:
         groups.setdefault(frozenset(row.by_seed), []).append(row)
@@ -96,6 +99,11 @@ def _pooled(rows: Sequence[Row], experiment: Experiment) -> list[dict[str, Any]]
     for seeds, group in groups.items():
         together = group
         if baseline not in group:
+            if not seeds <= baseline.by_seed.keys():
+                raise UserError(
+                    f"{baseline.label}, seed {min(seeds - baseline.by_seed.keys())}: diverged, and "
+                    f"{group[0].label} is to be compared with it; give another learning rate"
+                )
             same = {seed: baseline.by_seed[seed] for seed in seeds}
             together = [baseline._replace(by_seed=same), *group]
         labels = {row.label for row in group}

@@ -1,18 +1,17 @@
 """InfoScale's table: what is left of a model at up to 64 times its training length, by method.
 
-A GAU trained at L = 64 as a masked language model (arXiv 2501.08570). Methods that want
-no training are evaluated on the weights trained with softmax; softmax_plus, CosScale, ALiBi and
-PoSE have weights of their own, of equal tokens, steps and seeds.
+A GAU trained at L = 64 as a masked language model (arXiv 2501.08570). Methods that want no
+training are evaluated on the weights trained with softmax; softmax_plus, CosScale, ALiBi and PoSE
+have weights of their own, of equal tokens, steps and seeds.
 """
 
 from experiments.experiment import Content, Experiment
 from experiments.runs import Run, over_seeds
-from experiments.sizes import encoder, some, with_changes
+from experiments.sizes import encoder, few_at_smoke, with_changes
 from experiments.tables import (
     MARKS,
-    difference,
+    accuracy_and_loss,
     lengths,
-    metric_table,
     page,
     provenance_notes,
     select,
@@ -46,18 +45,24 @@ TRAINED = {
 UNPICTURED = ("streaming_llm", "lm_infinite", "infoscale_cosscale", "rerope_log", "yarn+infoscale")
 
 
+def softmax_runs(size: str) -> list[Run]:
+    """Trained with softmax, evaluated under all that want no training."""
+    config, seeds = encoder(size)
+    methods = few_at_smoke(size, TRAINING_FREE, 3)
+    return over_seeds("softmax", with_changes(config, model__method="softmax"), methods, seeds)
+
+
 def runs(size: str) -> list[Run]:
     """Seven trainings a seed."""
     config, seeds = encoder(size)
     length = config.data.train_length
     longest = max(int(n) for n in config.eval.lengths.split(","))
-    methods = some(size, TRAINING_FREE, 3)
-    found = over_seeds("softmax", with_changes(config, model__method="softmax"), methods, seeds)
-    for method, rows in some(size, list(TRAINED.items()), 1):
+    found = softmax_runs(size)
+    for method, rows in few_at_smoke(size, list(TRAINED.items()), 1):
         found += over_seeds(method, with_changes(config, model__method=method), rows, seeds)
     scale = longest // length
     poses = (("pose+pi", f"pi(scale={scale})"), ("pose", "softmax"))
-    for name, method in some(size, poses, 1):
+    for name, method in few_at_smoke(size, poses, 1):
         changed = with_changes(
             config, model__method=method, data__positions="pose", data__target_length=longest
         )
@@ -73,14 +78,9 @@ def report(content: Content) -> dict[str, str | bytes]:
         f"GAU of {model['num_layers']} layers trained at {train_length} tokens, at up to "
         f"{max(lengths(records)) // train_length} times that"
     )
-    sections = [
-        ("accuracy (higher is better)", metric_table(records, "accuracy")),
-        ("loss in nats (lower is better)", metric_table(records, "loss")),
-        ("accuracy less softmax's", metric_table(records, "accuracy", difference)),
-    ]
     pictured = [r for r in select(records, metric="accuracy") if r["method"] not in UNPICTURED]
     return {
-        ".md": page(title, sections, [MARKS, *provenance_notes(content)]),
+        ".md": page(title, accuracy_and_loss(records), [MARKS, *provenance_notes(content)]),
         ".png": plot(pictured, "accuracy", train_length, title),
     }
 

@@ -23,5 +23,5 @@ EXPERIMENT = Experiment(
     runs=runs,
     baseline="softmax",
     metrics=("retrieved", "retrieved_by_place", "accuracy"),
-    report=make_report("Pass keys", "passkey"),
+    report=make_report("Pass keys"),
 )

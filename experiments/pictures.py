@@ -1,6 +1,5 @@
 """Pictures of pooled records: several metrics against length, side by side."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,14 +7,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lenext.evaluation.plot import COLOURS, DASHES
+from lenext.evaluation.plot import COLOURS, DASHES, STYLE, length_axis, png
 
-STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 Records = Sequence[dict[str, Any]]
 
 
 def draw_metrics(
-    records: Records, panels: Mapping[str, str], train_length: int, title: str, *, columns: int = 2
+    records: Records, panels: Mapping[str, str], train_length: int, title: str
 ) -> bytes:
     """A PNG of a panel a metric, a curve a method with its 95 % band, against length.
 
@@ -24,9 +22,9 @@ def draw_metrics(
       panels: what stands at the axis, by metric.
       train_length: marked.
       title: above all.
-      columns: panels side by side.
     """
     methods = list(dict.fromkeys(r["method"] for r in records))
+    columns = 2
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2 * columns + 2.4, 3.8 * rows + 0.6), layout="constrained")
@@ -44,7 +42,7 @@ def draw_metrics(
                 style = style_of(index)
                 axes.plot(x, [r["value"] for r in curve], label=method, **style)
                 axes.fill_between(x, low, high, color=style["color"], alpha=0.08, linewidth=0)
-            length_axis(axes, sorted({r["length"] for r in chosen}), train_length)
+            length_ticks(axes, sorted({r["length"] for r in chosen}), train_length)
             axes.set_ylabel(label)
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
@@ -91,22 +89,8 @@ def style_of(index: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def length_axis(axes: Axes, lengths: Sequence[float], train_length: int) -> None:
-    """A log axis of lengths, the training length marked."""
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [f"{n:,}" for n in lengths], fontsize=9)
-    axes.minorticks_off()
-    axes.axvline(train_length, color="0.5", linewidth=1, linestyle=(0, (4, 4)))
-    axes.annotate(
-        f"L = {train_length}", (train_length, 1.0), (3, -1), color="0.4", fontsize=9,
-        xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
-    )  # fmt: skip
+def length_ticks(axes: Axes, lengths: Sequence[float], train_length: int) -> None:
+    """An axis of lengths, small enough to stand beside others."""
+    ticks = {n: f"{n:,}" for n in lengths}
+    length_axis(axes, ticks, train_length, f"L = {train_length}", fontsize=9)
     axes.set_xlabel("length (tokens)")
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-
-
-def png(figure: Figure, dpi: int) -> bytes:
-    """The figure as a PNG's bytes."""
-    out = io.BytesIO()
-    figure.savefig(out, dpi=dpi, format="png")
-    return out.getvalue()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from experiments.experiment import Content
 from experiments.runs import Run, over_seeds
-from experiments.sizes import retrieval, some, with_changes
+from experiments.sizes import few_at_smoke, retrieval, with_changes
 from experiments.tables import MARKS, difference, metric_table, page, provenance_notes, select
 from lenext.evaluation.plot import plot, plot_by_depth
 
@@ -36,21 +36,21 @@ def retrieval_runs(
     """
     config, seeds = retrieval(size, task, needles, lengths)
     found = []
-    for method in ("softmax", *some(size, TRAINED, 1)):
-        methods = some(size, TRAINING_FREE, 2) if method == "softmax" else (method,)
+    for method in ("softmax", *few_at_smoke(size, TRAINED, 1)):
+        methods = few_at_smoke(size, TRAINING_FREE, 2) if method == "softmax" else (method,)
         for count in asked:
             changed = with_changes(config, model__method=method, eval__needles=count)
-            rows = {name(m, count, asked): m for m in methods}
+            rows = {row_name(m, count, asked): m for m in methods}
             found += over_seeds(method, changed, rows, seeds)
     return found
 
 
-def name(method: str, count: int, asked: Sequence[int]) -> str:
-    """A row's."""
+def row_name(method: str, count: int, asked: Sequence[int]) -> str:
+    """By the method, and by the needles where there are not as many as asked first."""
     return method if count == asked[0] else f"{method}, {count} needles"
 
 
-def make_report(what: str, task: str) -> Callable[[Content], Mapping[str, str | bytes]]:
+def make_report(what: str) -> Callable[[Content], Mapping[str, str | bytes]]:
     """The report of a task: tables of what is retrieved, a picture of it, heat maps by depth."""
 
     def report(content: Content) -> Mapping[str, str | bytes]:

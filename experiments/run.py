@@ -117,7 +117,7 @@ def remake(experiment: Experiment, folder: Path) -> list[Path]:
         raise UserError(f"{path}: should be what this experiment wrote ({error!r})") from None
 
 
-def do(run: Run, folder: Path, folders: Sequence[Path]) -> None:
+def complete(run: Run, folder: Path, folders: Sequence[Path]) -> None:
     """Trains and evaluates what none of the folders has of a run."""
     if find_outcome(run, folders) is not None and not missing(run, folders):
         return
@@ -175,13 +175,13 @@ def main() -> None:
     if only.value is not None:
         if not 0 <= only.value < len(runs):
             raise UserError(f"--only={only.value}: should be from 0 to {len(runs) - 1}")
-        do(runs[only.value], folder, folders)
+        complete(runs[only.value], folder, folders)
         return
     for number, run in enumerate(runs):
         left = sum(Rates.measured(folders).seconds_left(runs[number:], folders))
         now = f"[{number + 1}/{len(runs)}] {run.name}, seed {run.seed}: {state(run, folders)}"
         print(f"{now}; about {duration(left)} to go" if left else now, flush=True)
-        do(run, folder, folders)
+        complete(run, folder, folders)
     say(write(experiment, collect(experiment, runs, size.value, folders), into))
 
 

@@ -2,7 +2,7 @@
 
 A training lies in a folder named by a hash of its config (but for the section `eval`) and of the
 code that trains, so that experiments share trainings, and a change to either trains anew. In it
-lies each method's evaluation, in a folder named by the method, the section `eval` and the code that
+lies each method's evaluation, in a file named by the method, the section `eval` and the code that
 evaluates. Comments and docstrings are no part of the code's hash.
 """
 
@@ -42,8 +42,7 @@ class Run:
     Attributes:
       name: what it was trained as; runs that differ in nothing but the seed share it.
       config: all of it; of `config.eval` all but the methods counts.
-      rows: the methods to evaluate, by the name that each has in tables. None: the run is looked at
-        for how it trained.
+      rows: the methods to evaluate, by the name that each has in tables.
     """
 
     name: str

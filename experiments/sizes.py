@@ -34,8 +34,8 @@ def check_size(size: str) -> None:
 def encoder(size: str) -> Size:
     """A GAU trained as a masked language model, evaluated at up to 64 times its length.
 
-    cpu is the quickstart's model; gpu has ten times its parameters; paper is the InfoScale paper's
-    model, trained from scratch.
+    cpu is the quickstart's model; gpu has three times its parameters; paper is the model of
+    the InfoScale paper, trained from scratch.
     """
     check_size(size)
     configs = {
@@ -76,7 +76,8 @@ def retrieval(size: str, task: str, needles: int, lengths: Mapping[str, int]) ->
     """A decoder of two layers trained on a task alone, evaluated at up to 16 times its length.
 
     The models are small at every size, as the task needs no larger ones; sizes differ in length,
-    steps and documents. Muon, because AdamW took several times as many steps to find the solution.
+    steps and documents. Muon, because of eight pairs to recall it had 28 % right after 400 steps,
+    and AdamW, after 1000, 14 %, what guessing among them gives.
 
     Args:
       size: of `SIZES`.
@@ -120,6 +121,6 @@ def with_changes(config: Config, **changes: object) -> Config:
     return changed
 
 
-def some(size: str, items: Sequence[T], few: int) -> Sequence[T]:
+def few_at_smoke(size: str, items: Sequence[T], few: int) -> Sequence[T]:
     """All items; the first few of them at size smoke, which is to show that things work."""
     return items[:few] if size == "smoke" else items

@@ -13,7 +13,7 @@ from typing import Any
 from experiments.experiment import Content, Experiment
 from experiments.pictures import draw_training
 from experiments.runs import Run, over_seeds
-from experiments.sizes import causal, some, with_changes
+from experiments.sizes import causal, few_at_smoke, with_changes
 from experiments.tables import (
     MARKS,
     difference,
@@ -39,22 +39,22 @@ def runs(size: str) -> list[Run]:
     """Fifteen trainings a seed; the ablation and the high learning rates for the first."""
     config, seeds = causal(size)
     found = []
-    for method in (*some(size, DOTS, 1), *some(size, COSINES, 1)):
+    for method in (*few_at_smoke(size, DOTS, 1), *few_at_smoke(size, COSINES, 1)):
         rows = {method: method} | ({"lssa → lssar": "lssar"} if method == "lssa" else {})
         found += over_seeds(method, with_changes(config, model__method=method), rows, seeds)
-    for method in some(size, DOTS, 1):
+    for method in few_at_smoke(size, DOTS, 1):
         name = f"{method}, QK-norm"
         changed = with_changes(config, model__method=method, model__qk_norm=True)
         found += over_seeds(name, changed, {name: method}, seeds)
-    for method in some(size, ablation(), 1):
+    for method in few_at_smoke(size, ablation(), 1):
         found += over_seeds(
             method,
             with_changes(config, model__method=method),
             {f"ablation: {method}": method},
             seeds[:1],
         )
-    for name in some(size, UNSTABLE, 1):
-        for rate in some(size, LEARNING_RATES, 1):
+    for name in few_at_smoke(size, UNSTABLE, 1):
+        for rate in few_at_smoke(size, LEARNING_RATES, 1):
             method, _, norm = name.partition(", ")
             changed = with_changes(
                 config, model__method=method, model__qk_norm=bool(norm),
@@ -184,5 +184,5 @@ EXPERIMENT = Experiment(
     baseline="softmax",
     metrics=("loss", "accuracy", "max_logit", "entropy"),
     report=report,
-    training=stability,
+    details=stability,
 )

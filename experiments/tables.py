@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from experiments.pool import HIGHER_IS_BETTER, Record
+from experiments.pool import Record
 from lenext.evaluation.report import figure
 
 MARKS = (
@@ -89,6 +89,15 @@ def metric_table(
     return markdown_table(["method", "trained with", *map(str, columns)], rows)
 
 
+def accuracy_and_loss(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """Sections of both by length, and of the accuracy's difference to the baseline, softmax."""
+    return [
+        ("accuracy (higher is better)", metric_table(records, "accuracy")),
+        ("accuracy less softmax's", metric_table(records, "accuracy", difference)),
+        ("loss in nats (lower is better)", metric_table(records, "loss")),
+    ]
+
+
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table, its first column of words; | is escaped in cells."""
     lines = [
@@ -154,8 +163,3 @@ def page(title: str, sections: Sequence[tuple[str, Sequence[str]]], notes: Seque
     for heading, lines in sections:
         parts += ["", f"## {heading}", "", *lines] if heading else ["", *lines]
     return "\n".join([*parts, "", *(f"- {note}" for note in notes), ""])
-
-
-def better(metric: str) -> str:
-    """Which end of a metric is the good one, in words."""
-    return "higher is better" if HIGHER_IS_BETTER[metric] else "lower is better"

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import statistics
@@ -18,9 +17,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.attention_pictures import STYLE
 from lenext.evaluation.figures import peak_bytes
-from lenext.evaluation.plot import COLOURS, DASHES
+from lenext.evaluation.plot import COLOURS, DASHES, STYLE, png
 from lenext.files import write_atomically
 from lenext.provenance import provenance
 
@@ -290,7 +288,7 @@ def draw(
         }
         figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-        return _png(figure)
+        return png(figure, 160)
 
 
 def draw_bars(values: Mapping[str, Mapping[str, float]], label: str, title: str) -> bytes:
@@ -312,13 +310,7 @@ def draw_bars(values: Mapping[str, Mapping[str, float]], label: str, title: str)
             axes.set_xlabel(label)
             axes.set_title(heading, loc="left", fontsize=11)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-        return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, dpi=160, format="png")
-    return out.getvalue()
+        return png(figure, 160)
 
 
 def parser(documentation: str | None, *, runs: int) -> argparse.ArgumentParser:

@@ -1,11 +1,12 @@
 """The pictures of a sweep: a metric by length, loss by position, what is retrieved by depth."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lenext.evaluation.metrics import DEPTHS
@@ -14,6 +15,8 @@ from lenext.evaluation.report import label
 # Okabe and Ito's colours, told apart by colour-blind readers too; then again with other dashes.
 COLOURS = ["#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]
 DASHES = ["-", "--", ":", "-."]
+
+STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 
 Records = Sequence[dict[str, Any]]
 
@@ -68,15 +71,43 @@ def plot_by_depth(records: Records, train_length: int, title: str) -> bytes:
         figure.supxlabel(f"length (tokens); trained at {train_length:,}, left of the dashes")
         figure.supylabel("depth of the needle, of all where it may be")
         figure.suptitle(title, fontsize=12)
-        out = io.BytesIO()
-        figure.savefig(out, dpi=160, format="png")
+        return png(figure, 160)
+
+
+def png(figure: Figure, dpi: int) -> bytes:
+    """The figure as a PNG's bytes."""
+    out = io.BytesIO()
+    figure.savefig(out, dpi=dpi, format="png")
     return out.getvalue()
+
+
+def length_axis(
+    axes: Axes, ticks: Mapping[Any, str], train_length: int, mark: str, **text: Any
+) -> None:
+    """A log axis with these ticks, a dashed line at the training length and its `mark` beside it.
+
+    Args:
+      axes: to be changed.
+      ticks: labels by position.
+      train_length: where the line is.
+      mark: what it says.
+      **text: of the ticks' labels, for Matplotlib.
+    """
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(ticks), [ticks[x] for x in sorted(ticks)], **text)
+    axes.minorticks_off()
+    axes.axvline(train_length, color="0.5", linewidth=1, linestyle=(0, (4, 4)))
+    axes.annotate(
+        mark, (train_length, 1.0), (4, -2), color="0.4", fontsize=9,
+        xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+    )  # fmt: skip
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
 
 
 def _curves(
     records: Records,
     x_of: Callable[[dict[str, Any]], int],
-    ticks: dict[int, str],
+    ticks: Mapping[Any, str],
     labels: tuple[str, str],
     train_length: int,
     title: str,
@@ -85,9 +116,7 @@ def _curves(
     for record in records:
         curves.setdefault(record["method"], []).append(record)
     order = list(curves)
-    with matplotlib.rc_context(
-        {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
-    ):
+    with matplotlib.rc_context(STYLE):
         # The legend of many curves is taller than the axes need be.
         height = max(5.0, 0.28 * len(curves) + 1.0)
         figure = Figure(figsize=(9.0, height), layout="constrained")
@@ -110,19 +139,9 @@ def _curves(
             if len(x) == 1:
                 axes.vlines(x, low, high, color=colour, linewidth=2)
             axes.fill_between(x, low, high, color=colour, alpha=0.08, linewidth=0)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted(ticks), [ticks[x] for x in sorted(ticks)])
-        axes.minorticks_off()
-        axes.axvline(train_length, color="0.5", linewidth=1, linestyle=(0, (4, 4)))
-        axes.annotate(
-            f"trained at {train_length:,}", (train_length, 1.0), (4, -2), color="0.4", fontsize=9,
-            xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
-        )  # fmt: skip
+        length_axis(axes, ticks, train_length, f"trained at {train_length:,}")
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         axes.set_title(title, loc="left", fontsize=12)
-        axes.grid(axis="y", color="0.9", linewidth=0.8)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-        out = io.BytesIO()
-        figure.savefig(out, dpi=160, format="png")
-    return out.getvalue()
+        return png(figure, 160)

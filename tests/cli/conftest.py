@@ -4,7 +4,6 @@ import logging
 import runpy
 import sys
 import warnings
-from typing import NamedTuple
 
 import pytest
 from absl import logging as absl_logging
@@ -17,13 +16,7 @@ from lenext.models import build_model
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state
 from lenext.workdir import write_run_config
-from tests.training.common import REPOSITORY, arguments, tiny_config, tiny_decoder_config
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
+from tests.training.common import REPOSITORY, Outcome, arguments, tiny_config, tiny_decoder_config
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ def shrunk(monkeypatch, tmp_path_factory):
     config.training.update(steps=4, eval_every=4, checkpoint_every=4)
     config.eval.update(lengths="16,64", calibration_documents=2, calibration_tokens=64)
     runs = over_seeds("softmax", config, ("softmax",), (0,))
-    monkeypatch.setattr(infoscale_table, "runs", lambda size: runs)
+    monkeypatch.setattr(infoscale_table, "softmax_runs", lambda size: runs)
     monkeypatch.setattr(attention_maps, "METHODS", METHODS)
     monkeypatch.setattr(windows, "DOCUMENTS", 2)
     return runs[0]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from typing import NamedTuple
 
 import matplotlib.image
 import pytest
@@ -21,15 +20,9 @@ from experiments.runs import Run, alone, code_version, over_seeds, train_run
 from experiments.sizes import SIZES, with_changes
 from experiments.tables import metric_table, page, provenance_notes
 from lenext.config import plain
-from tests.training.common import REPOSITORY, snapshot, tiny_config, tiny_decoder_config
+from tests.training.common import REPOSITORY, Outcome, snapshot, tiny_config, tiny_decoder_config
 
 KEYS = {"config", "seeds", "tokens", "steps", "git", "fingerprint", "versions"}
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +150,7 @@ def test_a_training_of_another_machine_is_evaluated_here(tiny, tmp_path):
     with alone(run, there):
         train_run(run, there)
     before = snapshot(there)
-    runner.do(run, here, [here, there])
+    runner.complete(run, here, [here, there])
     assert run.outcome(here).read_text() == run.outcome(there).read_text()
     assert len(done(here)) == 2
     assert snapshot(there) == before
@@ -193,7 +186,7 @@ def test_a_row_of_fewer_seeds_is_compared_on_those(data_dir, tmp_path):
 
     experiment = Experiment("few", runs, "softmax", ("loss",), lambda content: {})
     for run in runs("cpu"):
-        runner.do(run, tmp_path, [tmp_path])
+        runner.complete(run, tmp_path, [tmp_path])
     records = collect(experiment, runs(""), "cpu", [tmp_path])["records"]
     softmax, nope = records
     assert len(softmax["by_seed"]) == 2
@@ -204,18 +197,18 @@ def test_a_run_that_diverges_is_a_result(data_dir, tmp_path, capsys):
     config = tiny_decoder_config(data_dir)
     config.optimizer.update(name="lion", learning_rate=1e30, warmup_steps=0, clip_norm=1e30)
     (run,) = over_seeds("softmax", config, ("softmax",), (0,))
-    runner.do(run, tmp_path, [tmp_path])
+    runner.complete(run, tmp_path, [tmp_path])
     outcome = json.loads(run.outcome(tmp_path).read_text())
     assert "stopped; no checkpoint was written yet" in outcome["stopped"]
     assert outcome["stopped"] in capsys.readouterr().out
     before = done(tmp_path)
-    runner.do(run, tmp_path, [tmp_path])
+    runner.complete(run, tmp_path, [tmp_path])
     assert done(tmp_path) == before
     assert runner.state(run, [tmp_path]) == "diverged"
     # It has no row, and stands among the runs.
     other = over_seeds("nope", with_changes(tiny_decoder_config(data_dir), model__method="nope",
                        training__steps=2, eval__lengths="16"), ("nope",), (0,))  # fmt: skip
-    runner.do(other[0], tmp_path, [tmp_path])
+    runner.complete(other[0], tmp_path, [tmp_path])
     experiment = Experiment("x", lambda size: [run, *other], "nope", ("loss",), lambda content: {})
     content = collect(experiment, [run, *other], "cpu", [tmp_path])
     assert [r["method"] for r in content["records"]] == ["nope"]

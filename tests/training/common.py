@@ -4,10 +4,19 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from configs import decoder, quickstart
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+class Outcome(NamedTuple):
+    """How an entry point ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
 
 
 def tiny_config(data_dir):
