@@ -1,9 +1,10 @@
 """The softplus paper's tables: loss of a decoder at up to 16 times its training length.
 
 Every method has weights of its own, of equal tokens, steps and seeds (arXiv 2501.13428), with and
-without QK-norm but for those on cosines, which have it in them; "lssa → lssar" is LSSA's weights
-evaluated as LSSAR. Then, of one seed, the ablation: what is made of a logit (phi), whether rows are
-normalised, and whether weights are sharpened after. And stability: training at high learning rates.
+without QK-norm but for those on cosines, which have it in them. "lssa → lssar" is LSSA's weights
+evaluated as LSSAR; softmax's are evaluated under methods that want no training, too. Then, of one
+seed, the ablation: what is made of a logit (phi), whether rows are normalised, and whether weights
+are sharpened after. And stability: training at high learning rates.
 """
 
 import json
@@ -28,6 +29,10 @@ from lenext.evaluation.report import figure
 
 DOTS = ("softmax", "sigmoid", "relu", "ssmax", "alibi", "scale_invariant")
 COSINES = ("lssa", "lssar(power=3)", "lssar")
+ELSEWHERE = {  # evaluated on the weights of another
+    "softmax": ("infoscale", "log_length", "yarn", "rerope", "rerope+infoscale", "lm_infinite"),
+    "lssa": ("lssar",),
+}
 PHIS = ("softplus", "exp", "relu", "relu2", "sigmoid", "gelu_shifted")
 NORMS = ("l1", "none")
 UNSTABLE = ("softmax", "softmax, QK-norm", "sigmoid", "relu", "lssa", "lssar")
@@ -40,7 +45,8 @@ def runs(size: str) -> list[Run]:
     config, seeds = causal(size)
     found = []
     for method in (*few_at_smoke(size, DOTS, 1), *few_at_smoke(size, COSINES, 1)):
-        rows = {method: method} | ({"lssa → lssar": "lssar"} if method == "lssa" else {})
+        others = few_at_smoke(size, ELSEWHERE.get(method, ()), 1)
+        rows = {method: method} | {f"{method} → {other}": other for other in others}
         found += over_seeds(method, with_changes(config, model__method=method), rows, seeds)
     for method in few_at_smoke(size, DOTS, 1):
         name = f"{method}, QK-norm"
@@ -123,7 +129,10 @@ def report(content: Content) -> dict[str, str | bytes]:
         f"{SPIKE} nats; the largest logit is the mean over sequences of their largest.",
         *provenance_notes(content),
     ]
-    shown = [r for r in select(main, metric="loss") if "QK-norm" not in r["method"]]
+    left_out = ("QK-norm", "softmax →")
+    shown = [
+        r for r in select(main, metric="loss") if not any(word in r["method"] for word in left_out)
+    ]
     return {
         ".md": page(title, sections, notes),
         ".png": plot(shown, "loss", train_length, title),

@@ -10,6 +10,7 @@ import absl.flags
 import absl.logging
 import hypothesis
 import jax
+import pytest
 
 # A sum of arrays of different rank is more often a mistake than a wish.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -21,3 +22,11 @@ absl.flags.FLAGS.mark_as_parsed()
 # The same examples every time, and no deadline: the first call of a jitted function compiles it.
 hypothesis.settings.register_profile("lenext", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("lenext")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compile_once(tmp_path_factory):
+    """A short run is a second of work and four of compilation, mostly of what others compiled."""
+    # A folder a process: two would see each other's half-written files.
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
