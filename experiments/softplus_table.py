@@ -8,8 +8,11 @@ are sharpened after. And stability: training at high learning rates.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from experiments.experiment import Content, Experiment
 from experiments.pictures import draw_training
@@ -37,7 +40,8 @@ PHIS = ("softplus", "exp", "relu", "relu2", "sigmoid", "gelu_shifted")
 NORMS = ("l1", "none")
 UNSTABLE = ("softmax", "softmax, QK-norm", "sigmoid", "relu", "lssa", "lssar")
 LEARNING_RATES = (4e-3, 1.6e-2, 6.4e-2)
-SPIKE = 0.5  # nats by which the loss of a step must exceed the lowest before it
+SPIKE = 0.5  # nats by which the loss must exceed the lowest before it …
+SMOOTHED = 20  # … as the mean of so many steps: that of one is its batch's as much as the model's
 
 
 def runs(size: str) -> list[Run]:
@@ -95,18 +99,21 @@ def stability(run: Run, workdir: Path) -> dict[str, Any]:
         return {}
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
-    lowest, spikes, inside = float("inf"), 0, False
-    for loss in losses:
-        above = loss > lowest + SPIKE
-        spikes += above and not inside
-        inside = above
-        lowest = min(lowest, loss)
     share = max(1, run.steps // 100)
     return {
-        "spikes": int(spikes),
+        "spikes": count_spikes(losses),
         "final_loss": losses[-1] if losses else None,
         "loss_by_step": [max(losses[i : i + share]) for i in range(0, len(losses), share)],
     }
+
+
+def count_spikes(losses: Sequence[float]) -> int:
+    """How often the smoothed loss climbs above the lowest that it has been by more than `SPIKE`."""
+    if len(losses) < SMOOTHED:
+        return 0
+    smooth = np.convolve(losses, np.full(SMOOTHED, 1 / SMOOTHED), "valid")
+    above = smooth > np.minimum.accumulate(smooth) + SPIKE
+    return int(np.sum(above[1:] & ~above[:-1]))
 
 
 def report(content: Content) -> dict[str, str | bytes]:
@@ -125,8 +132,9 @@ def report(content: Content) -> dict[str, str | bytes]:
     ]
     notes = [
         MARKS,
-        "Stability: a spike is a step whose loss exceeds the lowest before it by more than "
-        f"{SPIKE} nats; the largest logit is the mean over sequences of their largest.",
+        f"Stability: a spike is a rise of the loss, as the mean of {SMOOTHED} steps, by more than "
+        f"{SPIKE} nats above the lowest before; the largest logit is the mean over sequences of "
+        "their largest.",
         *provenance_notes(content),
     ]
     left_out = ("QK-norm", "softmax →")
