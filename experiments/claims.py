@@ -155,7 +155,10 @@ def _softmax_degrades(softplus_table: dict[str, Any]) -> Found:
 def _stable(softplus_table: dict[str, Any]) -> Found:
     records = softplus_table["records"]
     high = [r for r in softplus_table["runs"] if "spikes" in r]
-    names = {"softmax": "softmax", "lssa": "LSSA", "lssar": "LSSAR", "softmax, QK-norm": "QK-norm"}
+    names = {
+        "softmax": "softmax", "lssa": "LSSA", "lssar": "LSSAR",
+        "softmax, QK-norm": "softmax with QK-norm",
+    }  # fmt: skip
     trouble, losses, words = {}, {}, []
     for name, called in names.items():
         own = [r for r in high if r["name"].startswith(f"{name} at ")]

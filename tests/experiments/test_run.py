@@ -14,12 +14,14 @@ from absl.testing import flagsaver
 
 from experiments import run as runner
 from experiments import runs as experiment_runs
-from experiments.experiment import Experiment, collect
+from experiments.experiment import Experiment, _pooled, collect
 from experiments.pictures import draw_metrics
+from experiments.pool import Row
 from experiments.runs import Run, alone, code_version, over_seeds, train_run
 from experiments.sizes import SIZES, with_changes
 from experiments.tables import metric_table, page, provenance_notes
 from lenext.config import plain
+from lenext.errors import UserError
 from tests.training.common import REPOSITORY, Outcome, snapshot, tiny_config, tiny_decoder_config
 
 KEYS = {"config", "seeds", "tokens", "steps", "git", "fingerprint", "versions"}
@@ -213,6 +215,17 @@ def test_a_run_that_diverges_is_a_result(data_dir, tmp_path, capsys):
     content = collect(experiment, [run, *other], "cpu", [tmp_path])
     assert [r["method"] for r in content["records"]] == ["nope"]
     assert [r["stopped"] for r in content["runs"]] == [outcome["stopped"], None]
+
+
+def test_nothing_is_compared_with_what_diverged():
+    experiment = Experiment("x", lambda size: [], "softmax", ("loss",), lambda content: {})
+    other = Row("lssa", "lssa", "lssa", {0: [], 1: []})
+    with pytest.raises(UserError, match=r"^softmax: diverged with every seed"):
+        _pooled([other], experiment)
+    some = Row("softmax", "softmax", "softmax", {1: []})
+    message = r"^softmax, seed 0: diverged, and lssa is to be compared with it"
+    with pytest.raises(UserError, match=message):
+        _pooled([other, some], experiment)
 
 
 def test_keys_follow_config_seed_and_code(data_dir, tmp_path, monkeypatch):
