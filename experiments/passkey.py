@@ -1,21 +1,21 @@
 """Pass keys hidden in text: retrieved at up to 16 times the training length, by depth.
 
-A decoder trained on nothing but pass keys in short texts, four to a text (arXiv 2501.13428 asks
-models trained on text). Retrieved is a key of which every digit is right.
+A decoder trained on nothing but a pass key in short texts (arXiv 2501.13428 asks models trained on
+text), asked for it, and for one of four, which it was never trained to tell apart. Retrieved is a
+key of which every digit is right.
 """
 
 from experiments.experiment import Experiment
 from experiments.retrieval import make_report, retrieval_runs
 from experiments.runs import Run
 
-NEEDLES = 4
-# Four lines of 19 bytes and a question of 18 are 94.
+SEVERAL = 4  # 4 lines of 19 bytes and a question of 18 are 94, less than any training length
 LENGTHS = {"smoke": 128, "cpu": 128, "gpu": 512, "paper": 1024}
 
 
 def runs(size: str) -> list[Run]:
-    """Four trainings a seed, each asked with one needle in the text and with several."""
-    return retrieval_runs(size, "passkey", NEEDLES, LENGTHS, asked=(1, NEEDLES))
+    """Five trainings a seed, each asked with one needle in the text and with several."""
+    return retrieval_runs(size, "passkey", 1, LENGTHS, 1500, asked=(1, SEVERAL))
 
 
 EXPERIMENT = Experiment(

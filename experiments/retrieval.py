@@ -18,11 +18,18 @@ TRAINING_FREE = (
     "rerope_log",
     "lm_infinite",
 )
-TRAINED = ("ssmax", "alibi", "lssar")
+# In trials lssar's power of 15 hardly learned such tasks; 3 is the paper's milder one.
+TRAINED = ("ssmax", "alibi", "lssar", "lssar(power=3)")
 
 
 def retrieval_runs(
-    size: str, task: str, needles: int, lengths: Mapping[str, int], *, asked: Sequence[int]
+    size: str,
+    task: str,
+    needles: int,
+    lengths: Mapping[str, int],
+    steps: int,
+    *,
+    asked: Sequence[int],
 ) -> list[Run]:
     """A training of softmax, under all methods that want none, and one of each of the others.
 
@@ -31,10 +38,11 @@ def retrieval_runs(
       task: trained on and asked.
       needles: in a training sequence.
       lengths: of those, by size.
+      steps: see `experiments.sizes.retrieval`.
       asked: how many there are in a sequence that is evaluated, the first in rows named by the
         method alone.
     """
-    config, seeds = retrieval(size, task, needles, lengths)
+    config, seeds = retrieval(size, task, needles, lengths, steps)
     found = []
     for method in ("softmax", *few_at_smoke(size, TRAINED, 1)):
         methods = few_at_smoke(size, TRAINING_FREE, 2) if method == "softmax" else (method,)
