@@ -49,9 +49,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; } h3 { font-size: 1.05rem; }
 img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-.words th, .words td { text-align: left; vertical-align: top; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
+.words th, .words td { vertical-align: top; }
 strong { color: var(--mark); } ul { color: var(--faint); font-size: 13px; }
 details > summary { cursor: pointer; color: var(--mark); margin: .5rem 0; }
 @media (max-width: 60rem) { body { display: block; } nav { position: static; height: auto; } }
@@ -77,8 +76,8 @@ def claims_page(contents: Contents) -> str:
     for paper in (INFOSCALE, SOFTPLUS):
         rows = judged([claim for claim in CLAIMS if claim.paper == paper], contents)
         headings = ["claim", "the paper's figure", "its source", "ours", "verdict", "numbers"]
-        table = markdown_table(headings, rows)
-        lines += ["", f"## {paper}", "", table[0], "|---|---|---|---|---|---|", *table[2:]]
+        table = markdown_table(headings, rows, words=len(headings))
+        lines += ["", f"## {paper}", "", *table]
     lines += [
         "",
         "## Running them",
@@ -98,8 +97,8 @@ def claims_page(contents: Contents) -> str:
             rows.append([f"[`{name}`](results/{name}.md)", doc, done])
         else:
             rows.append([f"`{name}`", doc, "not run"])
-    table = markdown_table(["NAME", "what it shows", "on two cores"], rows)
-    return "\n".join([*lines, table[0], "|---|---|---|", *table[2:], ""])
+    table = markdown_table(["NAME", "what it shows", "on two cores"], rows, words=3)
+    return "\n".join([*lines, *table, ""])
 
 
 def _summary(name: str) -> str:

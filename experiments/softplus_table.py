@@ -172,7 +172,7 @@ def _ablation_table(records: list[dict]) -> list[str]:
             if any(cells):
                 rows.append([phi, norm, *(figure(r["value"]) if r else "–" for r in cells)])
     headings = [f"{kind} at {n}" for kind in ("plain", "re-weighted") for n in (short, long)]
-    return markdown_table(["phi", "normalised", *headings], rows)
+    return markdown_table(["phi", "normalised", *headings], rows, words=2)
 
 
 def _stability_table(records: list[dict], high: dict[str, dict]) -> list[str]:
@@ -192,7 +192,7 @@ def _stability_table(records: list[dict], high: dict[str, dict]) -> list[str]:
         )
     headings = ["method at peak learning rate", "end", "spikes", "last training loss",
                 "validation loss", "largest logit"]  # fmt: skip
-    return markdown_table(headings, rows)
+    return markdown_table(headings, rows, words=2)
 
 
 EXPERIMENT = Experiment(

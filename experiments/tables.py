@@ -86,7 +86,7 @@ def metric_table(
         row = {r["length"]: r for r in chosen if r["method"] == method}
         trained = next(iter(row.values()))["trained"]
         rows.append([method, trained, *(cell(row[n]) if n in row else "" for n in columns)])
-    return markdown_table(["method", "trained with", *map(str, columns)], rows)
+    return markdown_table(["method", "trained with", *map(str, columns)], rows, words=2)
 
 
 def accuracy_and_loss(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
@@ -98,11 +98,13 @@ def accuracy_and_loss(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table, its first column of words; | is escaped in cells."""
+def markdown_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1
+) -> list[str]:
+    """A Markdown table, its first `words` columns to the left; | is escaped in cells."""
     lines = [
         f"| {' | '.join(headings)} |",
-        "|---|" + "---:|" * (len(headings) - 1),
+        "|" + "---|" * words + "---:|" * (len(headings) - words),
     ]
     for row in rows:
         escaped = [cell.replace("|", r"\|") for cell in row]
@@ -113,8 +115,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
 def claims_table(claims: Sequence[Claim]) -> list[str]:
     """What the paper says, its figure, where that is from, and ours, in columns of their own."""
     headings = ["claim", "the paper's figure", "its source", "ours", "verdict"]
-    lines = markdown_table(headings, [list(claim) for claim in claims])
-    return [lines[0], "|---|---|---|---|---|", *lines[2:]]
+    return markdown_table(headings, [list(claim) for claim in claims], words=len(headings))
 
 
 def provenance_notes(content: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
-"""The README's code runs, and its table is the catalogue's."""
+"""The README's code runs, its catalogue is the code's, and its tables are the results'."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.tables import select, with_interval
 from lenext.attention import attend, make_method
 from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.describe import markdown_table
@@ -15,7 +17,8 @@ from lenext.attention.method import init_params
 from lenext.training import train
 from tests.training.common import tiny_config
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -30,6 +33,27 @@ def clean_catalogue():
 def test_table_is_what_the_catalogue_prints():
     section = README.split("\n## Methods\n\n")[1]
     assert section.startswith(markdown_table() + "\nn is the number of keys")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "heading"),
+    [("infoscale_table", "accuracy", "accuracy of a GAU"), ("softplus_table", "loss", "loss in")],
+)
+def test_tables_hold_what_the_results_hold(name, metric, heading):
+    """Each of their rows is a row of the committed JSON, at the lengths that it shows."""
+    content = json.loads((REPOSITORY / f"experiments/results/{name}.json").read_text())
+    records = select(content["records"], metric=metric, positions=None)
+    rows: dict[str, dict[str, str]] = {}
+    for record in records:
+        rows.setdefault(record["method"], {})[str(record["length"])] = with_interval(record)
+    table = README.split(f"\n| {heading}")[1].split("\n\n")[0].splitlines()
+    lengths = [cell.strip() for cell in table[0].split("|") if cell.strip().isdigit()]
+    assert len(lengths) >= 4
+    assert len(table) >= 12
+    for line in table[2:]:
+        cells = [cell.strip() for cell in line.split("|")]
+        shown = dict(zip(lengths, cells[-1 - len(lengths) : -1], strict=True))
+        assert any(shown.items() <= row.items() for row in rows.values()), line
 
 
 def test_surface_example():
