@@ -22,7 +22,6 @@ NONE = "–"
 SECOND_HAND = "second-hand, two sources agree"
 NEAR = 0.1  # share within which a figure counts as held
 CONSTANT = 0.05  # share by which a nearly constant loss may rise
-LEARNED = 0.5  # share retrieved at the training length by a model that has learned to
 # The paper says seven; eight names are listed for it, and PoSE has two rows here.
 PEERS = ("pi", "pose", "pose+pi", "yarn", "alibi", "streaming_llm", "lm_infinite", "rerope",
          "windowed")  # fmt: skip
@@ -245,8 +244,6 @@ def _retrieves(passkey: dict[str, Any]) -> Found:
     above = [r for r in column if r["difference_interval"][0] > 0]
     below = [r for r in column if r["difference_interval"][1] < 0]
     verdict = "reproduced" if above and not below else "partly" if above else "not reproduced"
-    if not above and column[0]["value"] < LEARNED:
-        verdict += ": LSSAR did not learn the task, in as many steps"
     return Found(f"pass keys retrieved, softmax → LSSAR: {words}", verdict)
 
 

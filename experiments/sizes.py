@@ -76,9 +76,9 @@ def retrieval(size: str, task: str, needles: int, lengths: Mapping[str, int], st
     """A decoder of two layers trained on a task alone, evaluated at up to 16 times its length.
 
     The models are small at every size, as the task needs no larger ones; sizes differ in length,
-    steps and documents. Those of cpu, and the learning rate, are such that softmax learns the task
-    at the training length (seed 0). The others were tried as well, learned less and did not move
-    them; longer lengths were not looked at.
+    steps and documents. Those of cpu, and the learning rate, were chosen in trials of seed 0 by
+    what is learned at the training length: the rate by softmax, and more steps than it needs, as
+    ALiBi and LSSAR were slower. Longer lengths were not looked at.
 
     Args:
       size: of `SIZES`.
