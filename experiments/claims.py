@@ -112,16 +112,18 @@ def _best_of_all(infoscale_table: dict[str, Any]) -> Found:
 def _window(cosscale_sweep: dict[str, Any]) -> Found:
     looked_at = {r["name"]: r for r in cosscale_sweep["runs"] if "window" in r}
     scales = [name for name in looked_at if name != "softmax"]
-    first, last = looked_at[scales[0]], looked_at[scales[-1]]
+    # A window of one token is no window: such a model sees its own token alone.
+    used = [looked_at[name]["window"] for name in scales if max(looked_at[name]["window"]) > 1]
     words = "; ".join(
         f"{name.removeprefix('cosscale(cos_scale=').removesuffix(')')}: "
         + " / ".join(map(str, looked_at[name]["window"]))
         for name in scales
     )
     length = cosscale_sweep["config"]["data"]["train_length"]
-    narrower = max(last["window"]) < min(first["window"]) and max(last["window"]) < length
+    narrower = len(used) > 1 and max(used[-1]) < min(*used[0], length)
     return Found(
-        f"90 % of the weight lies within so many tokens, by c and layer: {words}",
+        "90 % of the weight lies within so many tokens, 1 being the token itself, by c and layer: "
+        f"{words}",
         "reproduced" if narrower else "not reproduced",
     )
 

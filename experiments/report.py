@@ -58,10 +58,10 @@ details > summary { cursor: pointer; color: var(--mark); margin: .5rem 0; }
 
 
 def load(results: Path) -> Contents:
-    """What is there of the experiments' JSON files."""
+    """What is there of the experiments' JSON files; those of size smoke can bear out no claim."""
     paths = {name: results / f"{name}.json" for name in NAMES}
     contents = {n: json.loads(path.read_text()) for n, path in paths.items() if path.exists()}
-    return {name: content for name, content in contents.items() if "runs" in content}
+    return {n: c for n, c in contents.items() if "runs" in c and c["size"] != "smoke"}
 
 
 def claims_page(contents: Contents) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -70,7 +71,14 @@ def test_best_of_all(mine, verdict):
     assert "lm_infinite has the most, 0.600" in found.ours
 
 
-@pytest.mark.parametrize(("last", "verdict"), [([1, 2], "reproduced"), ([1, 90], "not reproduced")])
+@pytest.mark.parametrize(
+    ("last", "verdict"),
+    [
+        ([1, 2], "reproduced"),
+        ([1, 90], "not reproduced"),
+        ([1, 1], "not reproduced"),  # no window, only a model that sees no context
+    ],
+)
 def test_window(last, verdict):
     runs = [
         {"name": "softmax", "window": [9, 9]},
@@ -180,6 +188,13 @@ def test_spikes():
     assert count_spikes([*calm, *[3.0] * 60, *calm, *[3.0] * 60]) == 2
     assert count_spikes([*calm[:100], 9.0, *calm[:100]]) == 0  # one batch
     assert count_spikes([1.0] * 5) == 0
+
+
+def test_results_of_the_smallest_size_bear_out_no_claim(tmp_path):
+    for name, size in (("dilution", "smoke"), ("passkey", "cpu")):
+        content = {"runs": [], "records": [], "size": size}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    assert list(report.load(tmp_path)) == ["passkey"]
 
 
 def test_every_claim_has_a_line_even_where_nothing_was_run():
