@@ -7,17 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from lenext import distributed
 from lenext.config import to_config
-from lenext.errors import TrainingError, UserError
+from lenext.errors import Stopped, TrainingError, UserError
 from lenext.workdir import read_run_config
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_AGAIN = 75
 EXIT_INTERRUPTED = 130
 
 
@@ -25,7 +28,8 @@ USAGE = """{purpose}
 
   --config=FILE[:ARGUMENT]   a config file: configs/quickstart.py, configs/decoder.py:lssar{or_run}
   --config.KEY=VALUE         overrides one of its keys; lenext/config.py lists them
-  --workdir=DIR              folder of the run"""
+  --workdir=DIR              folder of the run
+  --distributed              this is one of several processes, which launch/ starts"""
 
 
 OR_RUN = """
@@ -48,9 +52,12 @@ def run(
 
     def main() -> None:
         workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
+        distributed_flag = flags.DEFINE_bool("distributed", False, "One of several processes.")
         config = _parse(_config_of_run() if of_a_run else None)
         if not workdir_flag.value:
             raise UserError("--workdir=DIR is missing")
+        if distributed_flag.value:
+            distributed.join()
         entry(config, Path(workdir_flag.value))
 
     guard(
@@ -89,7 +96,8 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
     """Calls `main` and exits, or prints `usage` where help was asked for.
 
     Exit codes: 0; 2 with one line on stderr for what the user can mend; 1 with one line for a run
-    that failed by itself; 130 with the line `interrupted`. Anything else is a bug and keeps its
+    that failed by itself; 75 with one line for a run that was stopped from outside, and goes on
+    when it is started again; 130 with the line `interrupted`. Anything else is a bug and keeps its
     traceback.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -103,6 +111,16 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
         _fail(error, EXIT_USAGE)
     except TrainingError as error:
         _fail(error, EXIT_FAILED)
+    except Stopped as error:
+        _fail(error, EXIT_AGAIN)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).splitlines()[0]
+        _fail(
+            f"another process was lost ({reason}); the same command resumes from the last "
+            "checkpoint", EXIT_AGAIN,
+        )  # fmt: skip
     except KeyboardInterrupt:
         _fail(interrupted, EXIT_INTERRUPTED)
     except (
@@ -176,5 +194,7 @@ def _reason(error: Exception) -> str:
 
 def _fail(error: object, code: int) -> None:
     line = " ".join(str(error).split())
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(code)  # an orderly end would wait for the others, and they for this one
     sys.exit(code)

@@ -91,6 +91,10 @@ def base_config() -> Config:
     config.training.branch_from = ""  # another run's workdir, from whose checkpoint to start
     config.training.branch_step = 0  # of which step; 0 for the newest
 
+    # Devices along each axis of the mesh that runs are spread over; see lenext/sharding.py. No part
+    # of what a run is: it may go on with another mesh. 0, for one axis: all that the others leave.
+    config.mesh = ConfigDict({"data": 0, "fsdp": 1, "sequence": 1, "tensor": 1})
+
     # Evaluators run during training, by name; see lenext/evaluation/evaluators.py for the types.
     config.evaluators = ConfigDict()
     config.evaluators.validation = ConfigDict(

@@ -33,7 +33,7 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
 def check_run(workdir: Path, config: Config) -> None:
     """Checks that DIR is free for this run, or holds this very run.
 
-    The section `eval` may differ: it has no part in training.
+    The sections `eval` and `mesh` may differ: what is trained does not follow from them.
 
     Raises:
       UserError: naming the keys that differ, or what stands where DIR should be.
@@ -64,7 +64,7 @@ def write_run_config(workdir: Path, config: Config) -> None:
 
 
 def _training_part(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "eval"}
+    return {key: value for key, value in config.items() if key not in ("eval", "mesh")}
 
 
 def _with_defaults(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from lenext.config import Config
 from lenext.data import Tokenizer, open_split
@@ -20,15 +21,19 @@ FIGURES = ("loss", "accuracy")
 """What every evaluator gives."""
 
 
-def make_evaluators(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluator]:
+def make_evaluators(
+    config: Config, tokenizer: Tokenizer, mesh: Mesh | None = None
+) -> dict[str, Evaluator]:
     """The evaluators of the section `evaluators`, by the names they have there.
+
+    Their work is split over the mesh, and every process gets the whole result.
 
     Raises:
       UserError: for an unknown type, or crops that the data does not hold; for a
         `training.best_metric` that none of them gives.
     """
     evaluators = {
-        name: _make_evaluator(name, settings, config, tokenizer)
+        name: _make_evaluator(name, settings, config, tokenizer, mesh)
         for name, settings in config.evaluators.items()
     }
     kinds = ("", "_ema") if config.training.ema_decay else ("",)
@@ -43,7 +48,9 @@ def make_evaluators(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluator
     return evaluators
 
 
-def _make_evaluator(name: str, settings: Config, config: Config, tokenizer: Tokenizer) -> Evaluator:
+def _make_evaluator(
+    name: str, settings: Config, config: Config, tokenizer: Tokenizer, mesh: Mesh | None
+) -> Evaluator:
     """Loss and accuracy at one length."""
     objective = FAMILIES[config.model.family].objective
     protocol = get_protocol(settings.type, objective, f"config.evaluators.{name}.type")
@@ -63,7 +70,7 @@ def _make_evaluator(name: str, settings: Config, config: Config, tokenizer: Toke
 
     def run(graphdef: nnx.GraphDef, params: Any) -> dict[str, float]:
         figures, _ = figures_of(
-            graphdef, params, sequences.batch, batch_size=batch_size, probe_rows=0
+            graphdef, params, sequences.batch, batch_size=batch_size, probe_rows=0, mesh=mesh
         )
         count = float(np.sum(figures.weights))
         return {

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from lenext.attention import RowStatistics
 from lenext.models import token_figures
+from lenext.sharding import row_shares, spread_batch, traced_on, whole
 
 Batch = dict[str, Array]
 LARGEST_SCALE = 1e6
@@ -89,11 +91,15 @@ def head_figures(rows: RowStatistics) -> dict[str, Float[Array, "B layers heads"
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), figures)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _forward(params: Any, batch: Batch, probe: Array | None, *, graphdef: Any) -> dict[str, Any]:
-    seen = token_figures(nnx.merge(graphdef, params), batch, probe=probe)
-    heads = None if seen.rows is None else head_figures(seen.rows)
-    return {"loss": seen.loss, "correct": seen.correct, "weights": seen.weights, "heads": heads}
+@functools.partial(jax.jit, static_argnames=("graphdef", "mesh"))
+def _forward(
+    params: Any, batch: Batch, probe: Array | None, *, graphdef: Any, mesh: Mesh | None
+) -> dict[str, Any]:
+    with traced_on(mesh):
+        seen = token_figures(nnx.merge(graphdef, params), batch, probe=probe)
+        heads = None if seen.rows is None else head_figures(seen.rows)
+        figures = {"loss": seen.loss, "correct": seen.correct, "weights": seen.weights}
+        return whole(figures | {"heads": heads})
 
 
 def figures_of(
@@ -104,6 +110,7 @@ def figures_of(
     batch_size: int,
     probe_rows: int,
     pad_to: tuple[int, int] | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Figures, Cost]:
     """Runs a model over sequences of one length.
 
@@ -116,25 +123,32 @@ def figures_of(
       probe_rows: attention rows a sequence to look at; 0 for none.
       pad_to: tokens and predictions to which rows are filled up, with padding that nothing sees.
         What is compiled for them serves all sequences filled up alike.
+      mesh: over which each forward pass is split, rows and tokens; None for one device. All of
+        its processes call it with the same, and get the same.
     """
     total, length = sequences["tokens"].shape
     predictions = sequences["targets"].shape[1]
-    batch_size = min(batch_size, total)
-    probe = jnp.asarray(spread(probe_rows, 0, length)) if probe_rows else None
+    shares = 1 if mesh is None else row_shares(mesh)
+    batch_size = shares * -(-min(batch_size, total) // shares)
+    probe = spread(probe_rows, 0, length) if probe_rows else None
     if pad_to is not None:
         sequences = _filled_up(sequences, *pad_to)
-    example = {name: jnp.asarray(rows[:batch_size]) for name, rows in sequences.items()}
+
+    def batch_from(first: int) -> Batch:
+        # Wrapped-around rows fill the last batch; they are cut off below.
+        index = np.arange(first, first + batch_size) % total
+        rows = {name: x[index] for name, x in sequences.items()}
+        return jax.tree.map(jnp.asarray, rows) if mesh is None else spread_batch(rows, mesh)
+
     start = time.perf_counter()
-    compiled = _forward.lower(params, example, probe, graphdef=graphdef).compile()
+    lowered = _forward.lower(params, batch_from(0), probe, graphdef=graphdef, mesh=mesh)
+    compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
 
     parts = []
     start = time.perf_counter()
     for first in range(0, total, batch_size):
-        # Wrapped-around rows fill the last batch; they are cut off below.
-        index = np.arange(first, first + batch_size) % total
-        batch = {name: jnp.asarray(rows[index]) for name, rows in sequences.items()}
-        parts.append(jax.device_get(compiled(params, batch, probe)))
+        parts.append(jax.device_get(compiled(params, batch_from(first), probe)))
     seconds = time.perf_counter() - start
     joined = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
     heads = joined.pop("heads")

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, attend, init_params, row_statistics
+from lenext.sharding import sequence_shares, split_tokens
 
 
 def rms_norm(x: Float[Array, "*B D"], epsilon: float = 1e-12) -> Float[Array, "*B D"]:
@@ -25,6 +27,8 @@ def dense(linear: nnx.Linear, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]
     it contracts two.
     """
     batch, length, width = x.shape
+    if sequence_shares(length) > 1:  # one axis of tokens could not be split as they are
+        return linear(x)
     return linear(x.reshape(batch * length, width)).reshape(batch, length, -1)
 
 
@@ -117,11 +121,8 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T N V"], Any]:
         """Attention, and what a look at the probed rows gives; None if there are none."""
         shared = self._shared()
+        out = self._attend(q, k, v, context, shared["params"])
         shared |= {"kv_mask": context.mask, "kv_segment_ids": context.segment_ids}
-        out = attend(
-            q, k, v, self.method, q_positions=context.positions, kv_positions=context.positions,
-            q_segment_ids=context.segment_ids, implementation=self.implementation, **shared,
-        )  # fmt: skip
         if context.probe is None:
             return out, None
         at = context.probe
@@ -132,6 +133,44 @@ class Attention(nnx.Module):
             q_segment_ids=segment_ids, **shared,
         )  # fmt: skip
         return out, seen
+
+    def _attend(self, q: Array, k: Array, v: Array, context: Context, params: Any) -> Array:
+        """Attention of all queries to all keys; where tokens are split, of each part's queries.
+
+        Keys and values are gathered, as complete rows want them, whatever the method.
+        """
+
+        def attended(q, k, v, params, q_places, kv_places):
+            return attend(
+                q, k, v, self.method, causal=self.causal, params=params,
+                implementation=self.implementation,
+                **{f"q_{name}": x for name, x in q_places.items()},
+                **{f"kv_{name}": x for name, x in kv_places.items()},
+            )  # fmt: skip
+
+        length = q.shape[1]
+        places = {"positions": context.positions, "segment_ids": context.segment_ids}
+        mask = {} if context.mask is None else {"mask": context.mask}
+        if sequence_shares(length) == 1:
+            return attended(q, k, v, params, places, places | mask)
+        # Along one axis: [1, T] where all sequences agree.
+        if places["positions"] is None:
+            places["positions"] = jnp.arange(length)
+        places["positions"] = places["positions"].reshape(-1, length)
+        places = {name: x for name, x in places.items() if x is not None}
+
+        def part(q, k, v, params, places, mask):
+            gathered = jax.tree.map(
+                lambda x: jax.lax.all_gather(x, "sequence", axis=1, tiled=True),
+                (k, v, places | mask),
+            )
+            return attended(q, *gathered[:2], params, places, gathered[2])
+
+        split = P(None, "sequence")
+        return jax.shard_map(
+            part, in_specs=(split, split, split, P(), split, split), out_specs=split,
+            axis_names={"sequence"},
+        )(q, k, v, params, places, mask)  # fmt: skip
 
     def _shared(self) -> dict[str, Any]:
         params = jax.tree.map(lambda p: p[...], self.learned, is_leaf=_is_param)
@@ -238,7 +277,7 @@ def run_layers(
     def body(x, group):
         figures = []
         for graphdef, (state, key) in zip(graphdefs[:period], group, strict=True):
-            x, seen = apply(nnx.merge(graphdef, state), x, key)
+            x, seen = apply(nnx.merge(graphdef, state), split_tokens(x), key)
             figures.append(seen)
         return x, stack(*figures)
 

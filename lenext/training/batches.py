@@ -2,20 +2,24 @@
 
 from typing import Any
 
-import jax
+from jax.sharding import Mesh
 
 from lenext.config import Config
 from lenext.data import Corpus, Pose, Tokenizer, causal_lm_batches, masked_lm_batches
 from lenext.models import FAMILIES
+from lenext.sharding import process_share
 
 
-def make_batches(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> Any:
+def make_batches(config: Config, corpus: Corpus, tokenizer: Tokenizer, mesh: Mesh) -> Any:
     """This process's share of the endless batches: a Grain iterator, which saves its place.
+
+    Global batches depend on the seed and the step alone, whatever the mesh.
 
     Raises:
       UserError: for lengths or sizes that the data does not hold.
     """
     data = config.data
+    shard_index, shard_count = process_share(mesh)
     shared: dict[str, Any] = {
         "length": data.train_length,
         "batch_size": data.batch_size,
@@ -23,8 +27,8 @@ def make_batches(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> Any:
         "tokenizer": tokenizer,
         "packing": data.packing,
         "pose": Pose(data.target_length, data.pose_chunks) if data.positions == "pose" else None,
-        "shard_index": jax.process_index(),
-        "shard_count": jax.process_count(),
+        "shard_index": shard_index,
+        "shard_count": shard_count,
     }
     if FAMILIES[config.model.family].objective == "masked_lm":
         return iter(masked_lm_batches(corpus, rate=data.mask_rate, **shared))

@@ -18,14 +18,16 @@ from tqdm import tqdm
 from lenext.checkpoints import Checkpoints, newest_step
 from lenext.config import Config, read_methods, read_vocab_size, validate
 from lenext.data import get_tokenizer, open_split
-from lenext.errors import TrainingError
+from lenext.distributed import first_goes_first, is_first
+from lenext.errors import Stopped, TrainingError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import build_model, parameter_table
+from lenext.sharding import check_batch, make_mesh, place, shard_batch, shardings_of
 from lenext.training.batches import make_batches
 from lenext.training.branch import check_data, restore_origin
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import frozen_parameters, make_optimizer, make_schedule
-from lenext.training.sharding import check_batch, data_mesh, replicate, shard_batch
+from lenext.training.preemption import Preemption
 from lenext.training.step import State, init_state, make_train_step
 from lenext.workdir import check_run, write_run_config
 
@@ -43,7 +45,7 @@ class _Run:
     data: Mapping[str, str]  # fingerprints of the training data and its tokeniser
     evaluators: Mapping[str, Callable[..., Mapping[str, float]]]
     checkpoints: Checkpoints
-    writer: MetricsWriter
+    writer: MetricsWriter | None  # of the first process
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -55,28 +57,32 @@ def train(config: Config, workdir: Path) -> None:
     Raises:
       UserError: for a config that cannot be run, or a workdir that holds another run.
       TrainingError: at a loss or gradient that is not finite; the last checkpoint stays.
+      Stopped: at SIGTERM, once a checkpoint of the step at hand is written.
     """
     validate(config)
     check_run(workdir, config)
     settings = config.training
-    mesh = data_mesh()
-    check_batch(config.data.batch_size, mesh, settings.accumulate)
+    mesh = make_mesh(config.mesh)
+    check_batch(config.data, mesh, settings.accumulate)
     tokenizer = get_tokenizer(config.data.tokenizer)
-    corpus = open_split(config.data, "train", tokenizer)
+    with first_goes_first("data"):
+        corpus = open_split(config.data, "train", tokenizer)
+        evaluators = make_evaluators(config, tokenizer, mesh)
     data = {"fingerprint": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
-    batches = make_batches(config, corpus, tokenizer)
-    evaluators = make_evaluators(config, tokenizer)
+    batches = make_batches(config, corpus, tokenizer, mesh)
 
     methods = read_methods(config.model.method, config.data.train_length)
     vocab_size = read_vocab_size(config, tokenizer.vocab_size)
     model = build_model(config.model, methods, vocab_size, config.seed)
     graphdef = nnx.graphdef(model)
-    print(f"{type(model).__name__}, {config.model.method}, on {mesh.size} {jax.default_backend()}")
+    print(f"{type(model).__name__}, {config.model.method}, on {_described(mesh)}")
     print(parameter_table(model))
     schedule = make_schedule(config.optimizer, settings.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     frozen = frozen_parameters(config.optimizer.frozen, nnx.to_pure_dict(nnx.state(model)))
-    state = replicate(init_state(model, optimizer, average=settings.ema_decay > 0), mesh)
+    state = init_state(model, optimizer, average=settings.ema_decay > 0)
+    shardings = shardings_of(state, mesh, config.model.family)
+    state = place(state, shardings)
     train_step = make_train_step(
         graphdef,
         optimizer,
@@ -86,32 +92,35 @@ def train(config: Config, workdir: Path) -> None:
         z_loss=settings.z_loss,
         ema_decay=settings.ema_decay,
         frozen=frozen,
+        mesh=mesh,
+        shardings=shardings,
     )
 
     first = newest_step(workdir) or 0
-    place: dict[str, Any] = {}
+    resumed: dict[str, Any] = {}
     branching = first == 0 and bool(settings.branch_from)
     if branching:  # before anything is written: an origin that will not do leaves no workdir
-        first, state, place = restore_origin(config, state, data)
+        first, state, resumed = restore_origin(config, state, data)
         print(f"branching off step {first} of {settings.branch_from}")
-    write_run_config(workdir, config)
+    if is_first():
+        write_run_config(workdir, config)
     checkpoints = Checkpoints(
         workdir, keep_latest=settings.keep_latest, best_metric=settings.best_metric
     )
     if branching:  # from here on it needs its origin no more
-        checkpoints.save(first, state, place, {})
+        checkpoints.save(first, state, resumed, {})
     elif first:
-        state, place = checkpoints.restore(first, state)
-        check_data(config, data, place, str(workdir))
+        state, resumed = checkpoints.restore(first, state)
+        check_data(config, data, resumed, str(workdir))
         print(f"resuming from step {first} of {workdir}")
     if first:
-        batches.set_state(place["iterator"])
+        batches.set_state(resumed["iterator"])
     if first >= settings.steps:
         print(f"{workdir} is trained to its last step, {first}")
         checkpoints.close()
         return
 
-    writer = MetricsWriter(workdir, resume_step=first)
+    writer = MetricsWriter(workdir, resume_step=first) if is_first() else None
     run = _Run(
         config=config,
         graphdef=graphdef,
@@ -125,22 +134,32 @@ def train(config: Config, workdir: Path) -> None:
         writer=writer,
     )
     try:
-        _run_steps(run, state, first)
+        with Preemption() as preemption:
+            _run_steps(run, state, first, preemption)
     finally:
-        writer.close()
+        if writer is not None:
+            writer.close()
         checkpoints.close()
     print(f"trained to step {settings.steps}: {workdir}")
 
 
-def _run_steps(run: _Run, state: State, first: int) -> None:
-    """Steps first + 1 to the last."""
+def _described(mesh: Mesh) -> str:
+    """Such as "8 cpu (data=4, tensor=2)"."""
+    several = [f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1]
+    axes = f" ({', '.join(several)})" if several and several != [f"data={mesh.size}"] else ""
+    return f"{mesh.size} {jax.default_backend()}{axes}"
+
+
+def _run_steps(run: _Run, state: State, first: int, preemption: Preemption) -> None:
+    """Steps first + 1 to the last, or to the one at which the run has to stop."""
     settings = run.config.training
     tokens_a_step = run.config.data.batch_size * run.config.data.train_length
     # One bar for a person, a line a while for a log.
     patience = 0.5 if sys.stderr.isatty() else 30.0
     bar = tqdm(
-        total=settings.steps, initial=first, unit="step", mininterval=patience, dynamic_ncols=True
-    )
+        total=settings.steps, initial=first, unit="step", mininterval=patience, dynamic_ncols=True,
+        disable=not is_first(),
+    )  # fmt: skip
     clock, clock_step = time.perf_counter(), first
     previous: dict[str, Any] | None = None
     with bar:
@@ -153,9 +172,10 @@ def _run_steps(run: _Run, state: State, first: int) -> None:
             previous = metrics
 
             last = step == settings.steps
+            stop = preemption.reached(step) and not last
             log = last or step % settings.log_every == 0
             evaluate = last or step % settings.eval_every == 0
-            save = last or step % settings.checkpoint_every == 0
+            save = last or stop or step % settings.checkpoint_every == 0
             scalars: dict[str, float] = {}
             if log or evaluate or save:
                 _check_finite(step, metrics, run.checkpoints)
@@ -170,16 +190,23 @@ def _run_steps(run: _Run, state: State, first: int) -> None:
                 scalars |= _evaluate(run, state)
             if log or evaluate:
                 _check_finite(step, scalars, run.checkpoints)
-                run.writer.write(step, scalars, {"tokens_per_second": rate})
+                if run.writer is not None:
+                    run.writer.write(step, scalars, {"tokens_per_second": rate})
                 clock, clock_step = time.perf_counter(), step
             if save:
                 # An update may leave finite parameters that no step can start from: a checkpoint
                 # is good if a step from it is. The copy is there because steps donate their state.
                 _, ahead = run.train_step(jax.tree.map(jnp.copy, state), batch, np.int32(step + 1))
                 _check_finite(step + 1, ahead, run.checkpoints)
-                place = {"iterator": run.batches.get_state(), **run.data}
-                run.checkpoints.save(step, state, place, scalars)
+                data = {"iterator": run.batches.get_state(), **run.data}
+                run.checkpoints.save(step, state, data, scalars)
             bar.update()
+            if stop:
+                run.checkpoints.wait()
+                raise Stopped(
+                    f"stopped by SIGTERM at step {step}, whose checkpoint is written; the same "
+                    "command goes on from there"
+                )
 
 
 def _evaluate(run: _Run, state: State) -> dict[str, float]:

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from lenext.models import token_figures
+from lenext.sharding import traced_on
 from lenext.training.optimizer import stack_layers, unstack_layers
 
 # Layers up to which a step compiles each. Of four, on two CPU cores, that took 14 % off the small
@@ -45,6 +48,8 @@ def make_train_step(
     z_loss: float = 0.0,
     ema_decay: float = 0.0,
     frozen: Any = None,
+    mesh: Mesh | None = None,
+    shardings: Any = None,
 ) -> Callable[[State, dict[str, Array], Array], tuple[State, dict[str, Array]]]:
     """The jitted step: (state, batch, step number from 1) to (next state, metrics).
 
@@ -64,6 +69,8 @@ def make_train_step(
       frozen: a tree like the parameters, True for those that stay as they are: neither gradient
         nor decay nor momentum moves them, and their gradients have no part in any norm. None for
         a step that moves all.
+      mesh: over which the work is split; None for one device.
+      shardings: of the state, on that mesh.
     """
 
     def without_frozen(grads):
@@ -79,7 +86,8 @@ def make_train_step(
         def objective(params, rows, key):
             model = nnx.merge(graphdef, params)
             unroll = len(model.layers) <= UNROLLED
-            figures = token_figures(model, rows, dropout_key=key, unroll=unroll)
+            with traced_on(mesh):
+                figures = token_figures(model, rows, dropout_key=key, unroll=unroll)
 
             def mean(x):
                 return jnp.sum(x * figures.weights) / count
@@ -108,7 +116,11 @@ def make_train_step(
             after["ema"] = average_parameters(state["ema"], moved, ema_decay, step)
         return after, metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    if mesh is None:
+        return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(
+        train_step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P()))
+    )
 
 
 def _accumulated(
