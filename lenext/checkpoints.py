@@ -1,5 +1,9 @@
 """Orbax checkpoints of a run: parameters, their average, optimiser state, place in the data."""
 
+import contextlib
+import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +11,14 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from lenext.errors import UserError
+from lenext.distributed import is_first
+from lenext.errors import TrainingError, UserError
+from lenext.seals import damage, seal
 
 State = dict[str, Any]
+
+SEALS = "seals"
+"""Folder beside "checkpoints", see `lenext.seals`."""
 
 HANDLERS = {
     "params": ocp.StandardCheckpointHandler,
@@ -21,6 +30,8 @@ HANDLERS = {
 
 class Checkpoints:
     """DIR/checkpoints: the newest few and the best by one metric; written in the background.
+
+    All processes of a run make one, and call its methods together.
 
     Args:
       workdir: DIR.
@@ -51,6 +62,7 @@ class Checkpoints:
             best = {"best_fn": figure, "best_mode": "min" if low_is_better else "max"}
         self.directory = workdir / "checkpoints"
         self.best_metric = best_metric
+        self._underway: int | None = None  # the step that is being written
         self.manager = ocp.CheckpointManager(
             self.directory.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -64,14 +76,21 @@ class Checkpoints:
     def save(
         self, step: int, state: State, data: dict[str, Any], metrics: dict[str, float]
     ) -> None:
-        """Starts writing the checkpoint of `step`; `data` is JSON."""
+        """Starts writing the checkpoint of `step`, once that before is written; `data` is JSON.
+
+        Raises:
+          TrainingError: one of the two cannot be written.
+        """
+        self.wait()
         judged = {name: float(value) for name, value in metrics.items() if name == self.best_metric}
         items = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(**items, data=ocp.args.JsonSave(data)),
-            metrics=judged or None,
-        )
+        with self._writing(step):
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(**items, data=ocp.args.JsonSave(data)),
+                metrics=judged or None,
+            )
+        self._underway = step
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
@@ -174,21 +193,87 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk."""
-        self.manager.wait_until_finished()
+        """Returns when everything saved is on disk, and sealed.
+
+        Raises:
+          TrainingError: it cannot be written.
+        """
+        if self._underway is None:
+            return
+        with self._writing(self._underway):
+            self.manager.wait_until_finished()
+            if is_first():
+                self._seal_new()
+        self._underway = None
 
     def close(self) -> None:
         """Waits and lets go of the directory."""
-        self.manager.close()
+        try:
+            self.wait()
+        finally:
+            self.manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of whatever kind Orbax and TensorStore make of a full disk
+            self._underway = None
+            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            kept = max((other for other in self.steps() if other != step), default=None)
+            rest = f"the last good one is of step {kept}" if kept else "there is none before it"
+            raise TrainingError(
+                f"{self.directory / str(step)}: the checkpoint cannot be written ({reason[0]}); "
+                f"{rest}"
+            ) from error
+
+    def _seal_new(self) -> None:
+        """Seals what has no seal yet, and removes those of checkpoints that are gone."""
+        steps = self.steps()
+        for path in (self.directory.parent / SEALS).glob("*.json"):
+            if path.stem not in map(str, steps):
+                path.unlink()
+        for step in steps:
+            path = _seal_of(self.directory.parent, step)
+            if not path.exists():
+                seal(self.directory / str(step), path)
 
 
-def newest_step(workdir: Path) -> int | None:
-    """Step of the newest complete checkpoint in DIR, None where there is none.
+def newest_step(workdir: Path, *, set_aside: bool = False) -> int | None:
+    """Step of the newest checkpoint in DIR that is as it was written, None where there is none.
 
-    Looks at names alone: it makes nothing, and no process of several waits for another.
+    Warns of newer ones that are damaged. No process of several waits for another.
+
+    Args:
+      workdir: DIR.
+      set_aside: move those to DIR/damaged, so that their steps can be written again.
+
+    Raises:
+      UserError: all of them are damaged.
     """
     directory = workdir / "checkpoints"
-    return max(ocp.utils.checkpoint_steps(directory), default=None) if directory.is_dir() else None
+    steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+    damaged: dict[int, str] = {}
+    for step in sorted(steps, reverse=True):
+        found = damage(directory / str(step), _seal_of(workdir, step))
+        if found is None:
+            break
+        damaged[step] = found
+    said = "; ".join(f"{step}: {found}" for step, found in damaged.items())
+    if damaged and len(damaged) == len(steps):
+        raise UserError(f"{directory}: every checkpoint is damaged ({said})")
+    if damaged:
+        print(f"warning: {directory}: damaged, and not used: {said}", file=sys.stderr)
+    for step in damaged if set_aside else ():
+        target = workdir / "damaged" / f"{step}-{uuid.uuid4().hex[:8]}"
+        target.parent.mkdir(exist_ok=True)
+        (directory / str(step)).rename(target)
+        _seal_of(workdir, step).unlink()
+    return max((step for step in steps if step not in damaged), default=None)
+
+
+def _seal_of(workdir: Path, step: int) -> Path:
+    return workdir / SEALS / f"{step}.json"
 
 
 def _shapes(tree: Any) -> dict[str, str]:

@@ -177,6 +177,16 @@ def place(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(put, tree, shardings)
 
 
+def copied_to(tree: Any, mesh: Mesh) -> Any:
+    """The tree with a whole copy, on every device, of what does not lie on the mesh yet."""
+
+    def put(x: Any) -> Any:
+        on_it = isinstance(x, jax.Array) and x.sharding.device_set == set(mesh.devices.flat)
+        return x if on_it else place(x, NamedSharding(mesh, P()))
+
+    return jax.tree.map(put, tree)
+
+
 def process_share(mesh: Mesh) -> tuple[int, int]:
     """Which part of every batch's rows this process has to read: (i, n) for the i-th of n.
 

@@ -1,6 +1,9 @@
 """A workdir: whose run it holds."""
 
+import contextlib
+import fcntl
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,30 @@ def write_run_config(workdir: Path, config: Config) -> None:
             write_atomically(path, json.dumps(plain(config), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"workdir {workdir}: cannot be written ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def sole_writer(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of DIR for as long as this one writes there, or lives.
+
+    Raises:
+      UserError: another process is training there, or DIR cannot be written.
+    """
+    try:
+        lock = (workdir / ".lock").open("a")
+    except OSError as error:
+        raise UserError(f"workdir {workdir}: cannot be written ({error.strerror})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"workdir {workdir}: another process is training there; wait for it, or take "
+                "another workdir"
+            ) from None
+        except OSError:  # a file system without locks, such as some that buckets are mounted as
+            pass
+        yield
 
 
 def _training_part(config: dict[str, Any]) -> dict[str, Any]:

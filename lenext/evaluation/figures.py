@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from lenext.attention import RowStatistics
 from lenext.models import token_figures
-from lenext.sharding import row_shares, spread_batch, traced_on, whole
+from lenext.sharding import copied_to, row_shares, spread_batch, traced_on, whole
 
 Batch = dict[str, Array]
 LARGEST_SCALE = 1e6
@@ -129,6 +129,7 @@ def figures_of(
     total, length = sequences["tokens"].shape
     predictions = sequences["targets"].shape[1]
     shares = 1 if mesh is None else row_shares(mesh)
+    params = params if mesh is None else copied_to(params, mesh)
     batch_size = shares * -(-min(batch_size, total) // shares)
     probe = spread(probe_rows, 0, length) if probe_rows else None
     if pad_to is not None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from lenext.config import (
     Config,
     plain,
@@ -14,6 +16,7 @@ from lenext.config import (
     validate,
 )
 from lenext.data import get_tokenizer, open_split
+from lenext.distributed import first_goes_first, is_first, wait_for_all
 from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
 from lenext.evaluation.plot import plot, plot_by_depth, plot_by_position
@@ -25,6 +28,7 @@ from lenext.models import model_methods
 from lenext.models.calibration import under_method
 from lenext.models.pretrained import load_run
 from lenext.provenance import provenance
+from lenext.sharding import make_mesh
 
 
 class Evaluated(NamedTuple):
@@ -62,7 +66,9 @@ def evaluate(config: Config, workdir: Path, *, calibrate_first: bool = False) ->
     """
     folder = workdir / "eval"
     found = evaluate_run(config, workdir, calibrate_first=calibrate_first, folder=folder)
-    _write(found, config, workdir, folder)
+    if is_first():
+        _write(found, config, workdir, folder)
+    wait_for_all("results")
     return found.swept.records
 
 
@@ -74,12 +80,19 @@ def evaluate_run(
     A `folder` for results is made once all is known to be right, before the work begins.
     """
     validate(config)
+    mesh = make_mesh(config.mesh)
+    if calibrate_first and jax.process_count() > 1:
+        raise UserError("--calibrate: should be done by one process, without --distributed")
     data, settings = config.data, config.eval
     lengths = read_lengths(settings.lengths)
     tokenizer = get_tokenizer(data.tokenizer)
     vocab_size = read_vocab_size(config, tokenizer.vocab_size)
     run = load_run(
-        workdir, weights=settings.weights, model_config=config.model, vocab_size=vocab_size
+        workdir,
+        weights=settings.weights,
+        model_config=config.model,
+        vocab_size=vocab_size,
+        mesh=mesh if mesh.size > 1 else None,
     )
     run.check_tokenizer(tokenizer, data.tokenizer)
     model, trained, step = run.model, run.config, run.step
@@ -89,7 +102,8 @@ def evaluate_run(
         raise UserError("config.eval.methods: should name at least one method")
     protocol = get_protocol(settings.protocol, model.objective, "config.eval.protocol")
 
-    corpus = open_split(data, settings.split, tokenizer)
+    with first_goes_first("data"):
+        corpus = open_split(data, settings.split, tokenizer)
     sampling = Sampling(
         documents=settings.documents,
         tokens=settings.tokens,
@@ -123,7 +137,7 @@ def evaluate_run(
     for name, pattern in methods.items():
         models[name], initial = under_method(run, workdir, pattern)
         uncalibrated += [name] if initial else []
-    swept = sweep(models, model_methods(model), sequences, how)
+    swept = sweep(models, model_methods(model), sequences, how, mesh if mesh.size > 1 else None)
     source = provenance() | {
         "config": plain(config),
         "trained": plain(trained),

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from lenext.attention import Method, pin_scale
+from lenext.distributed import is_first
 from lenext.evaluation.bootstrap import resample
 from lenext.evaluation.figures import figures_of
 from lenext.evaluation.metrics import Estimate, by_head, metrics_of
@@ -70,11 +72,27 @@ def bucket_shapes(
     return shapes
 
 
+def even_shapes(
+    sequences_by_length: Mapping[int, Sequences], shapes: Mapping[int, tuple[int, int]], parts: int
+) -> dict[int, tuple[int, int]]:
+    """The shapes of `bucket_shapes`, and of lengths that `parts` does not divide, made even."""
+    even = {}
+    for length, sequences in sequences_by_length.items():
+        predictions = sequences.batch["targets"].shape[1]
+        tokens, wanted = shapes.get(length, (length, predictions))
+        filled = parts * -(-tokens // parts)
+        if length in shapes or filled != length:
+            # A causal model predicts at every token.
+            even[length] = filled, filled if predictions == length else wanted
+    return even
+
+
 def sweep(
     models: Mapping[str, Model],
     trained: Sequence[Method],
     sequences_by_length: Mapping[int, Sequences],
     settings: Settings,
+    mesh: Mesh | None = None,
 ) -> Sweep:
     """Evaluates a model under every method at every length.
 
@@ -84,6 +102,8 @@ def sweep(
       trained: the methods that the weights were trained under: what they suit.
       sequences_by_length: from a protocol of `lenext.evaluation.protocols`, by length.
       settings: see `Settings`.
+      mesh: over which each pass is split; None for one device. All of its processes sweep together
+        and find the same.
 
     Returns:
       Records whose intervals are 95 %, by bootstrap over documents. "difference" is to the first
@@ -93,7 +113,9 @@ def sweep(
     records, heads, sums = [], [], []
     total = len(models) * len(sequences_by_length)
     shapes = bucket_shapes(sequences_by_length, settings.bucket)
-    with tqdm(total=total, unit="cell", dynamic_ncols=True) as bar:
+    if mesh is not None:
+        shapes = even_shapes(sequences_by_length, shapes, mesh.shape["sequence"])
+    with tqdm(total=total, unit="cell", dynamic_ncols=True, disable=not is_first()) as bar:
         for length, sequences in sequences_by_length.items():
             shape = shapes.get(length)
             indices = np.unique(sequences.document)
@@ -113,6 +135,7 @@ def sweep(
                     batch_size=max(1, settings.batch_tokens // (shape[0] if shape else length)),
                     probe_rows=settings.probe_rows,
                     pad_to=shape,
+                    mesh=mesh,
                 )
                 shared = {
                     "protocol": settings.protocol,

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from flax import nnx
+from jax.sharding import Mesh
 
-from lenext.checkpoints import Checkpoints
+from lenext.checkpoints import Checkpoints, newest_step
 from lenext.config import Config, check_model, read_methods, to_config
 from lenext.data import Tokenizer
 from lenext.errors import UserError
 from lenext.models.build import Model, build_model
+from lenext.sharding import shardings_of
 from lenext.workdir import read_run_config
 
 
@@ -49,6 +52,7 @@ def load_run(
     weights: str = "params",
     model_config: Config | None = None,
     vocab_size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Pretrained:
     """The newest checkpoint of a workdir.
 
@@ -58,16 +62,17 @@ def load_run(
       model_config: sizes to take in place of the run's own (section `model`), which must be the
         same but may say another compute type.
       vocab_size: that the model must have; default: what it has.
+      mesh: over which the parameters are split, see `lenext.sharding`; default: one device.
 
     Raises:
       UserError: for a workdir without a checkpoint, a checkpoint of another shape, or a run that
         kept no average.
     """
     stored = read_run_config(workdir)
-    checkpoints = Checkpoints(workdir) if (workdir / "checkpoints").is_dir() else None
-    step = checkpoints.latest() if checkpoints else None
-    if stored is None or checkpoints is None or step is None:
+    step = newest_step(workdir)
+    if stored is None or step is None:
         raise UserError(f"workdir {workdir}: holds no checkpoint; train there first")
+    checkpoints = Checkpoints(workdir)
     config = to_config(stored)
     sizes = config.model if model_config is None else model_config
     check_model(sizes, config.model, str(workdir))
@@ -77,7 +82,14 @@ def load_run(
     graphdef, abstract = nnx.split(
         nnx.eval_shape(lambda: build_model(sizes, methods, vocab_size, seed=0))
     )
-    params = checkpoints.restore_params(step, nnx.to_pure_dict(abstract), weights)
+    like = nnx.to_pure_dict(abstract)
+    if mesh is not None:
+        shardings = shardings_of(like, mesh, config.model.family)
+        like = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            like, shardings,
+        )  # fmt: skip
+    params = checkpoints.restore_params(step, like, weights)
     tokenizer = checkpoints.restore_data(step).get("tokenizer", "")
     checkpoints.close()
     return Pretrained(nnx.merge(graphdef, params), config, step, weights, tokenizer)

@@ -1,5 +1,6 @@
 """The training loop: data to step to metrics, evaluation and checkpoints; resumes what it finds."""
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -29,7 +30,7 @@ from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import frozen_parameters, make_optimizer, make_schedule
 from lenext.training.preemption import Preemption
 from lenext.training.step import State, init_state, make_train_step
-from lenext.workdir import check_run, write_run_config
+from lenext.workdir import check_run, sole_writer, write_run_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,50 +97,48 @@ def train(config: Config, workdir: Path) -> None:
         shardings=shardings,
     )
 
-    first = newest_step(workdir) or 0
+    with first_goes_first("checkpoints"):
+        first = newest_step(workdir, set_aside=is_first()) or 0
     resumed: dict[str, Any] = {}
     branching = first == 0 and bool(settings.branch_from)
     if branching:  # before anything is written: an origin that will not do leaves no workdir
         first, state, resumed = restore_origin(config, state, data)
         print(f"branching off step {first} of {settings.branch_from}")
-    if is_first():
-        write_run_config(workdir, config)
-    checkpoints = Checkpoints(
-        workdir, keep_latest=settings.keep_latest, best_metric=settings.best_metric
-    )
-    if branching:  # from here on it needs its origin no more
-        checkpoints.save(first, state, resumed, {})
-    elif first:
-        state, resumed = checkpoints.restore(first, state)
-        check_data(config, data, resumed, str(workdir))
-        print(f"resuming from step {first} of {workdir}")
-    if first:
-        batches.set_state(resumed["iterator"])
-    if first >= settings.steps:
-        print(f"{workdir} is trained to its last step, {first}")
-        checkpoints.close()
-        return
-
-    writer = MetricsWriter(workdir, resume_step=first) if is_first() else None
-    run = _Run(
-        config=config,
-        graphdef=graphdef,
-        mesh=mesh,
-        schedule=schedule,
-        train_step=train_step,
-        batches=batches,
-        data=data,
-        evaluators=evaluators,
-        checkpoints=checkpoints,
-        writer=writer,
-    )
-    try:
-        with Preemption() as preemption:
-            _run_steps(run, state, first, preemption)
-    finally:
+    with contextlib.ExitStack() as stack:
+        if is_first():
+            write_run_config(workdir, config)
+            stack.enter_context(sole_writer(workdir))
+        checkpoints = Checkpoints(
+            workdir, keep_latest=settings.keep_latest, best_metric=settings.best_metric
+        )
+        stack.callback(checkpoints.close)
+        if branching:  # from here on it needs its origin no more
+            checkpoints.save(first, state, resumed, {})
+        elif first:
+            state, resumed = checkpoints.restore(first, state)
+            check_data(config, data, resumed, str(workdir))
+            print(f"resuming from step {first} of {workdir}")
+        if first:
+            batches.set_state(resumed["iterator"])
+        if first >= settings.steps:
+            print(f"{workdir} is trained to its last step, {first}")
+            return
+        writer = MetricsWriter(workdir, resume_step=first) if is_first() else None
         if writer is not None:
-            writer.close()
-        checkpoints.close()
+            stack.callback(writer.close)
+        run = _Run(
+            config=config,
+            graphdef=graphdef,
+            mesh=mesh,
+            schedule=schedule,
+            train_step=train_step,
+            batches=batches,
+            data=data,
+            evaluators=evaluators,
+            checkpoints=checkpoints,
+            writer=writer,
+        )
+        _run_steps(run, state, first, stack.enter_context(Preemption()))
     print(f"trained to step {settings.steps}: {workdir}")
 
 

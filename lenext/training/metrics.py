@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorboardX
 
+from lenext.errors import TrainingError
 from lenext.files import write_atomically
 
 
@@ -29,11 +30,20 @@ class MetricsWriter:
         )
 
     def write(self, step: int, scalars: dict[str, float], timings: dict[str, float]) -> None:
-        """One record; `timings` go to TensorBoard only."""
+        """One record; `timings` go to TensorBoard only.
+
+        Raises:
+          TrainingError: it cannot be written.
+        """
         # Shortest digits that give the float32 back, so that equal metrics are equal text.
         record = {name: float(str(np.float32(value))) for name, value in scalars.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **record}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **record}) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path}: cannot be written ({error.strerror}), at step {step}"
+            ) from None
         for name, value in (scalars | timings).items():
             self.board.add_scalar(name, value, step)
 

@@ -1,0 +1,45 @@
+"""Seals of checkpoints: what each of their files held when it was written.
+
+A seal is DIR/seals/STEP.json, {"file": [bytes, SHA-256], ...}. A file that was cut short or in
+which a bit has turned does not fit it any more.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from lenext.files import write_atomically
+
+
+def seal(checkpoint: Path, path: Path) -> None:
+    """Writes the seal of a complete checkpoint."""
+    path.parent.mkdir(exist_ok=True)
+    found = {
+        str(file.relative_to(checkpoint)): [file.stat().st_size, _digest(file)]
+        for file in sorted(checkpoint.rglob("*"))
+        if file.is_file()
+    }
+    write_atomically(path, json.dumps(found, indent=0) + "\n")
+
+
+def damage(checkpoint: Path, path: Path) -> str | None:
+    """The first file of a checkpoint that is not what its seal says, in words; None if all are.
+
+    A checkpoint without a seal, whose run was killed before it got one, is taken as it is.
+    """
+    if not path.exists():
+        return None
+    for name, (size, digest) in json.loads(path.read_text()).items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes and was written with {size}"
+        if _digest(file) != digest:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
