@@ -362,23 +362,3 @@ def test_killed_in_the_middle_it_redoes_nothing(data_dir, tmp_path):
 def test_help_names_every_experiment_and_flag():
     for word in (*runner.NAMES, *SIZES, "--dry-run", "--only", "--also", "--tables"):
         assert word in runner.USAGE
-
-
-def slurm(tmp_path, *words, **environment):
-    """The array's script, with `echo` for an interpreter."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
-    return subprocess.run(
-        ["bash", REPOSITORY / "launch" / "slurm_array.sh", *words],
-        cwd=tmp_path, env=kept | {"PYTHON": "echo"} | environment,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def test_a_task_of_a_slurm_array_does_its_run(tmp_path):
-    done = slurm(tmp_path, "passkey", "--size=gpu", SLURM_ARRAY_TASK_ID="7")
-    assert done.stdout == "-m experiments.run passkey --size=gpu --only=7\n"
-    for words, environment in (((), {"SLURM_ARRAY_TASK_ID": "7"}), (("passkey",), {})):
-        wrong = slurm(tmp_path, *words, **environment)
-        assert wrong.returncode == 2
-        assert wrong.stderr.startswith("error: should be submitted as sbatch --array=0-N ")
-        assert wrong.stderr.count("\n") == 1
