@@ -86,6 +86,12 @@ def sequence_shares(length: int) -> int:
     return shares if length % shares == 0 else 1
 
 
+def even_rows(batch: int) -> tuple[str, ...] | None:
+    """The axes over which what is being traced splits `batch` rows: None where it cannot evenly."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return ROWS if batch % math.prod(mesh.shape[axis] for axis in ROWS) == 0 else None
+
+
 def split_tokens(x: jax.Array) -> jax.Array:
     """x [B, T, …], in what is being traced: B split over the axes of rows, T over sequence."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -223,7 +229,7 @@ def _on_mesh(
         first, shape = number * len(rows), (count * len(rows), *rows.shape[1:])
         axes = (ROWS, "sequence") if shape[1:2] == (length,) else (ROWS,)
 
-        def read(index: tuple[slice, ...]) -> np.ndarray:
+        def read(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(shape[0])
             return rows[start - first : stop - first, *index[1:]]
 

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, attend, init_params, row_statistics
-from lenext.sharding import sequence_shares, split_tokens
+from lenext.sharding import ROWS, even_rows, sequence_shares, split_tokens
 
 
 def rms_norm(x: Float[Array, "*B D"], epsilon: float = 1e-12) -> Float[Array, "*B D"]:
@@ -135,10 +135,14 @@ class Attention(nnx.Module):
         return out, seen
 
     def _attend(self, q: Array, k: Array, v: Array, context: Context, params: Any) -> Array:
-        """Attention of all queries to all keys; where tokens are split, of each part's queries.
+        """Attention of all queries to all keys; on a mesh, of each device's queries.
 
-        Keys and values are gathered, as complete rows want them, whatever the method.
+        A device has some rows of the batch and, where tokens are split, some queries of each. Keys
+        and values are gathered then, as complete rows want them, whatever the method. (A ring of
+        partial rows, arXiv 2310.01889, would move as many bytes and serve some methods only.)
         """
+        places = {"positions": context.positions, "segment_ids": context.segment_ids}
+        mask = {} if context.mask is None else {"mask": context.mask}
 
         def attended(q, k, v, params, q_places, kv_places):
             return attend(
@@ -148,28 +152,29 @@ class Attention(nnx.Module):
                 **{f"kv_{name}": x for name, x in kv_places.items()},
             )  # fmt: skip
 
-        length = q.shape[1]
-        places = {"positions": context.positions, "segment_ids": context.segment_ids}
-        mask = {} if context.mask is None else {"mask": context.mask}
-        if sequence_shares(length) == 1:
+        batch, length = q.shape[:2]
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty:
             return attended(q, k, v, params, places, places | mask)
-        # Along one axis: [1, T] where all sequences agree.
-        if places["positions"] is None:
+        tokens = "sequence" if sequence_shares(length) > 1 else None
+        if tokens and context.positions is None:
             places["positions"] = jnp.arange(length)
-        places["positions"] = places["positions"].reshape(-1, length)
+        if places["positions"] is not None:  # one row of them where all sequences agree
+            places["positions"] = places["positions"].reshape(-1, length)
         places = {name: x for name, x in places.items() if x is not None}
 
         def part(q, k, v, params, places, mask):
-            gathered = jax.tree.map(
-                lambda x: jax.lax.all_gather(x, "sequence", axis=1, tiled=True),
-                (k, v, places | mask),
-            )
-            return attended(q, *gathered[:2], params, places, gathered[2])
+            kv = k, v, places | mask
+            if tokens:
+                kv = jax.tree.map(lambda x: jax.lax.all_gather(x, tokens, axis=1, tiled=True), kv)
+            all_k, all_v, all_places = kv
+            return attended(q, all_k, all_v, params, places, all_places)
 
-        split = P(None, "sequence")
+        split, alike = P(even_rows(batch), tokens), P(None, tokens)
+        specs = jax.tree.map(lambda x: split if len(x) == batch else alike, places)
         return jax.shard_map(
-            part, in_specs=(split, split, split, P(), split, split), out_specs=split,
-            axis_names={"sequence"},
+            part, in_specs=(split, split, split, P(), specs, split), out_specs=split,
+            axis_names={*ROWS, "sequence"},
         )(q, k, v, params, places, mask)  # fmt: skip
 
     def _shared(self) -> dict[str, Any]:
