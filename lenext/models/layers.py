@@ -174,7 +174,7 @@ class Attention(nnx.Module):
         specs = jax.tree.map(lambda x: split if len(x) == batch else alike, places)
         return jax.shard_map(
             part, in_specs=(split, split, split, P(), specs, split), out_specs=split,
-            axis_names={*ROWS, "sequence"},
+            axis_names={*ROWS, "sequence"}, check_vma=False,
         )(q, k, v, params, places, mask)  # fmt: skip
 
     def _shared(self) -> dict[str, Any]:
