@@ -10,6 +10,7 @@ parameters and optimiser state as well, which are gathered where they are used (
 import contextlib
 import fnmatch
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -86,10 +87,42 @@ def sequence_shares(length: int) -> int:
     return shares if length % shares == 0 else 1
 
 
-def even_rows(batch: int) -> tuple[str, ...] | None:
-    """The axes over which what is being traced splits `batch` rows: None where it cannot evenly."""
+def on_shares(f: Callable[[Any, Any, Callable[[Any], Any]], Any], rows: Any, whole: Any) -> Any:
+    """f(rows, whole, gather), in what is being traced, by each device on its share of the rows.
+
+    So loops inside stay on the device: XLA, left to itself, would exchange in every turn.
+
+    Args:
+      f: gives arrays [b, t, …]; `gather` gives it all the tokens of an array of its rows.
+      rows: arrays [B, T, …], or [1, T, …] where all rows are alike. The first has B and T.
+      whole: arrays that every device needs whole.
+
+    Returns:
+      What f gives, with B and T.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return ROWS if batch % math.prod(mesh.shape[axis] for axis in ROWS) == 0 else None
+    if mesh.empty:
+        return f(rows, whole, lambda tree: tree)
+    batch, length = jax.tree.leaves(rows)[0].shape[:2]
+    even = batch % math.prod(mesh.shape[axis] for axis in ROWS) == 0
+    tokens = "sequence" if sequence_shares(length) > 1 else None
+
+    def split(x: jax.Array) -> P:
+        return P(ROWS if even and x.shape[0] == batch else None, tokens)
+
+    def gather(tree: Any) -> Any:
+        if tokens is None:
+            return tree
+        return jax.tree.map(lambda x: jax.lax.all_gather(x, tokens, axis=1, tiled=True), tree)
+
+    # Unchecked: loops in f may start from constants, which are alike on all devices.
+    return jax.shard_map(
+        lambda rows, whole: f(rows, whole, gather),
+        in_specs=(jax.tree.map(split, rows), P()),
+        out_specs=P(ROWS if even else None, tokens),
+        axis_names={*ROWS, "sequence"},
+        check_vma=False,
+    )(rows, whole)
 
 
 def split_tokens(x: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lenext.models.layers import Head
+from lenext.sharding import on_shares, whole
 
 # Of the array [tokens, chunk] that a chunk's logits take: 8 MB of float32. Larger ones were no
 # faster (experiments/benchmarks/loss.py); few columns would starve the products.
@@ -49,6 +50,17 @@ def cross_entropy(
       chunk: how many of the vocabulary at a time; default: what `default_chunk` says. From V up,
         all logits at once.
     """
+
+    def figures(rows, weights, _):
+        (hidden, targets), (matrix, bias) = rows, weights
+        return _cross_entropy(hidden, Head(matrix, bias, head.axes), targets, chunk)
+
+    # On a mesh too, so that no turn of the loop over its chunks has to gather one.
+    weights = whole((head.matrix, head.bias))
+    return on_shares(figures, (hidden, targets), weights)
+
+
+def _cross_entropy(hidden: Array, head: Head, targets: Array, chunk: int | None) -> CrossEntropy:
     size = head.matrix.shape[head.axes.index("v")]
     chunk = default_chunk(targets.size) if chunk is None else chunk
     if chunk < size:

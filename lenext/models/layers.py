@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, attend, init_params, row_statistics
-from lenext.sharding import ROWS, even_rows, sequence_shares, split_tokens
+from lenext.sharding import on_shares, sequence_shares, split_tokens
 
 
 def rms_norm(x: Float[Array, "*B D"], epsilon: float = 1e-12) -> Float[Array, "*B D"]:
@@ -137,45 +136,32 @@ class Attention(nnx.Module):
     def _attend(self, q: Array, k: Array, v: Array, context: Context, params: Any) -> Array:
         """Attention of all queries to all keys; on a mesh, of each device's queries.
 
-        A device has some rows of the batch and, where tokens are split, some queries of each. Keys
-        and values are gathered then, as complete rows want them, whatever the method. (A ring of
-        partial rows, arXiv 2310.01889, would move as many bytes and serve some methods only.)
+        Where tokens are split, keys and values are gathered, as complete rows want them whatever
+        the method. (A ring of partial rows, arXiv 2310.01889, would move as many bytes and serve
+        some methods only.)
         """
+        length = q.shape[1]
         places = {"positions": context.positions, "segment_ids": context.segment_ids}
+        places = {name: x for name, x in places.items() if x is not None}
+        if "positions" in places:  # one row of them where all sequences agree
+            places["positions"] = places["positions"].reshape(-1, length)
         mask = {} if context.mask is None else {"mask": context.mask}
 
-        def attended(q, k, v, params, q_places, kv_places):
+        def attended(rows, params, gather):
+            q, k, v, places, mask = rows
+            some = q.shape[1]
+            k, v, kv_places = gather((k, v, places | mask))
+            if some < length and "positions" not in places:
+                first = jax.lax.axis_index("sequence") * some
+                places = places | {"positions": first + jnp.arange(some)}
             return attend(
                 q, k, v, self.method, causal=self.causal, params=params,
                 implementation=self.implementation,
-                **{f"q_{name}": x for name, x in q_places.items()},
+                **{f"q_{name}": x for name, x in places.items()},
                 **{f"kv_{name}": x for name, x in kv_places.items()},
             )  # fmt: skip
 
-        batch, length = q.shape[:2]
-        mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty:
-            return attended(q, k, v, params, places, places | mask)
-        tokens = "sequence" if sequence_shares(length) > 1 else None
-        if tokens and context.positions is None:
-            places["positions"] = jnp.arange(length)
-        if places["positions"] is not None:  # one row of them where all sequences agree
-            places["positions"] = places["positions"].reshape(-1, length)
-        places = {name: x for name, x in places.items() if x is not None}
-
-        def part(q, k, v, params, places, mask):
-            kv = k, v, places | mask
-            if tokens:
-                kv = jax.tree.map(lambda x: jax.lax.all_gather(x, tokens, axis=1, tiled=True), kv)
-            all_k, all_v, all_places = kv
-            return attended(q, all_k, all_v, params, places, all_places)
-
-        split, alike = P(even_rows(batch), tokens), P(None, tokens)
-        specs = jax.tree.map(lambda x: split if len(x) == batch else alike, places)
-        return jax.shard_map(
-            part, in_specs=(split, split, split, P(), specs, split), out_specs=split,
-            axis_names={*ROWS, "sequence"}, check_vma=False,
-        )(q, k, v, params, places, mask)  # fmt: skip
+        return on_shares(attended, (q, k, v, places, mask), params)
 
     def _shared(self) -> dict[str, Any]:
         params = jax.tree.map(lambda p: p[...], self.learned, is_leaf=_is_param)
