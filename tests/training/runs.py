@@ -39,9 +39,9 @@ def interruption(step, where):
         elif where == "evaluation":
             make = loop.make_evaluators
 
-            def make_evaluators(config, tokenizer):
+            def make_evaluators(config, *args):
                 evaluations = itertools.count(1)
-                (evaluator,) = make(config, tokenizer).values()
+                (evaluator,) = make(config, *args).values()
                 every = config.training.eval_every
                 return {"validation": stopping_at(evaluator, lambda *_: next(evaluations) * every)}
 

@@ -1,4 +1,4 @@
-"""A run that is killed without warning, as a machine does it."""
+"""A run that is killed, with a warning or without, as a machine does it."""
 
 import random
 import signal
@@ -25,8 +25,8 @@ def lines(workdir):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def start_and_kill(config, workdir, after_line):
-    """Starts the command and kills it once it has written so many lines, at no certain moment."""
+def start_and_kill(config, workdir, after_line, number):
+    """Starts the command and signals it once it has written so many lines, at no certain moment."""
     with (workdir.parent / "log").open("w") as log:
         process = subprocess.Popen(**command("train", config, workdir), stdout=log, stderr=log)
         try:
@@ -34,16 +34,19 @@ def start_and_kill(config, workdir, after_line):
                 time.sleep(0.001)
             time.sleep(random.SystemRandom().uniform(0.0, 0.1))
         finally:
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(number)
             process.wait()
     return process.returncode
 
 
-def test_a_killed_run_ends_as_one_that_was_left_alone(long_config, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)]
+)
+def test_a_killed_run_ends_as_one_that_was_left_alone(long_config, tmp_path, number, code):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(long_config, whole)
     after_line = random.SystemRandom().randrange(25, STEPS - 80)
-    assert start_and_kill(long_config, killed, after_line) == -signal.SIGKILL
+    assert start_and_kill(long_config, killed, after_line, number) == code
     written = lines(killed)
     assert after_line <= written < STEPS
 
