@@ -11,7 +11,7 @@ BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint format bench report lock clean
+.PHONY: help setup quickstart test lint format bench soak report lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -51,6 +51,9 @@ format: setup ## Format the code and apply the linter's safe fixes
 # One after the other: each wants the machine to itself, and so wants it idle.
 bench: setup ## Measure speed and memory into experiments/results/benchmarks (BENCH_FLAGS=--quick)
 	@for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(BENCH_FLAGS) || exit 1; done
+
+soak: setup ## Train for MINUTES=10 under kills and signals, and compare with a run left alone
+	$(BIN)/python -m tests.soak $(MINUTES)
 
 report: setup ## Make runs/report.html and experiments/README.md of experiments/results
 	$(BIN)/python -m experiments.report

@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ from lenext.errors import UserError
 from lenext.models import load_pretrained
 from lenext.training import train
 from lenext.workdir import sole_writer
-from tests.training.common import REPOSITORY, arguments, command, read_metrics, snapshot
+from tests.training.common import command, read_metrics, snapshot
+from tests.training.processes import Processes
 from tests.training.runs import assert_same_run, interruption, saved_steps
 
 
@@ -157,41 +157,6 @@ class TestOfOneWorkdir:
         assert_same_run(tmp_path / "run", undisturbed)
 
 
-class Processes:
-    """Two processes that train together, by launch/local.sh."""
-
-    def __init__(self, config, workdir):
-        self.lines = workdir / "metrics.jsonl"
-        self.process = subprocess.Popen(
-            ["launch/local.sh", "2", "--", *arguments(config), f"--workdir={workdir}"],
-            cwd=REPOSITORY, env=os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": ""},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def wait_for(self, lines):
-        while self.process.poll() is None and (
-            not self.lines.exists() or self.lines.read_bytes().count(b"\n") < lines
-        ):
-            time.sleep(0.01)
-        assert self.process.poll() is None, self.process.communicate()
-
-    def kill(self, number):
-        """Kills one of the two, without warning."""
-        for child in self._children():
-            environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            if f"JAX_PROCESS_ID={number}".encode() in environment:
-                os.kill(child, signal.SIGKILL)
-
-    def _children(self):
-        place = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(number) for number in place.read_text().split()]
-
-    def end(self):
-        """(exit code, stdout, stderr)."""
-        out, err = self.process.communicate(timeout=120)
-        return self.process.returncode, out, err
-
-
 def test_several_processes_stop_together_and_go_on(config, tmp_path):
     """By SIGTERM, by the loss of either, and to the end: as one process that was left alone."""
     config.training.update(steps=300, eval_every=100, checkpoint_every=50)
@@ -201,7 +166,7 @@ def test_several_processes_stop_together_and_go_on(config, tmp_path):
 
     processes = Processes(config, workdir)
     processes.wait_for(20)
-    processes.process.send_signal(signal.SIGTERM)
+    processes.signal(signal.SIGTERM)
     code, _, err = processes.end()
     assert code == 75, err
     assert "stopped by SIGTERM at step" in err

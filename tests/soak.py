@@ -1,0 +1,122 @@
+"""Trains for some minutes under faults, and compares with a run that was left alone.
+
+    python -m tests.soak [MINUTES]     # or make soak; default: 10
+
+Two processes train together. Again and again, at random moments, both or one of them are killed,
+or told to stop, and the same command starts them again. At the end the metrics of every step must
+be, to the bit, those of an undisturbed run of as many steps, and no start may have lost more than
+what came after the last complete checkpoint.
+"""
+
+import random
+import re
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from lenext.checkpoints import newest_step
+from lenext.config import Config
+from tests.training.common import tiny_config
+from tests.training.processes import Processes
+
+FAULTS = ("kill both", "kill process 0", "kill process 1", "SIGTERM")
+EARLY = 0.2  # share of faults that come before the first step, at any moment of the start
+CHECKPOINT_EVERY = 20
+
+
+class Soaked(NamedTuple):
+    """What happened.
+
+    Attributes:
+      faults: how many of each kind.
+      steps: that were compared.
+      trouble: what was wrong; empty where nothing was lost.
+    """
+
+    faults: dict[str, int]
+    steps: int
+    trouble: list[str]
+
+
+def soak(folder: Path, minutes: float, seed: int) -> Soaked:
+    """Trains in folder/disturbed for so long, and in folder/whole as far as that came."""
+    config = _config(folder)
+    disturbed, whole = folder / "disturbed", folder / "whole"
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+    rng, faults, trouble = random.Random(seed), dict.fromkeys(FAULTS, 0), []
+    end = time.monotonic() + 60 * minutes
+    while time.monotonic() < end and not trouble:
+        before = newest_step(disturbed) or 0
+        processes = Processes(config, disturbed, **cache)
+        if rng.random() < EARLY:
+            time.sleep(rng.uniform(0.0, 10.0))
+        else:
+            processes.wait_for(processes.lines() + rng.randrange(2, 8 * CHECKPOINT_EVERY))
+            time.sleep(rng.uniform(0.0, 0.1))
+        fault = rng.choice(FAULTS)
+        faults[fault] += 1
+        if fault == "SIGTERM":
+            processes.signal(signal.SIGTERM)
+        else:
+            processes.kill(*{"kill both": (0, 1)}.get(fault, (int(fault[-1:] == "1"),)))
+        trouble += _look(fault, before, *processes.end())
+        print(f"{fault}: {processes.lines()} steps written", flush=True)
+
+    # What was on its way when the last fault came may be there in part.
+    steps = newest_step(disturbed) or 0
+    left_alone = Processes(config, whole, **cache)
+    left_alone.wait_for(steps)
+    left_alone.signal(signal.SIGTERM)
+    trouble += _look("SIGTERM", 0, *left_alone.end())
+    ours, theirs = (
+        (run / "metrics.jsonl").read_bytes().splitlines()[:steps] for run in (disturbed, whole)
+    )
+    different = [i for i, pair in enumerate(zip(ours, theirs, strict=True), 1) if len({*pair}) > 1]
+    if different:
+        trouble.append(f"{len(different)} of {steps} steps differ, the first is {different[0]}")
+    return Soaked(faults, steps, trouble)
+
+
+def _config(folder: Path) -> Config:
+    """A run without end."""
+    config = tiny_config(folder / "data")
+    config.training.update(
+        steps=1_000_000, log_every=1, eval_every=200, checkpoint_every=CHECKPOINT_EVERY
+    )
+    return config
+
+
+def _look(fault: str, before: int, code: int, out: str, err: str) -> list[str]:
+    """What is wrong with how processes ended, and where they had started."""
+    trouble = []
+    if "Traceback" in err:
+        trouble.append(f"{fault}: a traceback\n{err}")
+    # Told to stop before it listens, a process dies of the signal, as any does.
+    good = (75, 143, -signal.SIGTERM) if fault == "SIGTERM" else (137, 75)
+    if code not in good:
+        trouble.append(f"{fault}: ended with code {code}\n{err}")
+    began = re.search(r"resuming from step (\d+)", out)
+    if began and int(began[1]) < before:
+        trouble.append(f"{fault}: began at step {began[1]}, though {before} was written")
+    return trouble
+
+
+def main() -> None:
+    """Soaks, and exits with 1 where something was lost."""
+    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"{minutes:g} minutes, seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        faults, steps, trouble = soak(Path(folder), minutes, seed)
+    for line in trouble:
+        print(f"error: {line}", file=sys.stderr)
+    kinds = ", ".join(f"{count} x {fault}" for fault, count in faults.items())
+    print(f"{sum(faults.values())} faults ({kinds}): {steps} steps compared")
+    sys.exit(bool(trouble))
+
+
+if __name__ == "__main__":
+    main()

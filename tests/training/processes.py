@@ -1,0 +1,59 @@
+"""Processes that train together, and what can happen to them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lenext.config import Config
+from tests.training.common import REPOSITORY, arguments
+
+
+class Processes:
+    """launch/local.sh COUNT, training `config` in `workdir`."""
+
+    def __init__(self, config: Config, workdir: Path, count: int = 2, **environment: str):
+        self.metrics = workdir / "metrics.jsonl"
+        self.process = subprocess.Popen(
+            ["launch/local.sh", str(count), "--", *arguments(config), f"--workdir={workdir}"],
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": ""} | environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def lines(self) -> int:
+        """Of metrics that are written."""
+        return self.metrics.read_bytes().count(b"\n") if self.metrics.exists() else 0
+
+    def wait_for(self, lines: int) -> bool:
+        """Until there are so many, or the processes have ended; whether they go on."""
+        while self.process.poll() is None and self.lines() < lines:
+            time.sleep(0.01)
+        return self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the launcher, which hands it on."""
+        self.process.send_signal(number)
+
+    def kill(self, *numbers: int) -> None:
+        """Kills some of the processes, without warning, as soon as they are there."""
+        found: dict[int, int] = {}
+        while len(found) < len(numbers) and self.process.poll() is None:
+            for child in self._children():
+                environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                for number in numbers:
+                    if f"JAX_PROCESS_ID={number}".encode() in environment:
+                        found[number] = child
+        for child in found.values():
+            os.kill(child, signal.SIGKILL)
+
+    def _children(self) -> list[int]:
+        place = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(number) for number in place.read_text().split()]
+
+    def end(self, timeout: float = 120) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        out, err = self.process.communicate(timeout=timeout)
+        return self.process.returncode, out, err

@@ -1,0 +1,13 @@
+"""A minute of `make soak`."""
+
+import random
+
+from tests.soak import soak
+
+
+def test_a_minute_of_faults_loses_nothing(tmp_path):
+    seed = random.SystemRandom().randrange(10**6)
+    faults, steps, trouble = soak(tmp_path, 1.0, seed)
+    assert not trouble, f"seed {seed}: {trouble}"
+    assert sum(faults.values()) >= 2
+    assert steps > 0
