@@ -426,8 +426,8 @@ def run(quick: bool, runs: int, results: Path) -> None:
         {"virtual devices of one machine": curves}, ("devices", "step, x one device"), title,
         log=False,
     )  # fmt: skip
-    records = [r | {"kind": kind} for kind, found in
-               (("paper", paper), ("simulation", simulated), ("ring", rings)) for r in found]  # fmt: skip
+    kinds = {"paper": paper, "simulation": simulated, "ring": rings}
+    records = [r | {"kind": kind} for kind, found in kinds.items() for r in found]
     measure.write(results, "scaling", title, lines, about, records, picture)
 
 
