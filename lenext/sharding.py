@@ -140,12 +140,12 @@ def whole(tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, P())
 
 
-def row_shares(mesh: Mesh) -> int:
+def row_shares(mesh: Mesh | AbstractMesh) -> int:
     """Parts into which the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
-def check_batch(data: Config, mesh: Mesh, accumulate: int = 1) -> None:
+def check_batch(data: Config, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
     """Checks that a batch, and each of its `accumulate` micro-batches, falls evenly onto the mesh.
 
     Args:
@@ -170,7 +170,7 @@ def check_batch(data: Config, mesh: Mesh, accumulate: int = 1) -> None:
         )
 
 
-def shardings_of(tree: Any, mesh: Mesh, family: str) -> Any:
+def shardings_of(tree: Any, mesh: Mesh | AbstractMesh, family: str) -> Any:
     """How each array of a tree (parameters, or what has them in it) lies on the mesh.
 
     Args:

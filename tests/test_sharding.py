@@ -4,13 +4,12 @@ import os
 import re
 import subprocess
 import sys
-import types
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
 from lenext.config import base_config, read_methods
@@ -145,8 +144,7 @@ class _Device:
 )
 def test_a_process_reads_what_its_devices_hold(shape, processes, expected):
     devices = np.array([_Device(i) for i in processes], dtype=object).reshape(shape)
-    mesh = types.SimpleNamespace(devices=devices, shape=dict(zip(AXES, shape, strict=True)))
-    assert process_share(mesh) == expected
+    assert process_share(Mesh(devices, AXES)) == expected
 
 
 class TestParameters:
