@@ -27,7 +27,7 @@ python -m experiments.run NAME --dry-run     # what there is to do, and about ho
 python -m experiments.run NAME               # does it; stopped, it goes on where it was
 python -m experiments.run NAME --size=gpu    # or paper: the paper's own model
 python -m experiments.run NAME --tables      # tables and pictures anew, from the JSON
-sbatch --array=0-20 launch/slurm_array.sh NAME --size=gpu
+launch/slurm.sbatch --gpus=1 --array=0-20 -- experiments.run NAME --size=gpu
 make report                                  # this page, and runs/report.html
 """
 STYLE = """
