@@ -14,7 +14,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from lenext import distributed
-from lenext.config import to_config
+from lenext.config import base_config, to_config
 from lenext.errors import Stopped, TrainingError, UserError
 from lenext.workdir import read_run_config
 
@@ -79,7 +79,9 @@ def _config_of_run() -> ml_collections.ConfigDict | None:
     stored = read_run_config(Path(workdir))
     if stored is None:
         raise UserError(f"workdir {workdir}: holds no run; train there first, or give --config")
-    return to_config(stored)
+    config = to_config(stored)
+    config.mesh = base_config().mesh  # the devices here need not be those that it was trained on
+    return config
 
 
 def _peek(name: str) -> str:
