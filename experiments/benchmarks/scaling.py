@@ -227,21 +227,24 @@ def ring_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     round_the_ring = [(i, (i + 1) % shares) for i in range(shares)]
     scale = 1.0 / math.sqrt(q.shape[-1])
 
-    def turn(carry: Any, _: None) -> tuple[Any, None]:
-        k, v, top, total, out = carry
+    def seen(rows: Any, k: jax.Array, v: jax.Array) -> Any:
+        top, total, out = rows
         logits = scale * jnp.einsum("bqnh,bknh->bnqk", q, k)
         new_top = jnp.maximum(top, logits.max(axis=-1, keepdims=True))
         weights = jnp.exp(logits - new_top)
         kept = jnp.exp(top - new_top)
         total = total * kept + weights.sum(axis=-1, keepdims=True)
-        out = out * kept + jnp.einsum("bnqk,bknh->bnqh", weights, v)
+        return new_top, total, out * kept + jnp.einsum("bnqk,bknh->bnqh", weights, v)
+
+    def turn(carry: Any, _: None) -> tuple[Any, None]:
+        rows, k, v = carry
         k, v = (jax.lax.ppermute(x, "sequence", round_the_ring) for x in (k, v))
-        return (k, v, new_top, total, out), None
+        return (seen(rows, k, v), k, v), None
 
     batch, length, heads, size = q.shape
-    rows = jnp.zeros((batch, heads, length, 1))
-    first = (k, v, rows - jnp.inf, rows, jnp.zeros((batch, heads, length, size)))
-    (_, _, _, total, out), _ = jax.lax.scan(turn, first, length=shares)
+    zeros = jnp.zeros((batch, heads, length, 1))
+    own = seen((zeros - jnp.inf, zeros, jnp.zeros((batch, heads, length, size))), k, v)
+    ((_, total, out), _, _), _ = jax.lax.scan(turn, (own, k, v), length=shares - 1)
     return jnp.moveaxis(out / total, 1, 2)
 
 
