@@ -61,7 +61,7 @@ def _make_evaluator(
         seed=config.eval.seed,
         mask_rate=config.data.mask_rate,
         masks=config.eval.masks,
-        needles=config.eval.needles,
+        needles=config.data.needles,  # what is trained on, whatever is asked in the end
         stride=config.eval.stride,
         key=f"config.evaluators.{name}.length",
     )

@@ -8,6 +8,7 @@ from lenext.errors import UserError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.evaluation.figures import figures_of
 from lenext.models import build_model
+from tests.training.common import tiny_decoder_config
 
 
 @pytest.fixture
@@ -34,6 +35,25 @@ def test_is_the_same_every_time(config, model):
     assert evaluator(*model) == evaluator(*model)
     config.seed = 5  # of training
     assert make_evaluators(config, ByteTokenizer())["validation"](*model) == evaluator(*model)
+
+
+def test_a_task_is_asked_as_it_is_trained(data_dir):
+    """Of as many needles, whatever a later evaluation asks: its section is no part of a run."""
+    config = tiny_decoder_config(data_dir)
+    config.data.update(task="associative_recall", needles=2)
+    config.evaluators.validation.type = "associative_recall"
+    methods = read_methods("softmax", 16)
+    graphdef, params = nnx.split(build_model(config.model, methods, 258, seed=0))
+
+    def figures():
+        evaluate = make_evaluators(config, ByteTokenizer())["validation"]
+        return evaluate(graphdef, nnx.to_pure_dict(params))
+
+    before = figures()
+    config.eval.needles = 3
+    assert figures() == before
+    config.data.needles = 1
+    assert figures() != before
 
 
 def test_may_be_several(config):
