@@ -90,7 +90,8 @@ def sequence_shares(length: int) -> int:
 def on_shares(f: Callable[[Any, Any, Callable[[Any], Any]], Any], rows: Any, whole: Any) -> Any:
     """f(rows, whole, gather), in what is being traced, by each device on its share of the rows.
 
-    So loops inside stay on the device: XLA, left to itself, would exchange in every turn.
+    So loops inside stay on the device: XLA, left to itself, would exchange in every turn. The axis
+    "tensor" stays XLA's, unless there is nothing to split over it, as fused kernels want it.
 
     Args:
       f: gives arrays [b, t, …]; `gather` gives it all the tokens of an array of its rows.
@@ -120,7 +121,7 @@ def on_shares(f: Callable[[Any, Any, Callable[[Any], Any]], Any], rows: Any, who
         lambda rows, whole: f(rows, whole, gather),
         in_specs=(jax.tree.map(split, rows), P()),
         out_specs=P(ROWS if even else None, tokens),
-        axis_names={*ROWS, "sequence"},
+        axis_names={axis for axis in AXES if axis != "tensor" or mesh.shape[axis] == 1},
         check_vma=False,
     )(rows, whole)
 

@@ -95,6 +95,9 @@ def why_declined(call: Call, backend: str) -> str | None:
         return "padding and packs take a mask of all queries by all keys"
     if not call.ordered:
         return "the kernels know the default positions only"
+    mesh = jax.sharding.get_abstract_mesh()
+    if any(mesh.shape[axis] > 1 for axis in mesh.auto_axes):
+        return "the kernels cannot be split over a mesh by the compiler"
     if backend == "tpu":
         if call.queries % LANES or call.keys % LANES:
             return f"splash attention takes lengths that are multiples of {LANES}"

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from lenext.attention import attend, choose_implementation, make_method
 
@@ -70,6 +71,17 @@ def test_a_tpu_wants_whole_lanes(monkeypatch):
     assert choice("windowed", 256, dtype=jnp.bfloat16).implementation == "fused"
     with pytest.raises(ValueError, match="multiples of 128"):
         choice("windowed", 200, dtype=jnp.bfloat16, implementation="fused")
+
+
+def test_a_mesh_that_the_compiler_splits_over_declines(monkeypatch):
+    """Kernels are no operations that it could split; inside `shard_map` each device has its own."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    for axes, implementation in [((2, 1), "fused"), ((1, 2), "naive")]:
+        kinds = (AxisType.Manual, AxisType.Auto)
+        mesh = AbstractMesh(axes, ("data", "tensor"), axis_types=kinds)
+        with jax.sharding.use_abstract_mesh(mesh):
+            made = choice("softmax", 256, dtype=jnp.bfloat16)
+        assert made.implementation == implementation
 
 
 def test_here_there_is_no_fused_kernel():

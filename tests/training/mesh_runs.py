@@ -15,7 +15,7 @@ from lenext.attention.catalogue import CATALOGUE
 from lenext.config import Config
 from lenext.evaluation import evaluate_run
 from lenext.models.layers import Attention, Context
-from lenext.sharding import make_mesh, traced_on
+from lenext.sharding import copied_to, make_mesh, traced_on
 from lenext.training import train
 from tests.training.common import tiny_config, tiny_decoder_config
 from tests.training.runs import interruption
@@ -64,6 +64,8 @@ def gradients(name: str, implementation: str, mesh: jax.sharding.Mesh | None) ->
         out = jnp.where(context.mask[..., None, None], out, 0.0)
         return jnp.sum(out * weights), out
 
+    if mesh is not None:
+        q, k, v = copied_to((q, k, v), mesh)
     take = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
     (_, out), grads = take(q, k, v)
     return [out, *grads]
