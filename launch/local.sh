@@ -15,8 +15,10 @@ Runs `python -m lenext.train ARGS` in N processes that train together, on this m
   --help        prints this
 
 PYTHON names the interpreter (default: .venv/bin/python). Process 0 writes to the terminal; of the
-others only what they say of an error. The exit code is that of the first process that failed, and
-75 for a run that was stopped (SIGTERM is handed on) and goes on when it is started again.
+others only what they say of an error. The exit code is 75 for a run that was stopped (SIGTERM is
+handed on) and goes on when it is started again; for a process that failed, its own.
+
+LENEXT_HEARTBEAT_SECONDS says how long a process may be silent until it is lost (default: 30).
 TEXT
 }
 
@@ -78,8 +80,10 @@ done
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM
 trap 'kill -INT "${pids[@]}" 2>/dev/null || true' INT
 
-# Ends when all have ended. After a failure the others get some seconds to end by themselves.
-first='' code=0 deadline=0
+# Ends when all have ended. After a failure the others get some seconds to end by themselves, which
+# they do as soon as they miss the heartbeat of the one that is lost.
+grace=$((${LENEXT_HEARTBEAT_SECONDS:-30} + 15))
+code=0 deadline=0
 left=("${!pids[@]}")
 while [[ ${#left[@]} -gt 0 ]]; do
   still=()
@@ -90,15 +94,16 @@ while [[ ${#left[@]} -gt 0 ]]; do
     fi
     ended=0
     wait "${pids[i]}" || ended=$?
-    if [[ $ended != 0 && -z $first ]]; then
-      first=$i code=$ended deadline=$((SECONDS + 20))
-      echo "process $i of $processes ended with code $ended" >&2
-      [[ $i == 0 ]] || sed "s/^/process $i: /" "$logs/$i" >&2
-    fi
+    [[ $ended != 0 ]] || continue
+    [[ $code != 0 ]] || deadline=$((SECONDS + grace))
+    # 75 says that another was lost, or all were told to stop: any other code says more.
+    if [[ $code == 0 || $code == 75 ]]; then code=$ended; fi
+    echo "process $i of $processes ended with code $ended" >&2
+    [[ $i == 0 ]] || sed "s/^/process $i: /" "$logs/$i" >&2
   done
   left=("${still[@]}")
   if [[ ${#left[@]} -gt 0 ]]; then
-    if [[ -n $first && $SECONDS -ge $deadline ]]; then
+    if [[ $code != 0 && $SECONDS -ge $deadline ]]; then
       for i in "${left[@]}"; do kill -KILL "${pids[i]}" 2>/dev/null || true; done
     fi
     sleep 0.2

@@ -206,6 +206,14 @@ class Checkpoints:
                 self._seal_new()
         self._underway = None
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Closes; but where a process is lost, the others do not wait for it."""
+        if not (jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)):
+            self.close()
+
     def close(self) -> None:
         """Waits and lets go of the directory."""
         try:

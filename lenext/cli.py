@@ -105,8 +105,11 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(usage)
         return
-    absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger().setLevel(logging.WARNING)
+    # What they log of a write that has failed, with tracebacks, comes here as an error, too.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisablehook
     try:
         main()
     except UserError as error:
@@ -192,6 +195,12 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"config file: {lines[-1]}"
     return message
+
+
+def _unraisablehook(unraisable: Any) -> None:
+    """Python's own, but for what TensorStore's threads go on to say of a write that has failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _fail(error: object, code: int) -> None:

@@ -10,8 +10,8 @@ from jax.experimental import multihost_utils
 
 from lenext.errors import UserError
 
-HEARTBEAT_SECONDS = 30
-"""A process that is silent for so long is lost, and all others stop."""
+HEARTBEAT = "LENEXT_HEARTBEAT_SECONDS"
+"""A process that is silent for so long (30 unless this says otherwise) is lost; others stop."""
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -27,11 +27,14 @@ def join() -> None:
       UserError: where nothing says where they are, or they do not come.
     """
     given = {name: os.environ.get(name, "") for name in NAMES}
+    heartbeat = os.environ.get(HEARTBEAT, "30")
+    if not heartbeat.isdecimal() or not int(heartbeat):
+        raise UserError(f"{HEARTBEAT}={heartbeat!r}: should be a number of seconds")
     try:
         if any(given.values()):
-            _join_given(given)
+            _join_given(given, int(heartbeat))
         else:
-            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+            jax.distributed.initialize(heartbeat_timeout_seconds=int(heartbeat))
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -42,7 +45,7 @@ def join() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 # as long as the process
 
 
-def _join_given(given: dict[str, str]) -> None:
+def _join_given(given: dict[str, str], heartbeat: int) -> None:
     address, *numbers = given.values()
     if ":" not in address or not all(number.isdecimal() for number in numbers):
         said = ", ".join(f"{name}={value!r}" for name, value in given.items())
@@ -50,7 +53,7 @@ def _join_given(given: dict[str, str]) -> None:
     count, number = map(int, numbers)
     if not 0 <= number < count:
         raise UserError(f"JAX_PROCESS_ID={number}: should be below JAX_NUM_PROCESSES={count}")
-    jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=heartbeat)
 
 
 def is_first() -> bool:

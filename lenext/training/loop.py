@@ -111,7 +111,7 @@ def train(config: Config, workdir: Path) -> None:
         checkpoints = Checkpoints(
             workdir, keep_latest=settings.keep_latest, best_metric=settings.best_metric
         )
-        stack.callback(checkpoints.close)
+        stack.push(checkpoints)
         if branching:  # from here on it needs its origin no more
             checkpoints.save(first, state, resumed, {})
         elif first:

@@ -11,6 +11,9 @@ from lenext.config import Config
 from tests.training.common import REPOSITORY, arguments
 
 
+ENVIRONMENT = {"PYTHON": sys.executable, "XLA_FLAGS": "", "LENEXT_HEARTBEAT_SECONDS": "10"}
+
+
 class Processes:
     """launch/local.sh COUNT, training `config` in `workdir`."""
 
@@ -19,7 +22,7 @@ class Processes:
         self.process = subprocess.Popen(
             ["launch/local.sh", str(count), "--", *arguments(config), f"--workdir={workdir}"],
             cwd=REPOSITORY,
-            env=os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": ""} | environment,
+            env=os.environ | ENVIRONMENT | environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

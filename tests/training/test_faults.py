@@ -149,7 +149,7 @@ class TestOfOneWorkdir:
         call["args"] = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *call["args"]]
         done = subprocess.run(**call, capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+        (line,) = [line for line in done.stderr.splitlines() if "rror" in line]
         assert line.startswith(f"error: {tmp_path / 'run' / 'checkpoints' / '3'}: the checkpoint")
         assert "cannot be written (" in line
         assert "Traceback" not in done.stderr
