@@ -75,8 +75,9 @@ SLICES = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:8x8x16": 1024, "v5p:16x16x16": 4
 LAYOUTS: dict[str, Mapping[str, int]] = {
     "data": {},
     "fsdp": {"data": 1, "fsdp": 0},
-    "fsdp x 4 tensor": {"data": 1, "fsdp": 0, "tensor": 4},
-    "fsdp x 4 sequence": {"data": 1, "fsdp": 0, "sequence": 4},
+    "data x 256 fsdp": {"fsdp": 256},
+    "data x 64 fsdp x 4 tensor": {"fsdp": 64, "tensor": 4},
+    "data x 64 fsdp x 4 sequence": {"fsdp": 64, "sequence": 4},
 }
 ROWS_A_DEVICE = 4
 SIMULATED = (1, 2, 4, 8)
@@ -109,6 +110,18 @@ def tiny() -> Config:
 
 
 MODELS: dict[str, Callable[[], Config]] = {"GPT-2 small": gpt2_small, "1 billion": one_billion}
+COMPILED = (
+    ("GPT-2 small", "v5e:4x4", "data"),
+    ("GPT-2 small", "v5e:16x16", "data"),
+    ("GPT-2 small", "v5p:16x16x16", "data"),
+    ("GPT-2 small", "v5p:16x16x16", "data x 256 fsdp"),
+    ("1 billion", "v5e:16x16", "fsdp"),
+    ("1 billion", "v5p:8x8x16", "data x 256 fsdp"),
+    ("1 billion", "v5p:16x16x16", "data x 256 fsdp"),
+    ("1 billion", "v5p:16x16x16", "data x 64 fsdp x 4 tensor"),
+    ("1 billion", "v5p:16x16x16", "data x 64 fsdp x 4 sequence"),
+)
+"""A model, a slice and a layout each; minutes of compilation each."""
 
 
 class Step(NamedTuple):
@@ -385,11 +398,9 @@ def run(quick: bool, runs: int, results: Path) -> None:
     """Compiles and measures, and writes scaling.md, .json and .png."""
     missing = why_no_libtpu()
     paper: list[Record] = []
-    for model in () if missing else list(MODELS)[: 1 if quick else None]:
-        for chips in list(SLICES)[: 1 if quick else None]:
-            for layout in list(LAYOUTS)[1 if quick else 0 : 2 if quick else None]:
-                print(f"{model}, {chips}, {layout} …", flush=True)
-                paper.append(in_a_process("on_paper", 1, model, chips, layout))
+    for case in () if missing else COMPILED[: 1 if quick else None]:
+        print(f"{', '.join(case)} …", flush=True)
+        paper.append(in_a_process("on_paper", 1, *case))
     simulated = []
     for devices in SIMULATED[: 2 if quick else None]:
         for layout in AXES if devices > 1 else AXES[:1]:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lenext.attention.catalogue import CATALOGUE
-from lenext.evaluation import evaluate_run
+from lenext.evaluation import evaluate
 from lenext.training import train
 from tests.training.common import REPOSITORY, arguments, read_metrics
 from tests.training.mesh_runs import FAMILIES, LAYOUTS, TILED, family_config
@@ -41,7 +41,7 @@ def alone(data_dir, tmp_path_factory):
         config = family_config(family, data_dir)
         found[family] = tmp_path_factory.mktemp(f"alone_{family}")
         train(config, found[family])
-        evaluate_run(config, found[family])
+        evaluate(config, found[family])
     return found
 
 
@@ -82,7 +82,7 @@ def test_a_mesh_evaluates_as_one_device_does(on_four_devices, alone, family, lay
     "name", [f"{n}, naive" for n in CATALOGUE] + [f"{n}, blockwise" for n in TILED]
 )
 def test_queries_split_over_devices_attend_alike(on_four_devices, name):
-    """Value and gradients of padded, packed rows."""
+    """Padded, packed rows; by blocks, gradients, too."""
     found = json.loads((on_four_devices / "attention.json").read_text())
     assert found[name] < 2e-5
 
