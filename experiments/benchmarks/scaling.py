@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import topologies
+from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -181,8 +181,10 @@ def on_paper(model: str, chips: str, layout: str) -> Record:
     config, devices = MODELS[model](), SLICES[chips]
     shape = _sizes(LAYOUTS[layout], devices)
     topology = topologies.get_topology_desc(chips, platform="tpu")
-    found = topologies.make_mesh(topology, tuple(shape.values()), AXES)
-    mesh = Mesh(found.devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    placed = mesh_utils.create_device_mesh(
+        tuple(shape.values()), topology.devices, allow_split_physical_axes=True
+    )
+    mesh = Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     rows = ROWS_A_DEVICE * devices
     step = make_step(config, mesh, rows)
     program = step.function.lower(step.state, step.batch, np.int32(1)).compile()

@@ -37,8 +37,9 @@ def call(monkeypatch, capsys):
     def call(program, *words):
         monkeypatch.setattr(sys, "argv", [f"lenext.{program}", *map(str, words)])
         monkeypatch.chdir(REPOSITORY)
-        root, verbosity = logging.getLogger(), absl_logging.get_verbosity()
-        level = root.level
+        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back at the end
+        verbosity = absl_logging.get_verbosity()
+        levels = {logger: logger.level for logger in map(logging.getLogger, ("", "asyncio"))}
         capsys.readouterr()
         code = 0
         try:
@@ -50,7 +51,8 @@ def call(monkeypatch, capsys):
         except SystemExit as end:
             code = end.code
         finally:
-            root.setLevel(level)
+            for logger, level in levels.items():
+                logger.setLevel(level)
             absl_logging.set_verbosity(verbosity)
         return Outcome(code, *capsys.readouterr())
 

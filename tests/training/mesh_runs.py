@@ -23,7 +23,7 @@ from tests.training.runs import interruption
 LAYOUTS = {
     "data": {"data": 4},
     "fsdp": {"data": 1, "fsdp": 4},
-    "tensor": {"data": 1, "fsdp": 2, "tensor": 2},
+    "tensor": {"data": 1, "tensor": 4},
     "sequence": {"data": 2, "sequence": 2},
 }
 FAMILIES = ("gau", "decoder")

@@ -10,7 +10,6 @@ from pathlib import Path
 from lenext.config import Config
 from tests.training.common import REPOSITORY, arguments
 
-
 ENVIRONMENT = {"PYTHON": sys.executable, "XLA_FLAGS": "", "LENEXT_HEARTBEAT_SECONDS": "10"}
 
 

@@ -29,7 +29,7 @@ def on_four_devices(data_dir, alone, tmp_path_factory):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("on 4 cpu (fsdp=2, tensor=2)") == len(FAMILIES) + 1
+    assert done.stdout.count("on 4 cpu (tensor=4)") == len(FAMILIES) + 1
     return out
 
 
@@ -102,7 +102,8 @@ def test_a_run_goes_on_on_other_devices(on_four_devices, alone, data_dir):
         ("gau", {"data": 1, "fsdp": 2, "tensor": 2}),
         ("decoder", {"data": 2, "sequence": 2}),
         ("decoder", {"data": 1, "fsdp": 2, "tensor": 2}),
-        ("gau", {"data": 1, "sequence": 4}),
+        ("gau", {"data": 2, "sequence": 2}),
+        ("decoder", {"data": 1, "sequence": 4}),
     ],
 )
 def test_two_processes_train_as_one_does(alone, data_dir, tmp_path, family, mesh):
