@@ -6,9 +6,8 @@ On paper: the step is compiled ahead of time for TPU slices of up to 4096 chips,
 needs no TPU (`pip install libtpu==0.0.42.1`, with jax 0.10.2; left out where it is not there).
 Memory and exchanges are read off the compiled program; time is what they and the FLOPs would take
 at published rates, and no more than that. In simulation: a small step on 1, 2, 4 and 8 virtual
-devices of this machine, which share its cores, so that all that more devices can do is to take
-longer; and long attention whose keys are gathered, beside the same passed round a ring. Writes
-scaling.md, .json and .png under --results.
+devices of this machine, which share its cores; and long attention whose keys are gathered, beside
+the same passed round a ring. Writes scaling.md, .json and .png under --results.
 """
 
 import functools
@@ -427,8 +426,8 @@ def run(quick: bool, runs: int, results: Path) -> None:
         "beside them over all links (NVLink).",
         "- H100s: at the bytes of the TPU's program.",
         "", "## In simulation", "", *simulated_lines(simulated), "",
-        "- 2 layers of 128, 8 rows of 128, on virtual devices that share this machine's cores: 1.0 "
-        "is perfect.",
+        "- 2 layers of 128, 8 rows of 128, on virtual devices that share this machine's cores: less "
+        "than 1.0 is a core that one device left idle, more is what exchange costs.",
         "", "## Keys gathered, or passed round a ring", "", *ring_lines(rings), "",
         "- Softmax over all keys, 4 heads of 64, float32, forward.",
     ]  # fmt: skip
