@@ -426,8 +426,8 @@ def run(quick: bool, runs: int, results: Path) -> None:
         "beside them over all links (NVLink).",
         "- H100s: at the bytes of the TPU's program.",
         "", "## In simulation", "", *simulated_lines(simulated), "",
-        "- 2 layers of 128, 8 rows of 128, on virtual devices that share this machine's cores: less "
-        "than 1.0 is a core that one device left idle, more is what exchange costs.",
+        "- 2 layers of 128, 8 rows of 128, on virtual devices that share this machine's cores: "
+        "less than 1.0 is a core that one device left idle, more is what exchange costs.",
         "", "## Keys gathered, or passed round a ring", "", *ring_lines(rings), "",
         "- Softmax over all keys, 4 heads of 64, float32, forward.",
     ]  # fmt: skip
