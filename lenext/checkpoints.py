@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from lenext.distributed import is_first
+from lenext.distributed import is_first, is_loss
 from lenext.errors import TrainingError, UserError
 from lenext.seals import damage, seal
 
@@ -211,7 +211,7 @@ class Checkpoints:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         """Closes; but where a process is lost, the others do not wait for it."""
-        if not (jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)):
+        if not is_loss(error):
             self.close()
 
     def close(self) -> None:
@@ -227,6 +227,8 @@ class Checkpoints:
             yield
         except Exception as error:  # of whatever kind Orbax and TensorStore make of a full disk
             self._underway = None
+            if is_loss(error):
+                raise
             reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             kept = max((other for other in self.steps() if other != step), default=None)
             rest = f"the last good one is of step {kept}" if kept else "there is none before it"

@@ -119,7 +119,7 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
     except Stopped as error:
         _fail(error, EXIT_AGAIN)
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if not distributed.is_loss(error):
             raise
         reason = str(error).splitlines()[0]
         _fail(

@@ -61,6 +61,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def is_loss(error: BaseException | None) -> bool:
+    """Whether that is how the loss of another process shows: an exchange that fails."""
+    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+
+
 def wait_for_all(where: str) -> None:
     """Returns when all processes are there."""
     if jax.process_count() > 1:

@@ -16,7 +16,9 @@ from tests.training.runs import assert_same_run, interruption, saved_state, save
 class TestAWholeRun:
     def test_writes_what_it_says(self, undisturbed, config):
         names = {path.name for path in undisturbed.iterdir()}
-        assert names == {"config.json", "metrics.jsonl", "tensorboard", "checkpoints"}
+        assert names == {
+            "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "seals", ".lock"
+        }  # fmt: skip
         assert json.loads((undisturbed / "config.json").read_text()) == config.to_dict()
         assert 12 in saved_steps(undisturbed)
 

@@ -10,6 +10,7 @@ from flax import nnx
 from lenext.config import base_config, read_methods
 from lenext.data import ByteTokenizer, Corpus, Pose
 from lenext.models import build_model, token_figures
+from lenext.sharding import make_mesh
 from lenext.training import train
 from lenext.training.batches import make_batches
 from lenext.training.step import init_state, make_train_step
@@ -91,12 +92,13 @@ def test_a_config_asks_for_them(data_dir, make):
     config, tokenizer = make(data_dir), ByteTokenizer()
     tokens = np.arange(200, dtype=np.uint8)
     corpus = Corpus(tokens, np.array([0, 200]), ["all"], "0", "numbers", "train")
-    assert "token_positions" not in next(make_batches(config, corpus, tokenizer))
+    data = corpus, tokenizer, make_mesh(config.mesh)
+    assert "token_positions" not in next(make_batches(config, *data))
     config.data.update(positions="pose", target_length=300, pose_chunks=3)
     rows = np.concatenate(
         [
             batch["token_positions"]
-            for batch, _ in zip(make_batches(config, corpus, tokenizer), range(50), strict=False)
+            for batch, _ in zip(make_batches(config, *data), range(50), strict=False)
         ]
     )
     assert rows.shape == (200, 16)
