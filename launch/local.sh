@@ -66,10 +66,18 @@ if $dry_run; then
   exit 0
 fi
 
+# A signal may come at any time: to a process that has just started, it goes once more.
+pids=() signal=''
+hand_on() {
+  signal=$1
+  [[ ${#pids[@]} == 0 ]] || kill "-$1" "${pids[@]}" 2>/dev/null || true
+}
+trap 'hand_on TERM' TERM
+trap 'hand_on INT' INT
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
-pids=()
 for ((i = 0; i < processes; i++)); do
+  [[ -z $signal ]] || break
   if [[ $i == 0 ]]; then
     JAX_PROCESS_ID=$i "${command[@]}" &
   else
@@ -77,8 +85,8 @@ for ((i = 0; i < processes; i++)); do
   fi
   pids+=($!)
 done
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM
-trap 'kill -INT "${pids[@]}" 2>/dev/null || true' INT
+[[ -z $signal ]] || hand_on "$signal"
+[[ ${#pids[@]} -gt 0 ]] || exit 143
 
 # Ends when all have ended. After a failure the others get some seconds to end by themselves, which
 # they do as soon as they miss the heartbeat of the one that is lost.

@@ -22,7 +22,7 @@ class Processes:
             ["launch/local.sh", str(count), "--", *arguments(config), f"--workdir={workdir}"],
             cwd=REPOSITORY,
             env=os.environ | ENVIRONMENT | environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
 
     def lines(self) -> int:
@@ -57,5 +57,9 @@ class Processes:
 
     def end(self, timeout: float = 120) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
-        out, err = self.process.communicate(timeout=timeout)
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)  # and what it has left alone
+            raise
         return self.process.returncode, out, err
