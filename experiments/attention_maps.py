@@ -23,7 +23,6 @@ from experiments.experiment import rounded
 from experiments.runs import Run, evaluate_method, find_evaluation, train_run
 from experiments.tables import markdown_table
 from experiments.windows import validation_crops
-from lenext.config import read_methods
 from lenext.files import write_atomically
 from lenext.models import attention_maps
 from lenext.models.calibration import under_method
@@ -49,7 +48,7 @@ def middle_rows(run: Run, workdir: Path) -> list[pictures.Strip]:
     alone = attention_maps(trained.model, tokens[:1, rows])
     strips = [pictures.Strip(f"softmax,\n{train_length} bytes only", np.asarray(alone), first)]
     for name in METHODS:
-        model, _ = under_method(trained, workdir, read_methods(name, train_length))
+        model, _ = under_method(trained, workdir, trained.read_methods(name))
         maps = attention_maps(model, tokens[:1], rows=rows)
         strips.append(pictures.Strip(name.replace("+", "\n+"), np.asarray(maps), 0))
     return strips

@@ -1,7 +1,7 @@
 """The configuration that every experiment starts from, and what may be said about it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
@@ -21,18 +21,25 @@ def base_config() -> Config:
     config.seed = 0  # initial values, data order, masks, dropout
 
     config.model = ConfigDict()
-    config.model.family = "gau"  # an encoder for masked language modelling; or "decoder", causal
+    # "gau", an encoder for masked language modelling; "decoder", causal; or "encoder", of
+    # transformer layers as RoFormer's.
+    config.model.family = "gau"
     # A method, or several joined by | that repeat over the layers: "rerope(window=32)|softmax".
     config.model.method = "softmax"
     config.model.hidden_size = 128
     config.model.intermediate_size = 256
     config.model.key_size = 64  # of a head
     config.model.num_layers = 3
-    config.model.num_heads = 4  # this and the next four: decoder only (a GAU has one head)
-    config.model.num_kv_heads = 0  # shared by groups of queries; 0 for as many as num_heads
+    config.model.num_heads = 4  # a GAU has one
+    config.model.num_kv_heads = 0  # this and the next six: decoder only. 0 for as many as num_heads
     config.model.mlp = "gated"  # or "plain"
+    config.model.norm = "rms"  # or "layer"
     config.model.qk_norm = False
+    config.model.max_positions = 0  # learned embeddings of absolute positions, beside the method's
+    config.model.attention_bias = ""  # "qkv" or "qkvo": biases there even without use_bias
     config.model.tied_head = True
+    config.model.type_vocab_size = 2  # of encoders
+    config.model.norm_epsilon = 0.0  # 0 for the family's own: 1e-6 for a decoder, else 1e-12
     config.model.remat = False  # less memory for more time in the backward pass
     config.model.dropout = 0.0
     config.model.use_bias = False
@@ -182,19 +189,32 @@ def split_list(text: str, separator: str = ",") -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def read_methods(text: str, train_length: int) -> tuple[Method, ...]:
+def read_methods(
+    text: str, train_length: int, trained: Sequence[Method] = ()
+) -> tuple[Method, ...]:
     """The methods of a pattern over layers, "a|b".
+
+    Args:
+      text: the pattern.
+      train_length: L.
+      trained: of every layer, what its weights were trained with, see `make_method`; where it is
+        given, there is one method a layer.
 
     Raises:
       UserError: for an unknown method or option.
     """
+    names = split_list(text, "|")
+    if not names:
+        raise UserError(f"method {text!r}: should name at least one method")
     try:
-        pattern = tuple(make_method(m, train_length=train_length) for m in split_list(text, "|"))
+        if not trained:
+            return tuple(make_method(name, train_length=train_length) for name in names)
+        return tuple(
+            make_method(names[i % len(names)], train_length=train_length, trained=was)
+            for i, was in enumerate(trained)
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
-    if not pattern:
-        raise UserError(f"method {text!r}: should name at least one method")
-    return pattern
 
 
 def read_lengths(text: str) -> list[int]:
@@ -290,7 +310,7 @@ def validate(config: Config) -> None:
     """
     at_least_one = [
         "model.hidden_size", "model.intermediate_size", "model.key_size", "model.num_layers",
-        "model.num_heads", "data.batch_size", "training.steps", "training.log_every",
+        "model.num_heads", "model.type_vocab_size", "data.batch_size", "training.steps", "training.log_every",
         "training.eval_every", "training.checkpoint_every", "training.keep_latest",
         "training.accumulate", "eval.documents", "eval.tokens", "eval.batch_tokens",
         "eval.probe_rows", "eval.bootstrap", "eval.masks", "eval.stride",
@@ -306,8 +326,10 @@ def validate(config: Config) -> None:
             f"config.data.train_length={flat['data.train_length']}: should be at least 2"
         )
     choices = {
-        "model.family": ("gau", "decoder"),
+        "model.family": ("gau", "decoder", "encoder"),
         "model.mlp": ("gated", "plain"),
+        "model.norm": ("rms", "layer"),
+        "model.attention_bias": ("", "qkv", "qkvo"),
         "model.dtype": ("float32", "bfloat16"),
         "data.positions": ("plain", "pose"),
         "data.task": ("", "passkey", "associative_recall"),
@@ -331,7 +353,7 @@ def validate(config: Config) -> None:
         raise UserError(f"config.eval.bucket={flat['eval.bucket']}: should be at least 1")
     at_least_zero = [
         "optimizer.warmup_steps", "optimizer.decay_steps", "optimizer.weight_decay",
-        "training.z_loss", "training.branch_step",
+        "training.z_loss", "training.branch_step", "model.max_positions", "model.norm_epsilon",
     ]  # fmt: skip
     for key in at_least_zero:
         if not flat[key] >= 0:

@@ -9,7 +9,6 @@ import numpy as np
 from absl import flags
 
 from lenext import cli
-from lenext.config import read_methods
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
 from lenext.models import Decoder, model_methods, unsuited
@@ -56,7 +55,7 @@ def main() -> None:
     run = load_run(workdir)
     model, config = run.model, run.config
     if method_flag.value:
-        pattern = read_methods(method_flag.value, config.data.train_length)
+        pattern = run.read_methods(method_flag.value)
         trained = model_methods(model)
         model, uncalibrated = under_method(run, workdir, pattern)
         if uncalibrated:

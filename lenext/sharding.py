@@ -42,6 +42,14 @@ PARTITIONS: dict[str, dict[str, P]] = {
         "down_proj.kernel": LINES,
         "head.kernel": COLUMNS,
     },
+    "encoder": {
+        "word_embedding.embedding": LINES,
+        "[qkv]_proj.kernel": COLUMNS,
+        "o_proj.kernel": LINES,
+        "up_proj.kernel": COLUMNS,
+        "down_proj.kernel": LINES,
+        "transform.kernel": COLUMNS,
+    },
 }
 """By family: ends of parameters' paths (* for any characters) to how their last axes are split.
 

@@ -120,14 +120,23 @@ def method_options(name: str) -> dict[str, Any]:
     return _options(_compose(parse(name)))
 
 
-def make_method(name: str, *, train_length: int, **options: Any) -> Method:
+TRAINED = "trained"
+"""The name of whatever method the weights at hand were trained with."""
+
+
+def make_method(
+    name: str, *, train_length: int, trained: Method | None = None, **options: Any
+) -> Method:
     """A method by name, such as "rerope", "rerope+infoscale" or "rerope(window=32)+log_length".
 
     A part after + replaces every axis in which its entry differs from softmax.
 
     Args:
-      name: catalogue names joined by +, each with options of its own in brackets if need be.
+      name: catalogue names joined by +, each with options of its own in brackets if need be. The
+        first may be "trained", for the method `trained`.
       train_length: L, the length in tokens that the weights were (or will be) trained at.
+      trained: what the weights at hand were trained with. RoPE's base and its pairing of dimensions
+        are of the weights as L is, so other rotations take them where the name does not say.
       **options: options of the chosen axes, given to every axis that has them (`method_options`
         lists them); or an axis name with the catalogue name to take that axis from, such as
         temperature="infoscale". position="none" turns rotation off and leaves gain and bias.
@@ -142,7 +151,7 @@ def make_method(name: str, *, train_length: int, **options: Any) -> Method:
     whole = isinstance(train_length, numbers.Integral) and not isinstance(train_length, bool)
     if not whole or train_length < 2:
         raise ValueError(f"train_length={train_length!r}: should be a whole number, at least 2")
-    axes = _compose(parse(name))
+    axes = _compose(parse(name), trained)
     for axis in AXES:
         choice = options.pop(axis, None)
         if axis == "position" and choice == "none":
@@ -192,9 +201,16 @@ def _entry(name: str) -> Entry:
     return CATALOGUE[name]
 
 
-def _compose(parts: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+def _compose(
+    parts: list[tuple[str, dict[str, Any]]], trained: Method | None = None
+) -> dict[str, Any]:
     """One choice an axis: each part replaces the axes in which it differs from softmax."""
     axes: dict[str, Any] = {}
+    if parts[0][0] == TRAINED:
+        if trained is None:
+            raise ValueError(f"method {TRAINED!r}: there are no trained weights here; name a method")
+        (_, options), *parts = parts
+        axes = _apply(trained.axes(), options, TRAINED)
     for name, options in parts:
         entry = _entry(name)
         own = {
@@ -202,8 +218,18 @@ def _compose(parts: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
             for axis in AXES
             if not axes or getattr(entry, axis) != getattr(SOFTMAX, axis)
         }
+        if "position" in own:
+            own["position"] = _as_trained(own["position"], trained)
         axes |= _apply(own, options, name)
     return axes
+
+
+def _as_trained(choice: Position, trained: Method | None) -> Position:
+    """The choice with the base and the pairing that the weights were trained with."""
+    was = None if trained is None else trained.position
+    if not (isinstance(choice, position.Rope) and isinstance(was, position.Rope)):
+        return choice
+    return dataclasses.replace(choice, base=was.base, pairing=was.pairing)
 
 
 def _options(axes: dict[str, Axis]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import numpy as np
 
@@ -46,30 +45,54 @@ class NTK(ScaledRope):
 
 
 @dataclasses.dataclass(frozen=True)
-class Yarn(ScaledRope):
-    """YaRN (arXiv 2309.00071): NTK-by-parts frequencies, and logits times (0.1 ln s + 1)^2.
+class BandedRope(ScaledRope):
+    """A `ScaledRope` that leaves alone pairs that turn often within L, and slows those that do not.
 
-    Pairs that turn more than 32 times within L keep their frequency, those that turn less than
-    once are interpolated, with a linear ramp over the pair index between.
+    For weights that were themselves trained so, `original_length` is the length before, in place
+    of L.
     """
 
-    FAST_TURNS: ClassVar[float] = 32.0
-    SLOW_TURNS: ClassVar[float] = 1.0
+    fast_turns: float = option(32.0, float, above=0.0)
+    slow_turns: float = option(1.0, float, above=0.0)
+    original_length: int | None = option(None, int, at_least=2)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.fast_turns <= self.slow_turns:
+            raise ValueError(
+                f"option fast_turns={self.fast_turns!r}: should be above slow_turns="
+                f"{self.slow_turns!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Yarn(BandedRope):
+    """YaRN (arXiv 2309.00071): NTK-by-parts frequencies, and logits times (0.1 ln s + 1)^2.
+
+    Pairs that turn more than `fast_turns` times within L keep their frequency, those that turn less
+    than `slow_turns` times are interpolated, with a linear ramp over the pair index between.
+    `attention_factor` is what q and k are each multiplied by, where it is not 0.1 ln s + 1.
+    """
+
+    attention_factor: float | None = option(None, float, above=0.0)
 
     def frequencies(self, rows):  # noqa: D102
         dim, plain = rows.head_dim, plain_frequencies(rows.head_dim, self.base)
+        length = self.original_length or rows.train_length
 
         def pair_turning(turns: float) -> float:
-            wavelength_ratio = rows.train_length / (2 * math.pi * turns)
+            wavelength_ratio = length / (2 * math.pi * turns)
             return dim * math.log(wavelength_ratio) / (2 * math.log(self.base))
 
-        low = max(math.floor(pair_turning(self.FAST_TURNS)), 0)
-        high = min(math.ceil(pair_turning(self.SLOW_TURNS)), dim - 1)
+        low = max(math.floor(pair_turning(self.fast_turns)), 0)
+        high = min(math.ceil(pair_turning(self.slow_turns)), dim - 1)
         width = max(high - low, 1e-3)  # a step where the two meet
         ramp = np.clip((np.arange(dim // 2) - low) / width, 0.0, 1.0)
         return plain / rows.extension(self.scale) * ramp + plain * (1.0 - ramp)
 
     def gain(self, rows):  # noqa: D102
+        if self.attention_factor is not None:
+            return self.attention_factor**2
         return (0.1 * math.log(rows.extension(self.scale)) + 1.0) ** 2
 
 
@@ -96,20 +119,19 @@ class DynamicNTK(Rope):
 
 
 @dataclasses.dataclass(frozen=True)
-class Llama3(ScaledRope):
+class Llama3(BandedRope):
     """Llama 3.1's bands (arXiv 2407.21783): by how often a pair turns within L.
 
-    Pairs of more than 4 turns keep their frequency, those of less than 1 are interpolated, with a
-    share linear in the number of turns between.
+    Pairs of more than `fast_turns` keep their frequency, those of less than `slow_turns` are
+    interpolated, with a share linear in the number of turns between.
     """
 
-    SLOW_TURNS: ClassVar[float] = 1.0
-    FAST_TURNS: ClassVar[float] = 4.0
+    fast_turns: float = option(4.0, float, above=0.0)
 
     def frequencies(self, rows):  # noqa: D102
         plain = plain_frequencies(rows.head_dim, self.base)
-        turns = rows.train_length * plain / (2 * math.pi)
-        kept = np.clip((turns - self.SLOW_TURNS) / (self.FAST_TURNS - self.SLOW_TURNS), 0.0, 1.0)
+        turns = (self.original_length or rows.train_length) * plain / (2 * math.pi)
+        kept = np.clip((turns - self.slow_turns) / (self.fast_turns - self.slow_turns), 0.0, 1.0)
         return plain * kept + plain / rows.extension(self.scale) * (1.0 - kept)
 
 

@@ -164,7 +164,7 @@ def calibrate_run(
                 "parts": found.parts,
             }
         )
-    write_calibration(workdir, entries, train_length)
+    write_calibration(run, workdir, entries)
 
 
 def _solve(

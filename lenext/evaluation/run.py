@@ -10,7 +10,6 @@ from lenext.config import (
     Config,
     plain,
     read_lengths,
-    read_methods,
     read_vocab_size,
     split_list,
     validate,
@@ -97,7 +96,7 @@ def evaluate_run(
     run.check_tokenizer(tokenizer, data.tokenizer)
     model, trained, step = run.model, run.config, run.step
     train_length = trained.data.train_length
-    methods = {name: read_methods(name, train_length) for name in split_list(settings.methods)}
+    methods = {name: run.read_methods(name) for name in split_list(settings.methods)}
     if not methods:
         raise UserError("config.eval.methods: should name at least one method")
     protocol = get_protocol(settings.protocol, model.objective, "config.eval.protocol")

@@ -2,6 +2,7 @@
 
 from lenext.models.build import FAMILIES, Model, build_model
 from lenext.models.decoder import Decoder, DecoderConfig
+from lenext.models.encoder import Encoder, EncoderConfig
 from lenext.models.gau import GAUConfig, GAUEncoder
 from lenext.models.maps import attention_maps
 from lenext.models.objectives import TokenFigures, token_figures
@@ -12,6 +13,8 @@ __all__ = [
     "FAMILIES",
     "Decoder",
     "DecoderConfig",
+    "Encoder",
+    "EncoderConfig",
     "GAUConfig",
     "GAUEncoder",
     "Model",

@@ -12,7 +12,6 @@ from typing import Any
 import jax.numpy as jnp
 
 from lenext.attention import Method
-from lenext.config import read_methods
 from lenext.errors import UserError
 from lenext.files import write_atomically
 from lenext.models.build import Model
@@ -40,7 +39,7 @@ def under_method(run: Pretrained, workdir: Path, pattern: Sequence[Method]) -> t
     if not is_calibrated(pattern) or model_methods(model) == model_methods(run.model):
         return model, False
     for entry in read_calibration(workdir):
-        if read_methods(entry["method"], run.config.data.train_length) == tuple(pattern):
+        if run.read_methods(entry["method"]) == model_methods(model):
             measured = {"step": run.step, "weights": run.weights}
             found = {key: entry[key] for key in measured}
             if found != measured:
@@ -91,9 +90,9 @@ def read_calibration(workdir: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def write_calibration(workdir: Path, entries: Sequence[dict[str, Any]], train_length: int) -> None:
+def write_calibration(run: Pretrained, workdir: Path, entries: Sequence[dict[str, Any]]) -> None:
     """Adds entries to DIR/calibration.json, in place of those of the same methods."""
-    new = {read_methods(entry["method"], train_length): entry for entry in entries}
-    old = {read_methods(e["method"], train_length): e for e in read_calibration(workdir)}
+    new = {run.read_methods(entry["method"]): entry for entry in entries}
+    old = {run.read_methods(entry["method"]): entry for entry in read_calibration(workdir)}
     content = {"calibrations": [*(old | new).values()]}
     write_atomically(workdir / FILE, json.dumps(content, indent=1) + "\n")

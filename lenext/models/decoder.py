@@ -1,7 +1,6 @@
 """A decoder: pre-norm transformer for causal language modelling, of Llama's kind."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -12,21 +11,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, row_statistics
-from lenext.models.layers import (
-    Attention,
-    Context,
-    Head,
-    KVCache,
-    dense,
-    rms_norm,
-    run_layers,
-    split_dropout,
+from lenext.models.blocks import (
+    INIT_STDDEV,
+    MLP,
+    NORMS,
+    AttentionCall,
+    Linears,
+    SelfAttention,
+    dropped,
 )
+from lenext.models.layers import Attention, Context, Head, KVCache, run_layers, split_dropout
 
 Ar = Array | np.ndarray
-
-EPSILON = 1e-6
-INIT_STDDEV = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +38,14 @@ class DecoderConfig:
       num_kv_heads: K, heads of keys and values; N is a multiple of it.
       head_dim: H.
       mlp: "gated" (SwiGLU) or "plain" (GELU).
+      norm: "rms", with a gain, or "layer", with a gain and an offset.
+      norm_epsilon: added to the mean square before its root.
       qk_norm: RMS normalisation, with a gain, of every query and key (arXiv 2302.05442).
+      max_positions: learned embeddings of absolute positions, added to the tokens'; 0 for none.
       tied_head: the head is the embedding.
       dropout: rate on embeddings and on what layers add.
       use_bias: biases on the dense maps.
+      attention_bias: on which maps of attention even so, of "qkvo".
       remat: the backward pass computes each layer anew instead of keeping what it needs.
       dtype: compute type; parameters, normalisation and attention rows stay float32.
     """
@@ -58,86 +58,43 @@ class DecoderConfig:
     num_kv_heads: int = 12
     head_dim: int = 64
     mlp: str = "gated"
+    norm: str = "rms"
+    norm_epsilon: float = 1e-6
     qk_norm: bool = False
+    max_positions: int = 0
     tied_head: bool = True
     dropout: float = 0.0
     use_bias: bool = False
+    attention_bias: str = ""
     remat: bool = False
     dtype: str = "float32"
-
-
-class RMSNorm(nnx.Module):
-    """RMS normalisation with a gain (arXiv 1910.07467)."""
-
-    def __init__(self, dim: int):
-        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
-
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        """Along the last axis, in float32, given back in x's type."""
-        gain = self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))
-        return (rms_norm(x.astype(jnp.float32), EPSILON) * gain).astype(x.dtype)
-
-
-AttentionCall = Callable[[Attention, Array, Array, Array], tuple[Array, Any]]
-"""(attention, q, k, v) to outputs and whatever else there is: statistics, or a cache."""
-
-
-class SelfAttention(nnx.Module):
-    """Projections around the attention seam; queries in groups share a head of keys and values."""
-
-    def __init__(self, config: DecoderConfig, method: Method, *, rngs: nnx.Rngs):
-        self.config = config
-        width, heads, kv_heads = config.head_dim, config.num_heads, config.num_kv_heads
-        make = functools.partial(_linear, config, rngs=rngs)
-        self.q_proj = make(config.hidden_size, heads * width)
-        self.k_proj = make(config.hidden_size, kv_heads * width)
-        self.v_proj = make(config.hidden_size, kv_heads * width)
-        self.o_proj = make(heads * width, config.hidden_size, into_residual=True)
-        self.q_norm = RMSNorm(width) if config.qk_norm else None
-        self.k_norm = RMSNorm(width) if config.qk_norm else None
-        self.attention = Attention(method, num_heads=heads, head_dim=width, causal=True)
-
-    def __call__(
-        self, x: Float[Array, "B T D"], call: AttentionCall
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """What attention adds to x, and what else `call` gives."""
-        shape = (*x.shape[:2], -1, self.config.head_dim)
-        q, k, v = (dense(p, x).reshape(shape) for p in (self.q_proj, self.k_proj, self.v_proj))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        out, extra = call(self.attention, q, k, v)
-        return dense(self.o_proj, out.reshape(*x.shape[:2], -1)), extra
-
-
-class MLP(nnx.Module):
-    """down(silu(gate x) * up x), or down(gelu(up x))."""
-
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        make = functools.partial(_linear, config, rngs=rngs)
-        gated = config.mlp == "gated"
-        self.gate_proj = make(config.hidden_size, config.intermediate_size) if gated else None
-        self.up_proj = make(config.hidden_size, config.intermediate_size)
-        self.down_proj = make(config.intermediate_size, config.hidden_size, into_residual=True)
-
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """What the MLP adds to x."""
-        up = dense(self.up_proj, x)
-        inner = (
-            jax.nn.gelu(up)
-            if self.gate_proj is None
-            else jax.nn.silu(dense(self.gate_proj, x)) * up
-        )
-        return dense(self.down_proj, inner)
 
 
 class DecoderLayer(nnx.Module):
     """x + attention(norm x), then x + MLP(norm x)."""
 
-    def __init__(self, config: DecoderConfig, method: Method, *, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config.hidden_size)
-        self.self_attention = SelfAttention(config, method, rngs=rngs)
-        self.mlp_norm = RMSNorm(config.hidden_size)
-        self.mlp = MLP(config, rngs=rngs)
+    def __init__(self, config: DecoderConfig, method: Method, linear: Linears):
+        hidden, norm, epsilon = config.hidden_size, NORMS[config.norm], config.norm_epsilon
+        self.attention_norm = norm(hidden, epsilon)
+        self.self_attention = SelfAttention(
+            hidden_size=hidden,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            bias="qkvo" if config.use_bias else config.attention_bias,
+            qk_norm=epsilon if config.qk_norm else None,
+            method=method,
+            causal=True,
+            linear=linear,
+        )
+        self.mlp_norm = norm(hidden, epsilon)
+        self.mlp = MLP(
+            hidden_size=hidden,
+            intermediate_size=config.intermediate_size,
+            kind=config.mlp,
+            use_bias=config.use_bias,
+            linear=linear,
+        )
         self.dropout = nnx.Dropout(config.dropout)
 
     @property
@@ -150,12 +107,8 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Any]:
         """x, one layer on; and what else `call` gives."""
         out, extra = self.self_attention(self.attention_norm(x), call)
-        x = x + self._dropped(out, dropout_key, 0)
-        return x + self._dropped(self.mlp(self.mlp_norm(x)), dropout_key, 1), extra
-
-    def _dropped(self, x: Array, key: Array | None, place: int) -> Array:
-        rngs = None if key is None else jax.random.fold_in(key, place)
-        return self.dropout(x, deterministic=key is None, rngs=rngs)
+        x = x + dropped(self.dropout, out, dropout_key, 0)
+        return x + dropped(self.dropout, self.mlp(self.mlp_norm(x)), dropout_key, 1), extra
 
 
 class Decoder(nnx.Module):
@@ -180,16 +133,27 @@ class Decoder(nnx.Module):
             embedding_init=nnx.initializers.normal(INIT_STDDEV),
             rngs=rngs,
         )
+        self.position_embedding = (
+            nnx.Embed(
+                config.max_positions,
+                config.hidden_size,
+                embedding_init=nnx.initializers.normal(INIT_STDDEV),
+                rngs=rngs,
+            )
+            if config.max_positions
+            else None
+        )
         self.dropout = nnx.Dropout(config.dropout)
+        linear = Linears(config.num_layers, config.dtype, rngs)
         self.layers = nnx.List(
-            DecoderLayer(config, pattern[i % len(pattern)], rngs=rngs)
+            DecoderLayer(config, pattern[i % len(pattern)], linear)
             for i in range(config.num_layers)
         )
-        self.norm = RMSNorm(config.hidden_size)
+        self.norm = NORMS[config.norm](config.hidden_size, config.norm_epsilon)
         self.head = (
             None
             if config.tied_head
-            else _linear(config, config.hidden_size, config.vocab_size, rngs=rngs)
+            else linear(config.hidden_size, config.vocab_size, use_bias=False)
         )
 
     def encode(
@@ -222,7 +186,7 @@ class Decoder(nnx.Module):
           default `RowStatistics` of shape [layers, B, N, R].
         """
         dropout_key, keys = split_dropout(dropout_key, len(self.layers))
-        x = self.embedding(tokens).astype(self.config.dtype)
+        x = self._embed(tokens, positions)
         x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
         context = Context(mask, positions, segment_ids, probe, look)
 
@@ -236,12 +200,27 @@ class Decoder(nnx.Module):
         x, rows = run_layers(self.layers, x, keys, apply, remat=remat, unroll=unroll)
         return self.norm(x), rows
 
+    def _embed(self, tokens: Int[Array, "B T"], positions: Array | None) -> Array:
+        """What enters the first layer, in the compute type.
+
+        Raises:
+          ValueError: more tokens than there are learned positions.
+        """
+        x = self.embedding(tokens)
+        if self.position_embedding is not None:
+            length, limit = tokens.shape[1], self.config.max_positions
+            if length > limit:
+                raise ValueError(f"{length} tokens: the model has {limit} learned positions")
+            at = jnp.arange(length) if positions is None else positions
+            learned = self.position_embedding(at)
+            x = x + learned.reshape(-1, length, x.shape[-1])
+        return x.astype(self.config.dtype)
+
     def head_weights(self) -> Head:
         """What makes logits of hidden states."""
         if self.head is None:
             return Head(self.embedding.embedding[...], None, "vd")
-        bias = self.head.bias
-        return Head(self.head.kernel[...], None if bias is None else bias[...], "dv")
+        return Head(self.head.kernel[...], None, "dv")
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Float32 logits over the vocabulary for hidden states."""
@@ -282,7 +261,7 @@ class Decoder(nnx.Module):
         the cache's size here: fix it beforehand, with `lenext.attention.pin_scale`.
         """
         positions = first + jnp.arange(tokens.shape[1])
-        x = self.embedding(tokens).astype(self.config.dtype)
+        x = self._embed(tokens, positions)
         after = []
         # One by one: a scan would copy all weights together for every token.
         for layer, cache in zip(self.layers, caches, strict=True):
@@ -294,17 +273,3 @@ class Decoder(nnx.Module):
             after.append(cache)
         return self.logits(self.norm(x[:, -1:]))[:, 0], after
 
-
-def _linear(
-    config: DecoderConfig, inputs: int, outputs: int, *, rngs: nnx.Rngs, into_residual: bool = False
-) -> nnx.Linear:
-    """Maps into the residual stream start smaller, by the number of them (GPT-2's way)."""
-    stddev = INIT_STDDEV / (2 * config.num_layers) ** 0.5 if into_residual else INIT_STDDEV
-    return nnx.Linear(
-        inputs,
-        outputs,
-        use_bias=config.use_bias,
-        dtype=jnp.dtype(config.dtype),
-        kernel_init=nnx.initializers.normal(stddev),
-        rngs=rngs,
-    )

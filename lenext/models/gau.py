@@ -35,6 +35,7 @@ class GAUConfig:
       key_size: H, size of the one shared key and query head.
       num_layers: depth.
       type_vocab_size: token types (GAU-alpha's segments of a sentence pair).
+      norm_epsilon: added to the mean square before its root.
       dropout: rate on embeddings and layer outputs.
       use_bias: biases on the dense maps and offsets on q and k.
       remat: the backward pass computes each layer anew instead of keeping what it needs.
@@ -47,6 +48,7 @@ class GAUConfig:
     key_size: int = 128
     num_layers: int = 24
     type_vocab_size: int = 2
+    norm_epsilon: float = 1e-12
     dropout: float = 0.0
     use_bias: bool = False
     remat: bool = False
@@ -95,7 +97,7 @@ class GAULayer(nnx.Module):
         out, seen = self.attention(q[:, :, None], k[:, :, None], v[:, :, None], context)
         out = dense(self.o_dense, u * out[:, :, 0])
         out = self.dropout(out, deterministic=dropout_key is None, rngs=dropout_key)
-        return rms_norm(x + out), seen
+        return rms_norm(x + out, self.config.norm_epsilon), seen
 
 
 class GAUEncoder(nnx.Module):
@@ -157,7 +159,8 @@ class GAUEncoder(nnx.Module):
         """
         types = jnp.zeros_like(tokens) if token_types is None else token_types
         dropout_key, keys = split_dropout(dropout_key, len(self.layers))
-        x = rms_norm(self.word_embedding(tokens) + self.type_embedding(types))
+        x = self.word_embedding(tokens) + self.type_embedding(types)
+        x = rms_norm(x, self.config.norm_epsilon)
         x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
 
         context = Context(mask, positions, segment_ids, probe, look)

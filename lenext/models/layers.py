@@ -12,7 +12,7 @@ from lenext.attention import Method, attend, init_params, row_statistics
 from lenext.sharding import on_shares, sequence_shares, split_tokens
 
 
-def rms_norm(x: Float[Array, "*B D"], epsilon: float = 1e-12) -> Float[Array, "*B D"]:
+def rms_norm(x: Float[Array, "*B D"], epsilon: float) -> Float[Array, "*B D"]:
     """x / sqrt(mean(x^2) + epsilon) along the last axis, in float32, without gain."""
     wide = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)

@@ -7,11 +7,13 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from lenext.attention import Method
 from lenext.checkpoints import Checkpoints, newest_step
 from lenext.config import Config, check_model, read_methods, to_config
 from lenext.data import Tokenizer
 from lenext.errors import UserError
 from lenext.models.build import Model, build_model
+from lenext.models.swap import model_methods
 from lenext.sharding import shardings_of
 from lenext.workdir import read_run_config
 
@@ -32,6 +34,14 @@ class Pretrained(NamedTuple):
     step: int
     weights: str
     tokenizer: str
+
+    def read_methods(self, text: str) -> tuple[Method, ...]:
+        """The method of each layer by a pattern, "a|b", in which a name may be "trained".
+
+        Raises:
+          UserError: for an unknown method or option.
+        """
+        return read_methods(text, self.config.data.train_length, model_methods(self.model))
 
     def check_tokenizer(self, tokenizer: Tokenizer, name: str) -> None:
         """Checks that ids mean what they meant in training.

@@ -1,0 +1,162 @@
+"""What decoders and encoders of transformer layers are made of."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lenext.attention import Method
+from lenext.models.layers import Attention, dense, rms_norm
+
+INIT_STDDEV = 0.02
+
+AttentionCall = Callable[[Attention, Array, Array, Array], tuple[Array, Any]]
+"""(attention, q, k, v) to outputs and whatever else there is: statistics, or a cache."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Linears:
+    """Makes the linear maps of a model.
+
+    Attributes:
+      num_layers: of the model.
+      dtype: compute type.
+      rngs: for the initial values.
+    """
+
+    num_layers: int
+    dtype: str
+    rngs: nnx.Rngs
+
+    def __call__(
+        self, inputs: int, outputs: int, *, use_bias: bool, into_residual: bool = False
+    ) -> nnx.Linear:
+        """Maps into the residual stream start smaller, by the number of them (GPT-2's way)."""
+        stddev = INIT_STDDEV / (2 * self.num_layers) ** 0.5 if into_residual else INIT_STDDEV
+        return nnx.Linear(
+            inputs,
+            outputs,
+            use_bias=use_bias,
+            dtype=jnp.dtype(self.dtype),
+            kernel_init=nnx.initializers.normal(stddev),
+            rngs=self.rngs,
+        )
+
+
+class RMSNorm(nnx.Module):
+    """RMS normalisation with a gain (arXiv 1910.07467)."""
+
+    def __init__(self, dim: int, epsilon: float):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """Along the last axis, in float32, given back in x's type."""
+        gain = self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        return (rms_norm(x.astype(jnp.float32), self.epsilon) * gain).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation with a gain and an offset (arXiv 1607.06450)."""
+
+    def __init__(self, dim: int, epsilon: float):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """Along the last axis, in float32, given back in x's type."""
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        gain, offset = self.scale[...].reshape(shape), self.bias[...].reshape(shape)
+        return (rms_norm(centred, self.epsilon) * gain + offset).astype(x.dtype)
+
+
+NORMS: dict[str, type[RMSNorm | LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
+"""What `config.model.norm` may be."""
+
+
+class SelfAttention(nnx.Module):
+    """Projections around the attention seam; queries in groups share a head of keys and values.
+
+    Args:
+      hidden_size: D.
+      num_heads: N, of queries.
+      num_kv_heads: K, of keys and values.
+      head_dim: H.
+      bias: on which maps, of "qkvo".
+      qk_norm: epsilon of an RMS normalisation, with a gain, of every query and key; None for none.
+      method: of attention.
+      causal: whether keys after the query are hidden.
+      linear: makes the maps.
+    """
+
+    def __init__(
+        self, *, hidden_size: int, num_heads: int, num_kv_heads: int, head_dim: int, bias: str,
+        qk_norm: float | None, method: Method, causal: bool, linear: Linears,
+    ):  # fmt: skip
+        self.head_dim = head_dim
+        self.q_proj = linear(hidden_size, num_heads * head_dim, use_bias="q" in bias)
+        self.k_proj = linear(hidden_size, num_kv_heads * head_dim, use_bias="k" in bias)
+        self.v_proj = linear(hidden_size, num_kv_heads * head_dim, use_bias="v" in bias)
+        self.o_proj = linear(
+            num_heads * head_dim, hidden_size, use_bias="o" in bias, into_residual=True
+        )
+        self.q_norm = None if qk_norm is None else RMSNorm(head_dim, qk_norm)
+        self.k_norm = None if qk_norm is None else RMSNorm(head_dim, qk_norm)
+        self.attention = Attention(method, num_heads=num_heads, head_dim=head_dim, causal=causal)
+
+    def __call__(
+        self, x: Float[Array, "B T D"], call: AttentionCall
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """What attention adds to x, and what else `call` gives."""
+        shape = (*x.shape[:2], -1, self.head_dim)
+        q, k, v = (dense(p, x).reshape(shape) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        out, extra = call(self.attention, q, k, v)
+        return dense(self.o_proj, out.reshape(*x.shape[:2], -1)), extra
+
+
+class MLP(nnx.Module):
+    """down(silu(gate x) * up x), or down(gelu(up x)).
+
+    Args:
+      hidden_size: D.
+      intermediate_size: inside.
+      kind: "gated" (SwiGLU), "plain" (GELU by its approximation with tanh) or "erf" (GELU).
+      use_bias: on every map.
+      linear: makes the maps.
+    """
+
+    def __init__(
+        self, *, hidden_size: int, intermediate_size: int, kind: str, use_bias: bool,
+        linear: Linears,
+    ):  # fmt: skip
+        self.kind = kind
+        up = hidden_size, intermediate_size
+        self.gate_proj = linear(*up, use_bias=use_bias) if kind == "gated" else None
+        self.up_proj = linear(*up, use_bias=use_bias)
+        self.down_proj = linear(
+            intermediate_size, hidden_size, use_bias=use_bias, into_residual=True
+        )
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """What the MLP adds to x."""
+        up = dense(self.up_proj, x)
+        if self.gate_proj is None:
+            inner = jax.nn.gelu(up, approximate=self.kind == "plain")
+        else:
+            inner = jax.nn.silu(dense(self.gate_proj, x)) * up
+        return dense(self.down_proj, inner)
+
+
+def dropped(dropout: nnx.Dropout, x: Array, key: Array | None, place: int) -> Array:
+    """x with dropout of its own at each place of a layer; without a key as it is."""
+    rngs = None if key is None else jax.random.fold_in(key, place)
+    return dropout(x, deterministic=key is None, rngs=rngs)
