@@ -310,8 +310,8 @@ def validate(config: Config) -> None:
     """
     at_least_one = [
         "model.hidden_size", "model.intermediate_size", "model.key_size", "model.num_layers",
-        "model.num_heads", "model.type_vocab_size", "data.batch_size", "training.steps", "training.log_every",
-        "training.eval_every", "training.checkpoint_every", "training.keep_latest",
+        "model.num_heads", "model.type_vocab_size", "data.batch_size", "training.steps",
+        "training.log_every", "training.eval_every", "training.checkpoint_every", "training.keep_latest",
         "training.accumulate", "eval.documents", "eval.tokens", "eval.batch_tokens",
         "eval.probe_rows", "eval.bootstrap", "eval.masks", "eval.stride",
         "eval.needles", "data.needles",

@@ -208,7 +208,9 @@ def _compose(
     axes: dict[str, Any] = {}
     if parts[0][0] == TRAINED:
         if trained is None:
-            raise ValueError(f"method {TRAINED!r}: there are no trained weights here; name a method")
+            raise ValueError(
+                f"method {TRAINED!r}: there are no trained weights here; name a method"
+            )
         (_, options), *parts = parts
         axes = _apply(trained.axes(), options, TRAINED)
     for name, options in parts:

@@ -101,10 +101,11 @@ class DynamicNTK(Rope):
     """Dynamic NTK (emozilla 2023): base * (s S / L - (s - 1))^(H / (H - 2)) for S > L.
 
     S is the length of the key array, padding included, whatever `scale` (s, default 1) says; `pin`
-    fixes it.
+    fixes it. `original_length` stands in place of L, where that is not what weights follow.
     """
 
     scale: float = option(1.0, float, at_least=1.0)
+    original_length: int | None = option(None, int, at_least=2)
     length: int | None = None  # S, where it is fixed
 
     def pin(self, key_length: int, train_length: int) -> "DynamicNTK":  # noqa: D102
@@ -113,7 +114,7 @@ class DynamicNTK(Rope):
 
     def frequencies(self, rows):  # noqa: D102
         length = rows.key_length if self.length is None else self.length
-        extension = max(1.0, length / rows.train_length)
+        extension = max(1.0, length / (self.original_length or rows.train_length))
         factor = self.scale * extension - (self.scale - 1)
         return stretched_frequencies(rows.head_dim, self.base, factor)
 

@@ -272,4 +272,3 @@ class Decoder(nnx.Module):
             x, cache = layer(x, call, dropout_key=None)
             after.append(cache)
         return self.logits(self.norm(x[:, -1:]))[:, 0], after
-

@@ -1,0 +1,37 @@
+"""Makes a folder of an imported run's newest checkpoint, in the form that it came in.
+
+  python -m lenext.export_checkpoint --workdir=DIR --target=DIR
+
+--workdir=DIR         of an imported run, or of one that branched off it
+--target=DIR          what to make: config.json, safetensors, and the tokeniser
+--weights=params      or ema, their moving average
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from lenext import cli
+from lenext.errors import UserError
+from lenext.importing import export_checkpoint
+
+
+def main() -> None:
+    """Parses the flags and exports.
+
+    Raises:
+      UserError: for flags that do not fit, or what `export_checkpoint` refuses.
+    """
+    workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
+    target = flags.DEFINE_string("target", None, "Folder to make.")
+    weights = flags.DEFINE_enum("weights", "params", ["params", "ema"], "Which.")
+    cli.parse_flags()
+    for flag in (workdir, target):
+        if not flag.value:
+            raise UserError(f"--{flag.name}=DIR is missing")
+    export_checkpoint(Path(workdir.value), Path(target.value), weights=weights.value)
+    print(f"exported: {target.value}")
+
+
+if __name__ == "__main__":
+    cli.guard(str(__doc__), main, interrupted="interrupted; nothing was written")

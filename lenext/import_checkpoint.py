@@ -1,0 +1,52 @@
+"""Makes a workdir of another library's checkpoint.
+
+    python -m lenext.import_checkpoint --source=DIR --workdir=DIR
+
+--source is a folder with config.json and weights (model.safetensors, pytorch_model.bin, or the
+shards of either): of Hugging Face's Llama, Mistral, Qwen2, Qwen3, GPT-2 or RoFormer, or of GAU-α in
+PyTorch. The workdir is as any run's: lenext.evaluate, lenext.generate and lenext.train take it.
+
+  --source=DIR          the folder
+  --workdir=DIR         what to make
+  --train_length=0      tokens that the weights count as trained at; 0 for what config.json says
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from lenext import cli
+from lenext.errors import UserError
+from lenext.importing import import_checkpoint
+from lenext.models import load_pretrained, parameter_table
+from lenext.workdir import read_run_config
+
+
+def main() -> None:
+    """Parses the flags, imports, and says what was found.
+
+    Raises:
+      UserError: for flags that do not fit, or what `import_checkpoint` refuses.
+    """
+    source = flags.DEFINE_string("source", None, "Folder of the checkpoint.")
+    workdir_flag = flags.DEFINE_string("workdir", None, "Folder to make.")
+    train_length = flags.DEFINE_integer("train_length", 0, "Trained at; 0 for what it says.")
+    cli.parse_flags()
+    for flag in (source, workdir_flag):
+        if not flag.value:
+            raise UserError(f"--{flag.name}=DIR is missing")
+    if train_length.value < 0 or train_length.value == 1:
+        raise UserError(f"--train_length={train_length.value}: should be at least 2, or 0")
+    workdir = Path(workdir_flag.value)
+    recipe = import_checkpoint(Path(source.value), workdir, train_length=train_length.value)
+    stored = read_run_config(workdir)
+    assert stored is not None  # it was written just now
+    data = stored["data"]
+    print(parameter_table(load_pretrained(workdir)))
+    print(f"method: {recipe.model['method']}, trained at {data['train_length']} tokens")
+    print(f"tokenizer: {data['tokenizer'] or 'none; the model takes token ids'}")
+    print(f"imported: {workdir}")
+
+
+if __name__ == "__main__":
+    cli.guard(str(__doc__), main, interrupted="interrupted; nothing was written")

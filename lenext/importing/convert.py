@@ -1,0 +1,312 @@
+"""Folders of other libraries' checkpoints to workdirs, and back."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import nnx
+from safetensors.numpy import save_file
+
+from lenext.checkpoints import Checkpoints
+from lenext.config import Config, base_config, read_methods, validate
+from lenext.data import get_tokenizer
+from lenext.errors import UserError
+from lenext.files import write_atomically
+from lenext.importing.recipes import Recipe, Rule, read_recipe
+from lenext.importing.tensors import Tensor, open_tensors
+from lenext.importing.tokenizer import copy_tokenizer
+from lenext.models import FAMILIES, build_model
+from lenext.models.pretrained import load_run
+from lenext.workdir import read_run_config, write_run_config
+
+SOURCE = "source"
+"""Folder in a workdir: what its checkpoint was imported from, but for the parameters."""
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+SHARD_BYTES = 4 * 2**30
+WEIGHTS = "model.safetensors"
+
+
+def import_checkpoint(source: Path, workdir: Path, *, train_length: int = 0) -> Recipe:
+    """Makes a workdir of a folder: its config, its parameters as step 0, and its tokeniser.
+
+    Tensors are read one at a time. Nothing stands in the workdir's place until all of it is there.
+
+    Args:
+      source: a folder with config.json and weights, see `lenext.importing.recipes.KINDS`.
+      workdir: to make.
+      train_length: L, the length that the weights are taken to be trained at; 0 for what
+        config.json says.
+
+    Returns:
+      What the folder was found to be.
+
+    Raises:
+      UserError: for a folder that is none of these, asks for something that is not supported, or
+        whose weights are not what its config says; for a workdir that is there already.
+    """
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"workdir {workdir}: is there already; take another")
+    recipe = read_recipe(source)
+    tensors = open_tensors(source)
+    config = make_config(recipe, train_length)
+    validate(config)
+    params = _abstract_params(config)
+    named = _match(source, recipe, tensors, params)
+    try:
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{workdir.name}.", dir=workdir.parent))
+    except OSError as error:
+        raise UserError(f"workdir {workdir}: cannot be written ({error.strerror})") from None
+    held = {known: tensors[name] for known, name in named.items()}
+    try:
+        tokenizer = copy_tokenizer(source, beside, config.model.vocab_size)
+        if tokenizer:
+            config.data.tokenizer = str(workdir / tokenizer)
+        write_run_config(beside, config)
+        _keep_source(beside / SOURCE, source, recipe, tensors)
+        fingerprint = get_tokenizer(str(beside / tokenizer)).fingerprint if tokenizer else ""
+        with Checkpoints(beside, best_metric=config.training.best_metric) as checkpoints:
+            checkpoints.save(
+                0, {"params": _fill(params, recipe.rules, held)}, {"tokenizer": fingerprint}, {}
+            )
+        beside.chmod(0o755)  # mkdtemp's own is closed to others
+        if workdir.exists():
+            workdir.rmdir()
+        beside.rename(workdir)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return recipe
+
+
+def make_config(recipe: Recipe, train_length: int = 0) -> Config:
+    """The config of a run that had ended at the imported weights."""
+    config = base_config()
+    config.model.update(recipe.model)
+    length = train_length or recipe.train_length
+    config.data.update(train_length=length, tokenizer="")
+    causal = FAMILIES[config.model.family].objective == "causal_lm"
+    protocol = "full_context" if causal else "mlm15"
+    config.evaluators.validation.update(type=protocol, length=length)
+    if causal:
+        config.training.best_metric = "eval/validation/loss"
+    longest = config.model.max_positions or 4 * length
+    lengths = [n for n in (length, 2 * length, 4 * length) if n <= longest]
+    config.eval.update(methods="trained", protocol=protocol, lengths=",".join(map(str, lengths)))
+    return config
+
+
+def _abstract_params(config: Config) -> Any:
+    """The shapes of the parameters, as a pure dict."""
+    methods = read_methods(config.model.method, config.data.train_length)
+    model = nnx.eval_shape(lambda: build_model(config.model, methods, config.model.vocab_size, 0))
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def _match(
+    source: Path, recipe: Recipe, tensors: Mapping[str, Tensor], params: Any
+) -> dict[str, str]:
+    """Their names by the recipe's: as they are, or without the prefix, or with it.
+
+    Raises:
+      UserError: for a tensor that is missing, not known, or of another shape; for a copy that
+        differs from what it repeats.
+    """
+    named = {}
+    for name, tensor in tensors.items():
+        form = _form(recipe, name)
+        if form is not None:
+            named[form] = name
+        elif not any(recipe.makes(prefix + name) for prefix in ("", *recipe.prefixes)):
+            raise UserError(
+                f"{tensor.file}: tensor {name} is not known in a model of {source / 'config.json'}"
+            )
+    shapes = {
+        jax.tree_util.keystr(path, simple=True, separator="."): x.shape
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+    }
+    for rule in recipe.rules:
+        should = _their_shape(rule, shapes)
+        if rule.theirs not in named:
+            raise UserError(
+                f"{source}: tensor {rule.theirs} is missing, of shape {list(should)} by config.json"
+            )
+        tensor = tensors[named[rule.theirs]]
+        if tensor.shape != should:
+            raise UserError(
+                f"{tensor.file}: tensor {named[rule.theirs]} is {list(tensor.shape)}, and "
+                f"{list(should)} by config.json"
+            )
+        if tensor.dtype not in FLOATS:
+            raise UserError(
+                f"{tensor.file}: tensor {named[rule.theirs]} is {tensor.dtype}; should be one of "
+                f"{', '.join(FLOATS)}"
+            )
+    for copy, of in recipe.copies.items():
+        if copy in named:
+            one, other = tensors[named[copy]], tensors[named[of]]
+            if one.shape != other.shape or not np.array_equal(one.read(), other.read()):
+                raise UserError(
+                    f"{one.file}: tensor {named[copy]} differs from {named[of]}, which it repeats "
+                    "by config.json"
+                )
+    return named
+
+
+def _their_shape(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    first = shapes[rule.ours[0]]
+    whole = (*first[:-1], sum(shapes[name][-1] for name in rule.ours))
+    return whole[::-1] if rule.transposed else whole
+
+
+def _fill(params: Any, rules: Sequence[Rule], tensors: Mapping[str, Tensor]) -> Any:
+    """The parameters, float32, read tensor by tensor."""
+    places: dict[str, tuple[Rule, int]] = {
+        path: (rule, i) for rule in rules for i, path in enumerate(rule.ours)
+    }
+
+    def read(path: tuple, like: Any) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        rule, part = places[name]
+        array = tensors[rule.theirs].read()
+        array = array.T if rule.transposed else array
+        width = like.shape[-1]
+        if len(rule.ours) > 1:
+            array = array[..., part * width : (part + 1) * width]
+        return jax.device_put(np.ascontiguousarray(array, np.float32))
+
+    return jax.tree_util.tree_map_with_path(read, params)
+
+
+def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
+    """Keeps what the way back needs: config.json, and tensors that are no parameters of ours.
+
+    folder/tensors.json holds the type of each tensor, by its name.
+    """
+    folder.mkdir()
+    shutil.copyfile(source / "config.json", folder / "config.json")
+    types = {name: tensor.dtype for name, tensor in tensors.items()}
+    write_atomically(folder / "tensors.json", json.dumps(types, indent=0) + "\n")
+    made = {name: x.read() for name, x in tensors.items() if _form(recipe, name) is None}
+    if made:
+        save_file(made, folder / WEIGHTS)
+
+
+def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -> None:
+    """Makes a folder, as it was imported, of a workdir's newest checkpoint.
+
+    Args:
+      workdir: that was imported, or whose run branched off one that was.
+      target: to make: config.json, weights in safetensors with the names and types that they had,
+        and the tokeniser.
+      weights: "params", or "ema" for their moving average.
+
+    Raises:
+      UserError: for a workdir that was not imported, or whose method is another by now; for a
+        target that is there already.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"target {target}: is there already; take another")
+    folder = workdir / SOURCE
+    if read_run_config(workdir) is None:
+        raise UserError(f"workdir {workdir}: holds no run")
+    if not folder.is_dir():
+        raise UserError(
+            f"workdir {workdir}: was not imported, nor branched off one that was; only such a run "
+            "has a form to go back to"
+        )
+    recipe = read_recipe(folder)
+    run = load_run(workdir, weights=weights)
+    theirs = read_methods(recipe.model["method"], run.config.data.train_length)
+    ours = read_methods(run.config.model.method, run.config.data.train_length)
+    if theirs != ours:
+        raise UserError(
+            f"workdir {workdir}: its method, {run.config.model.method}, has no place in the "
+            f"config.json that it came with, which says {recipe.model['method']}"
+        )
+    params = {
+        jax.tree_util.keystr(path, simple=True, separator="."): x
+        for path, x in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(run.model)))
+    }
+    types: dict[str, str] = json.loads((folder / "tensors.json").read_text())
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"target {target}: cannot be written ({error.strerror})") from None
+    try:
+        shutil.copyfile(folder / "config.json", beside / "config.json")
+        tokenizer = Path(run.config.data.tokenizer)
+        if tokenizer.name in ("tokenizer.json", "vocab.txt") and tokenizer.is_file():
+            shutil.copyfile(tokenizer, beside / tokenizer.name)
+        made = open_tensors(folder) if (folder / WEIGHTS).exists() else {}
+        _write_shards(beside, types, _their_tensors(recipe, types, params, made))
+        beside.chmod(0o755)
+        if target.exists():
+            target.rmdir()
+        beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _form(recipe: Recipe, name: str) -> str | None:
+    """The name that a tensor has in the recipe; None for one that is no parameter of ours."""
+    wanted = {rule.theirs for rule in recipe.rules} | set(recipe.copies)
+    forms = [name, *(prefix + name for prefix in recipe.prefixes)]
+    return next((form for form in forms if form in wanted), None)
+
+
+def _their_tensors(
+    recipe: Recipe,
+    types: Mapping[str, str],
+    params: Mapping[str, jax.Array],
+    made: Mapping[str, Tensor],
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Their tensors, in the types that they had."""
+    rules = {rule.theirs: rule for rule in recipe.rules}
+    for name, dtype in types.items():
+        form = _form(recipe, name)
+        if form is None:
+            yield name, made[name].read()
+            continue
+        rule = rules[recipe.copies.get(form, form)]
+        array = np.concatenate([np.asarray(params[path]) for path in rule.ours], axis=-1)
+        array = array.T if rule.transposed else array
+        yield name, np.ascontiguousarray(array).astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
+
+
+def _write_shards(
+    folder: Path, types: Mapping[str, str], tensors: Iterator[tuple[str, np.ndarray]]
+) -> None:
+    """One file, or several of a few GB each with an index."""
+    shards: list[list[str]] = []
+    held: dict[str, np.ndarray] = {}
+
+    def write() -> None:
+        save_file(held, folder / f"{len(shards)}.part", metadata={"format": "pt"})
+        shards.append(list(held))
+        held.clear()
+
+    total = 0
+    for name, array in tensors:
+        if held and sum(x.nbytes for x in held.values()) + array.nbytes > SHARD_BYTES:
+            write()
+        held[name] = array
+        total += array.nbytes
+    write()
+    if len(shards) == 1:
+        (folder / "0.part").rename(folder / WEIGHTS)
+        return
+    weight_map = {}
+    for i, names in enumerate(shards):
+        file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        (folder / f"{i}.part").rename(folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": total}, "weight_map": {n: weight_map[n] for n in types}}
+    write_atomically(folder / f"{WEIGHTS}.index.json", json.dumps(index, indent=2) + "\n")

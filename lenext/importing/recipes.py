@@ -1,0 +1,392 @@
+"""What a folder's config.json says of its model: ours, and which tensor is which parameter.
+
+Everything that changes what a model computes is either taken over or refused by name.
+"""
+
+import fnmatch
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lenext.errors import UserError
+from lenext.importing.keys import Keys
+from lenext.importing.rope import rope_method
+
+
+class Rule(NamedTuple):
+    """One of their tensors, and which of our parameters it is.
+
+    Attributes:
+      theirs: its name.
+      ours: paths of parameters, which it holds side by side along their last axis.
+      transposed: it is turned (a map's outputs come first).
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    transposed: bool = False
+
+
+class Recipe(NamedTuple):
+    """How a folder's model is ours.
+
+    Attributes:
+      model: values of the section `model` of our config.
+      train_length: L.
+      rules: for every parameter.
+      copies: tensors that repeat another, by name; they may be left out.
+      made: patterns of tensors that the model makes by itself or has no use for.
+      prefixes: that names may lack, or have beside.
+    """
+
+    model: dict[str, Any]
+    train_length: int
+    rules: Sequence[Rule]
+    copies: Mapping[str, str]
+    made: Sequence[str] = ()
+    prefixes: Sequence[str] = ()
+
+    def makes(self, name: str) -> bool:
+        """Whether a tensor is one that the model makes by itself."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.made)
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a folder's config.json.
+
+    Raises:
+      UserError: there is none, its model is of no kind known here, or it asks for something that
+        is not supported.
+    """
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: should be a folder that holds config.json and weights")
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: holds no config.json; looked for that and weights") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: should be JSON ({error})") from None
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    if kind not in KINDS:
+        raise UserError(f"{path}: model_type={kind!r}: should be one of {', '.join(KINDS)}")
+    keys = Keys(path, content)
+    keys.only("quantization_config", None)
+    recipe = KINDS[kind](keys)
+    keys.check_rest()
+    return recipe
+
+
+def _linear(theirs: str, ours: str, *, bias: bool) -> list[Rule]:
+    """A linear map of PyTorch's."""
+    rules = [Rule(f"{theirs}.weight", (f"{ours}.kernel",), transposed=True)]
+    return [*rules, Rule(f"{theirs}.bias", (f"{ours}.bias",))] if bias else rules
+
+
+def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> Recipe:
+    """Llama's shape; Mistral, Qwen2 and Qwen3 are this and that more.
+
+    Args:
+      keys: of the config.
+      attention_bias: on which maps of attention, of "qkvo".
+      qk_norm: whether queries and keys are normalised.
+      windows: which layers have a window: "none", "all", or those that "layer_types" names.
+    """
+    heads, hidden = keys.whole("num_attention_heads"), keys.whole("hidden_size")
+    layers, tied = keys.whole("num_hidden_layers"), keys.flag("tie_word_embeddings", False)
+    length = keys.whole("max_position_embeddings")
+    keys.only("hidden_act", "silu", "swish")
+    if attention_bias == "asked":
+        attention_bias = "qkvo" if keys.flag("attention_bias", False) else ""
+    mlp_bias = keys.flag("mlp_bias", False)
+    if mlp_bias and attention_bias != "qkvo":
+        raise UserError(f"{keys.path}: mlp_bias=True is not supported without attention_bias=True")
+    kv_heads = keys.whole("num_key_value_heads", heads if windows == "none" else None)
+    if heads % kv_heads:
+        raise UserError(
+            f"{keys.path}: num_key_value_heads={kv_heads}: should divide "
+            f"num_attention_heads={heads}"
+        )
+    method = rope_method(keys, length)
+    slides = [False] * layers
+    if windows == "named":
+        slides = _sliding_layers(keys, layers)
+    elif windows == "all" and (
+        "sliding_window" not in keys.content or keys.get("sliding_window", 0)
+    ):
+        slides = [True] * layers
+    window = keys.whole("sliding_window", 4096) if any(slides) else 0
+    model = {
+        "family": "decoder",
+        "method": pattern(
+            [f"{method}+windowed(window={window})" if slide else method for slide in slides]
+        ),
+        "vocab_size": keys.whole("vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": keys.whole("intermediate_size"),
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "key_size": keys.whole("head_dim", 128 if qk_norm else hidden // heads),
+        "mlp": "gated",
+        "norm": "rms",
+        "norm_epsilon": keys.number("rms_norm_eps", 1e-6),
+        "qk_norm": qk_norm,
+        "tied_head": tied,
+        "use_bias": mlp_bias,
+        "attention_bias": "" if mlp_bias else attention_bias,
+    }
+    rules = [
+        Rule("model.embed_tokens.weight", ("embedding.embedding",)),
+        Rule("model.norm.weight", ("norm.scale",)),
+    ]
+    if not tied:
+        rules += _linear("lm_head", "head", bias=False)
+    for i in range(layers):
+        theirs, ours = f"model.layers.{i}", f"layers.{i}"
+        rules += [
+            Rule(f"{theirs}.input_layernorm.weight", (f"{ours}.attention_norm.scale",)),
+            Rule(f"{theirs}.post_attention_layernorm.weight", (f"{ours}.mlp_norm.scale",)),
+        ]
+        for name in "qkvo":
+            rules += _linear(
+                f"{theirs}.self_attn.{name}_proj", f"{ours}.self_attention.{name}_proj",
+                bias=name in attention_bias,
+            )  # fmt: skip
+        for name in "qk" if qk_norm else "":
+            rules.append(
+                Rule(
+                    f"{theirs}.self_attn.{name}_norm.weight",
+                    (f"{ours}.self_attention.{name}_norm.scale",),
+                )
+            )
+        for name in ("gate", "up", "down"):
+            rules += _linear(f"{theirs}.mlp.{name}_proj", f"{ours}.mlp.{name}_proj", bias=mlp_bias)
+    copies = {"lm_head.weight": "model.embed_tokens.weight"} if tied else {}
+    made = ("model.layers.*.self_attn.rotary_emb.inv_freq",)
+    return Recipe(model, length, rules, copies, made, ("model.",))
+
+
+def _sliding_layers(keys: Keys, layers: int) -> list[bool]:
+    """Qwen's: which layers have the window "sliding_window"."""
+    if not keys.flag("use_sliding_window", False):
+        keys.asked |= {"sliding_window", "layer_types"}
+        kinds = keys.get("layer_types", [])
+        if any(kind != "full_attention" for kind in kinds):
+            raise UserError(f"{keys.path}: layer_types: has windows, and use_sliding_window none")
+        return [False] * layers
+    first = keys.get("max_window_layers", 28)
+    named = ["full_attention" if i < first else "sliding_attention" for i in range(layers)]
+    kinds = keys.get("layer_types", named)
+    known = ("full_attention", "sliding_attention")
+    if len(kinds) != layers or any(kind not in known for kind in kinds):
+        raise UserError(
+            f"{keys.path}: layer_types: should be {layers} times full_attention or "
+            "sliding_attention"
+        )
+    return [kind == "sliding_attention" for kind in kinds]
+
+
+def pattern(methods: Sequence[str]) -> str:
+    """The shortest pattern that repeats to these."""
+    depth = len(methods)
+    period = next(
+        p
+        for p in range(1, depth + 1)
+        if depth % p == 0 and list(methods[:p]) * (depth // p) == methods
+    )
+    return "|".join(methods[:period])
+
+
+def _gpt2(keys: Keys) -> Recipe:
+    """GPT-2: learned positions, layer normalisation, biases, q, k and v in one map."""
+    hidden, heads, layers = (keys.whole(key) for key in ("n_embd", "n_head", "n_layer"))
+    keys.only("activation_function", "gelu_new", "gelu_pytorch_tanh")
+    keys.only("scale_attn_weights", True)
+    keys.only("scale_attn_by_inverse_layer_idx", False)
+    keys.only("add_cross_attention", False)
+    keys.only("tie_word_embeddings", True)
+    keys.asked |= {f"summary_{x}" for x in ("type", "use_proj", "activation", "proj_to_labels",
+                                            "first_dropout")}  # fmt: skip
+    if hidden % heads:
+        raise UserError(f"{keys.path}: n_head={heads}: should divide n_embd={hidden}")
+    length = keys.whole("n_positions", 1024)
+    model = {
+        "family": "decoder",
+        "method": "nope",
+        "vocab_size": keys.whole("vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": keys.whole("n_inner", 4 * hidden),
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": heads,
+        "key_size": hidden // heads,
+        "mlp": "plain",
+        "norm": "layer",
+        "norm_epsilon": keys.number("layer_norm_epsilon", 1e-5),
+        "max_positions": length,
+        "tied_head": True,
+        "use_bias": True,
+    }
+
+    def norm(theirs: str, ours: str) -> list[Rule]:
+        return [
+            Rule(f"{theirs}.weight", (f"{ours}.scale",)),
+            Rule(f"{theirs}.bias", (f"{ours}.bias",)),
+        ]
+
+    def convolution(theirs: str, *ours: str) -> list[Rule]:
+        """Their Conv1D, which has its inputs first, as ours."""
+        return [
+            Rule(f"{theirs}.weight", tuple(f"{name}.kernel" for name in ours)),
+            Rule(f"{theirs}.bias", tuple(f"{name}.bias" for name in ours)),
+        ]
+
+    rules = [
+        Rule("transformer.wte.weight", ("embedding.embedding",)),
+        Rule("transformer.wpe.weight", ("position_embedding.embedding",)),
+        *norm("transformer.ln_f", "norm"),
+    ]
+    for i in range(layers):
+        theirs, ours = f"transformer.h.{i}", f"layers.{i}"
+        attention = f"{ours}.self_attention"
+        rules += norm(f"{theirs}.ln_1", f"{ours}.attention_norm")
+        rules += norm(f"{theirs}.ln_2", f"{ours}.mlp_norm")
+        rules += convolution(
+            f"{theirs}.attn.c_attn", *(f"{attention}.{name}_proj" for name in "qkv")
+        )
+        rules += convolution(f"{theirs}.attn.c_proj", f"{attention}.o_proj")
+        rules += convolution(f"{theirs}.mlp.c_fc", f"{ours}.mlp.up_proj")
+        rules += convolution(f"{theirs}.mlp.c_proj", f"{ours}.mlp.down_proj")
+    copies = {"lm_head.weight": "transformer.wte.weight"}
+    made = ("transformer.h.*.attn.bias", "transformer.h.*.attn.masked_bias")
+    return Recipe(model, length, rules, copies, made, ("transformer.",))
+
+
+def _roformer(keys: Keys) -> Recipe:
+    """RoFormer, with its head for masked language modelling."""
+    hidden, heads = keys.whole("hidden_size"), keys.whole("num_attention_heads")
+    layers = keys.whole("num_hidden_layers")
+    keys.only("embedding_size", hidden)
+    keys.only("hidden_act", "gelu")
+    keys.only("rotary_value", False)
+    keys.only("is_decoder", False)
+    keys.only("add_cross_attention", False)
+    keys.only("tie_word_embeddings", True)
+    if hidden % heads:
+        raise UserError(
+            f"{keys.path}: num_attention_heads={heads}: should divide hidden_size={hidden}"
+        )
+    length = keys.whole("max_position_embeddings", 1536)
+    model = {
+        "family": "encoder",
+        "method": "softmax",
+        "vocab_size": keys.whole("vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": keys.whole("intermediate_size"),
+        "num_layers": layers,
+        "num_heads": heads,
+        "key_size": hidden // heads,
+        "type_vocab_size": keys.whole("type_vocab_size", 2),
+        "norm_epsilon": keys.number("layer_norm_eps", 1e-12),
+    }
+
+    def norm(theirs: str, ours: str) -> list[Rule]:
+        return [
+            Rule(f"{theirs}.LayerNorm.weight", (f"{ours}.scale",)),
+            Rule(f"{theirs}.LayerNorm.bias", (f"{ours}.bias",)),
+        ]
+
+    head = "cls.predictions"
+    rules = [
+        Rule("roformer.embeddings.word_embeddings.weight", ("word_embedding.embedding",)),
+        Rule("roformer.embeddings.token_type_embeddings.weight", ("type_embedding.embedding",)),
+        *norm("roformer.embeddings", "embedding_norm"),
+        *_linear(f"{head}.transform.dense", "transform", bias=True),
+        *norm(f"{head}.transform", "transform_norm"),
+        Rule(f"{head}.bias", ("head_bias",)),
+    ]
+    for i in range(layers):
+        theirs, ours = f"roformer.encoder.layer.{i}", f"layers.{i}"
+        attention = f"{ours}.self_attention"
+        for name, short in (("query", "q"), ("key", "k"), ("value", "v")):
+            rules += _linear(
+                f"{theirs}.attention.self.{name}", f"{attention}.{short}_proj", bias=True
+            )
+        rules += _linear(f"{theirs}.attention.output.dense", f"{attention}.o_proj", bias=True)
+        rules += norm(f"{theirs}.attention.output", f"{ours}.attention_norm")
+        rules += _linear(f"{theirs}.intermediate.dense", f"{ours}.mlp.up_proj", bias=True)
+        rules += _linear(f"{theirs}.output.dense", f"{ours}.mlp.down_proj", bias=True)
+        rules += norm(f"{theirs}.output", f"{ours}.mlp_norm")
+    copies = {
+        f"{head}.decoder.weight": "roformer.embeddings.word_embeddings.weight",
+        f"{head}.decoder.bias": f"{head}.bias",
+    }
+    made = (
+        "roformer.encoder.embed_positions.weight",
+        "roformer.pooler.*",
+        "cls.seq_relationship.*",
+    )
+    return Recipe(model, length, rules, copies, made)
+
+
+def _gau_alpha(keys: Keys) -> Recipe:
+    """GAU-α in its PyTorch form."""
+    hidden, layers = keys.whole("hidden_size"), keys.whole("num_hidden_layers")
+    keys.only("embedding_size", hidden)
+    keys.only("hidden_act", "swish", "silu")
+    keys.only("attention_scale", True)
+    keys.only("tie_word_embeddings", True)
+    methods = {"softmax_plus": "softmax_plus", "softmax": "softmax", "squared_relu": "relu2"}
+    keys.only("normalization", *methods)
+    bias = keys.flag("use_bias", False)
+    model = {
+        "family": "gau",
+        "method": methods[keys.get("normalization", "softmax_plus")],
+        "vocab_size": keys.whole("vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": keys.whole("intermediate_size"),
+        "key_size": keys.whole("attention_key_size", 128),
+        "num_layers": layers,
+        "type_vocab_size": keys.whole("type_vocab_size", 2),
+        "norm_epsilon": keys.number("layer_norm_eps", 1e-12),
+        "use_bias": bias,
+    }
+    embeddings = "gau_alpha.embeddings"
+    rules = [
+        Rule(f"{embeddings}.word_embeddings.weight", ("word_embedding.embedding",)),
+        Rule(f"{embeddings}.token_type_embeddings.weight", ("type_embedding.embedding",)),
+    ]
+    for i in range(layers):
+        theirs, ours = f"gau_alpha.encoder.layer.{i}.gau", f"layers.{i}"
+        for name in "io":
+            rules += _linear(f"{theirs}.{name}_dense", f"{ours}.{name}_dense", bias=bias)
+        for name in "qk":
+            rules.append(
+                Rule(f"{theirs}.{name}_scaleoffset.weight", (f"{ours}.{name}_scale.scale",))
+            )
+            if bias:
+                rules.append(
+                    Rule(f"{theirs}.{name}_scaleoffset.bias", (f"{ours}.{name}_scale.offset",))
+                )
+    copies = {"cls.predictions.decoder.weight": f"{embeddings}.word_embeddings.weight"}
+    made = ("gau_alpha.pooler.*",)
+    length = keys.whole("max_position_embeddings", 512)
+    return Recipe(model, length, rules, copies, made)
+
+
+def _of_llama(**what: Any) -> Callable[[Keys], Recipe]:
+    return lambda keys: _llama(keys, **what)
+
+
+KINDS: dict[str, Callable[[Keys], Recipe]] = {
+    "gau_alpha": _gau_alpha,
+    "gpt2": _gpt2,
+    "llama": _of_llama(attention_bias="asked", qk_norm=False, windows="none"),
+    "mistral": _of_llama(attention_bias="", qk_norm=False, windows="all"),
+    "qwen2": _of_llama(attention_bias="qkv", qk_norm=False, windows="named"),
+    "qwen3": _of_llama(attention_bias="asked", qk_norm=True, windows="named"),
+    "roformer": _roformer,
+}
+"""By "model_type" of a config.json."""

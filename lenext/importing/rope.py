@@ -1,0 +1,99 @@
+"""RoPE as a config.json of Hugging Face's transformers says it, as one of our methods."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lenext.errors import UserError
+from lenext.importing.keys import Keys
+
+OF_ALL = {
+    "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings",
+    "partial_rotary_factor",
+}  # fmt: skip
+YARN = {"beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"}
+LLAMA3 = {"low_freq_factor", "high_freq_factor"}
+
+
+def rope_method(keys: Keys, length: int) -> str:
+    """The method, such as "yarn(base=10000.0,pairing='halves',scale=4.0,original_length=4096)".
+
+    Args:
+      keys: of the config, in which "rope_parameters", or "rope_theta" and "rope_scaling", say it.
+      length: "max_position_embeddings".
+
+    Raises:
+      UserError: for a kind of scaling, or a key of it, that is not supported.
+    """
+    theta = keys.number("rope_theta", 10000.0)
+    scaling = keys.get("rope_parameters", None) or keys.get("rope_scaling", {})
+    keys.asked |= {"rope_scaling", "original_max_position_embeddings"}
+    keys.only("partial_rotary_factor", 1.0)
+    where = f"{keys.path}: rope_scaling"
+    if not isinstance(scaling, Mapping):
+        raise UserError(f"{where}: should be an object")
+    given: dict[str, Any] = {key: x for key, x in scaling.items() if x is not None}
+    kind = given.get("rope_type", given.get("type", "default"))
+    known = {"default": set(), "linear": set(), "dynamic": set(), "yarn": YARN, "llama3": LLAMA3}
+    if kind not in known:
+        raise UserError(f"{where}: type {kind!r} is not supported, only {', '.join(known)}")
+    options: dict[str, Any] = {"base": float(given.get("rope_theta", theta)), "pairing": "halves"}
+
+    def number(key: str, default: float | None = None) -> float:
+        value = given.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise UserError(f"{where}: {key}={value!r}: should be a number above 0")
+        return float(value)
+
+    # Where a model has it beside, transformers prefers that.
+    original = keys.get(
+        "original_max_position_embeddings", given.get("original_max_position_embeddings", length)
+    )
+    if kind in ("yarn", "llama3") and (type(original) is not int or original < 2):
+        raise UserError(
+            f"{where}: original_max_position_embeddings={original!r}: should be a whole number"
+        )
+    if given.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UserError(f"{where}: partial_rotary_factor is not supported")
+    for key in sorted(given.keys() - OF_ALL - known[kind]):
+        raise UserError(f"{where}: key {key!r} is not supported with type {kind!r}")
+    name = "softmax"
+    if kind == "linear":
+        name, options["scale"] = "pi", number("factor")
+    elif kind == "dynamic":
+        name = "dynamic_ntk"
+        options |= {"scale": number("factor"), "original_length": length}
+    elif kind == "yarn":
+        name = "yarn"
+        scale = number("factor", length / original)
+        if given.get("truncate", True) is not True:
+            raise UserError(f"{where}: truncate={given['truncate']!r} is not supported")
+        options |= {
+            "scale": scale,
+            "original_length": original,
+            "fast_turns": number("beta_fast", 32.0),
+            "slow_turns": number("beta_slow", 1.0),
+            "attention_factor": _attention_factor(given, scale, number),
+        }
+    elif kind == "llama3":
+        name = "llama3"
+        options |= {
+            "scale": number("factor"),
+            "original_length": original,
+            "fast_turns": number("high_freq_factor"),
+            "slow_turns": number("low_freq_factor"),
+        }
+    return f"{name}({','.join(f'{key}={value!r}' for key, value in options.items())})"
+
+
+def _attention_factor(given: Mapping[str, Any], scale: float, number: Any) -> float:
+    """What q and k are each multiplied by."""
+    if "attention_factor" in given:
+        return number("attention_factor")
+
+    def magnitude(share: float) -> float:
+        return 0.1 * share * math.log(scale) + 1.0 if scale > 1 else 1.0
+
+    if given.get("mscale") and given.get("mscale_all_dim"):
+        return magnitude(number("mscale")) / magnitude(number("mscale_all_dim"))
+    return magnitude(1.0)

@@ -1,0 +1,151 @@
+"""Tensors out of PyTorch's own files, without PyTorch and without running anything in them.
+
+A file of `torch.save` is a zip archive: a pickle that says which tensors there are, and a member
+for each storage. A pickle is a program; of what it may call, this reader knows what makes a tensor
+and nothing else.
+"""
+
+import collections
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from lenext.errors import UserError
+
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files of PyTorch before 1.6 begin."""
+
+DTYPES = {
+    "FloatStorage": np.dtype(np.float32),
+    "DoubleStorage": np.dtype(np.float64),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+
+
+class _Storage(NamedTuple):
+    dtype: np.dtype
+    key: str
+    size: int  # numbers in it
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor lies: numbers of a storage, from an offset on, by strides."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of its numbers."""
+        return self.storage.dtype
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredTensor:
+    """What `torch._utils._rebuild_tensor_v2` is called with."""
+    numbers = (offset, *shape, *strides)
+    if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
+        raise pickle.UnpicklingError("a tensor of no storage")
+    shape, strides = tuple(shape), tuple(strides)
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    if 0 not in shape and last >= storage.size:
+        raise pickle.UnpicklingError("a tensor that its storage does not hold")
+    return StoredTensor(storage, offset, shape, strides)
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+    """What `torch._utils._rebuild_parameter` is called with."""
+    return tensor
+
+
+KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    **{("torch", name): dtype for name, dtype in DTYPES.items()},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return KNOWN[module, name]
+        except KeyError:
+            raise UserError(f"it would run {module}.{name}") from None
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        match pid:
+            case ("storage", np.dtype() as dtype, str(key), str(), int(size)):
+                return _Storage(dtype, key, size)
+        raise pickle.UnpicklingError(f"storage {pid!r}")
+
+
+class TorchFile:
+    """The tensors of a file of `torch.save`, read one at a time.
+
+    Args:
+      path: of the file, which holds a dict of names to tensors.
+
+    Raises:
+      UserError: it is not such a file, is cut short, or its pickle would run something.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with path.open("rb") as file:
+            if file.read(len(LEGACY)) == LEGACY:
+                raise UserError(
+                    f"{path}: written by PyTorch before 1.6; save it again, as safetensors"
+                )
+        try:
+            self.archive = zipfile.ZipFile(path)
+            (index,) = (n for n in self.archive.namelist() if n.endswith("/data.pkl"))
+            self.root = index.removesuffix("data.pkl")
+            order = self.root + "byteorder"
+            if order in self.archive.namelist() and self.archive.read(order) != b"little":
+                raise UserError(f"{path}: its numbers are not little-endian")
+            with self.archive.open(index) as file:
+                content = _Unpickler(file).load()
+        except UserError as error:
+            raise UserError(
+                f"{path}: its pickle holds more than tensors: {error}; save the weights as "
+                "safetensors"
+            ) from None
+        except Exception as error:  # whatever a pickle's few opcodes can go wrong with
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: should be a file of torch.save ({reason})") from None
+        if not isinstance(content, dict) or not all(
+            isinstance(name, str) and isinstance(x, StoredTensor) for name, x in content.items()
+        ):
+            raise UserError(f"{path}: should hold names and their tensors (a state dict)")
+        self.tensors: dict[str, StoredTensor] = dict(content)
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor.
+
+        Raises:
+          UserError: the file does not hold all of it.
+        """
+        storage, offset, shape, strides = self.tensors[name]
+        try:
+            data = self.archive.read(f"{self.root}data/{storage.key}")
+        except (KeyError, OSError, zipfile.BadZipFile) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.path}: tensor {name} cannot be read ({reason})") from None
+        if len(data) != storage.size * storage.dtype.itemsize:
+            raise UserError(f"{self.path}: tensor {name} is cut short")
+        numbers = np.frombuffer(data, storage.dtype)[offset:]
+        steps = [step * storage.dtype.itemsize for step in strides]
+        return np.lib.stride_tricks.as_strided(numbers, shape, steps, writeable=False)

@@ -1,0 +1,116 @@
+"""Small models of transformers, randomly initialised: what imports are compared with.
+
+Wants torch and transformers. Makes the golden values, too, for where these are missing:
+
+    python -m tests.importing.peers
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+GOLDEN = Path(__file__).parent / "golden"
+LENGTH = 24
+VOCAB = 37
+
+LLAMA = {
+    "vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": LENGTH,
+    "rms_norm_eps": 1e-5, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+ROFORMER = {
+    "vocab_size": VOCAB, "hidden_size": 16, "embedding_size": 16, "intermediate_size": 24,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": LENGTH,
+    "initializer_range": 0.3,
+}  # fmt: skip
+
+
+def scaled(kind: str, **rope: Any) -> dict[str, Any]:
+    return LLAMA | {"rope_parameters": {"rope_type": kind, "rope_theta": 500.0, **rope}}
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", LLAMA),
+    "llama_tied": ("LlamaForCausalLM", LLAMA | {"tie_word_embeddings": True, "head_dim": 6}),
+    "llama_biased": ("LlamaForCausalLM", LLAMA | {"attention_bias": True, "mlp_bias": True}),
+    "llama_attention_bias": ("LlamaForCausalLM", LLAMA | {"attention_bias": True}),
+    "llama_linear": ("LlamaForCausalLM", scaled("linear", factor=2.5)),
+    "llama_dynamic": ("LlamaForCausalLM", scaled("dynamic", factor=2.0)),
+    "llama_yarn": (
+        "LlamaForCausalLM",
+        scaled("yarn", factor=3.0, original_max_position_embeddings=8, beta_fast=2, beta_slow=0.5),
+    ),
+    "llama_yarn_mscale": (
+        "LlamaForCausalLM",
+        scaled("yarn", factor=3.0, original_max_position_embeddings=8, mscale=1.0,
+               mscale_all_dim=0.5),
+    ),
+    "llama_llama3": (
+        "LlamaForCausalLM",
+        scaled("llama3", factor=8.0, original_max_position_embeddings=12, low_freq_factor=1.0,
+               high_freq_factor=4.0),
+    ),
+    "mistral": ("MistralForCausalLM", LLAMA | {"sliding_window": 7, "head_dim": 8}),
+    "mistral_full": ("MistralForCausalLM", LLAMA | {"sliding_window": None}),
+    "qwen2": ("Qwen2ForCausalLM", LLAMA),
+    "qwen2_windows": (
+        "Qwen2ForCausalLM",
+        LLAMA | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1,
+                 "tie_word_embeddings": True},
+    ),
+    "qwen3": ("Qwen3ForCausalLM", LLAMA | {"head_dim": 8}),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": LENGTH,
+         "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "roformer": ("RoFormerForMaskedLM", ROFORMER),
+}  # fmt: skip
+
+
+def make(name: str) -> torch.nn.Module:
+    """A model with every parameter at random, gains and offsets too."""
+    kind, sizes = CASES[name]
+    cls = getattr(transformers, kind)
+    torch.manual_seed(sorted(CASES).index(name))
+    model = cls(cls.config_class(**sizes)).eval()
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+            assert "embed_positions" in path or torch.any(parameter != 0), path
+    return model
+
+
+def sequences(length: int = LENGTH) -> tuple[np.ndarray, np.ndarray]:
+    """Two rows of tokens, and the mask that hides the last of the second row."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(3, VOCAB, (2, length))
+    return tokens, np.arange(length)[None] < np.asarray([[length], [length - 5]])
+
+
+def logits(model: torch.nn.Module, length: int = LENGTH) -> np.ndarray:
+    """Of these sequences, padded ones too."""
+    tokens, mask = sequences(length)
+    with torch.no_grad():
+        out = model(
+            input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(np.int64))
+        )
+    return out.logits.float().numpy()
+
+
+def main() -> None:
+    shutil.rmtree(GOLDEN, ignore_errors=True)
+    for name in CASES:
+        model = make(name)
+        model.save_pretrained(GOLDEN / name)
+        (GOLDEN / name / "generation_config.json").unlink(missing_ok=True)
+        np.save(GOLDEN / name / "logits.npy", logits(model))
+
+
+if __name__ == "__main__":
+    main()
