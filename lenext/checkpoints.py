@@ -136,6 +136,10 @@ class Checkpoints:
         args = ocp.args.Composite(data=ocp.args.JsonRestore())
         return self.manager.restore(step, args=args)["data"] or {}
 
+    def has_optimizer(self, step: int) -> bool:
+        """Whether a step has optimiser state, which imported weights have not."""
+        return self.manager.item_metadata(step).get("optimizer") is not None
+
     def vocab_size(self, step: int) -> int:
         """Rows of the token embedding of a step's parameters."""
         shapes = self.manager.item_metadata(step)["params"].tree

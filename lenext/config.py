@@ -78,7 +78,8 @@ def base_config() -> Config:
     config.optimizer.decay_steps = 200  # wsd: the last so many; 0 stays at the peak
     config.optimizer.weight_decay = 0.01
     config.optimizer.decay_mask = "matrices"  # or no_embeddings, matrices but those; or all
-    # Parameters that stay as they start, with commas: "layers.*.attention.learned", a method's.
+    # Parameters that stay as they start, with commas: "layers.*.attention.learned", a method's; or
+    # all but those, "*,!layers.*.attention.learned".
     config.optimizer.frozen = ""
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.98
@@ -297,6 +298,24 @@ def check_model(ours: Config, theirs: Config, where: str) -> None:
         raise UserError(f"{', '.join(found)}: should be as {where} was trained")
 
 
+def check_positions(model: Config, length: int, key: str) -> None:
+    """Checks that a model has learned as many positions as it is to see.
+
+    Args:
+      model: section of the config.
+      length: tokens.
+      key: what asks for so many.
+
+    Raises:
+      UserError: it has fewer.
+    """
+    if 0 < model.max_positions < length:
+        raise UserError(
+            f"{key}: {length} tokens; should be at most config.model.max_positions="
+            f"{model.max_positions}, as positions that are learned do not go on"
+        )
+
+
 def plain(config: Config) -> dict[str, Any]:
     """The config as plain JSON values."""
     return json.loads(config.to_json())
@@ -311,8 +330,9 @@ def validate(config: Config) -> None:
     at_least_one = [
         "model.hidden_size", "model.intermediate_size", "model.key_size", "model.num_layers",
         "model.num_heads", "model.type_vocab_size", "data.batch_size", "training.steps",
-        "training.log_every", "training.eval_every", "training.checkpoint_every", "training.keep_latest",
-        "training.accumulate", "eval.documents", "eval.tokens", "eval.batch_tokens",
+        "training.log_every", "training.eval_every", "training.checkpoint_every",
+        "training.keep_latest", "training.accumulate", "eval.documents", "eval.tokens",
+        "eval.batch_tokens",
         "eval.probe_rows", "eval.bootstrap", "eval.masks", "eval.stride",
         "eval.needles", "data.needles",
         "eval.calibration_documents", "eval.calibration_tokens",
@@ -375,6 +395,8 @@ def validate(config: Config) -> None:
     for key in ("seed", "eval.seed"):
         if not 0 <= flat[key] < 2**32:
             raise UserError(f"config.{key}={flat[key]}: should be from 0 to 2^32 - 1")
+    longest = max(flat["data.train_length"], flat["data.target_length"])
+    check_positions(config.model, longest, "config.data.train_length or target_length")
     read_methods(flat["model.method"], flat["data.train_length"])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from lenext import cli
+from lenext.config import check_positions
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
 from lenext.models import Decoder, model_methods, unsuited
@@ -74,6 +75,7 @@ def main() -> None:
     run.check_tokenizer(tokenizer, config.data.tokenizer)
     given = os.fsencode(prompt_flag.value)  # as it was typed, whether or not that is text
     prompt = np.asarray(tokenizer.encode(given), np.int32)
+    check_positions(config.model, len(prompt) + max_tokens.value, "--max_tokens, with the prompt")
     drawn = generate(model, prompt[None], max_tokens.value, sampling=sampling, seed=seed.value)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character

@@ -11,6 +11,9 @@ from lenext.config import Config, base_config, differences, plain
 from lenext.errors import UserError
 from lenext.files import write_atomically
 
+SOURCE = "source"
+"""Folder in the workdir of an imported run: what it came from, but for the parameters."""
+
 
 def read_run_config(workdir: Path) -> dict[str, Any] | None:
     """The config of the run that DIR holds; None where it holds none.

@@ -8,6 +8,7 @@ import jax
 
 from lenext.config import (
     Config,
+    check_positions,
     plain,
     read_lengths,
     read_vocab_size,
@@ -99,6 +100,7 @@ def evaluate_run(
     methods = {name: run.read_methods(name) for name in split_list(settings.methods)}
     if not methods:
         raise UserError("config.eval.methods: should name at least one method")
+    check_positions(config.model, max(lengths), "config.eval.lengths")
     protocol = get_protocol(settings.protocol, model.objective, "config.eval.protocol")
 
     with first_goes_first("data"):

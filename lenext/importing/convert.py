@@ -23,10 +23,7 @@ from lenext.importing.tensors import Tensor, open_tensors
 from lenext.importing.tokenizer import copy_tokenizer
 from lenext.models import FAMILIES, build_model
 from lenext.models.pretrained import load_run
-from lenext.workdir import read_run_config, write_run_config
-
-SOURCE = "source"
-"""Folder in a workdir: what its checkpoint was imported from, but for the parameters."""
+from lenext.workdir import SOURCE, read_run_config, write_run_config
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 SHARD_BYTES = 4 * 2**30

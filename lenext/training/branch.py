@@ -1,14 +1,22 @@
 """A run that starts from another run's checkpoint."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
 from lenext.checkpoints import Checkpoints, newest_step
-from lenext.config import Config, check_model, to_config
+from lenext.config import Config, check_model, read_methods, to_config
 from lenext.errors import UserError
+from lenext.models import with_method
+from lenext.models.pretrained import load_run
+from lenext.sharding import place
 from lenext.training.step import State
-from lenext.workdir import read_run_config
+from lenext.workdir import SOURCE, read_run_config
 
 
 def restore_origin(
@@ -19,7 +27,8 @@ def restore_origin(
     Writes nothing anywhere. Steps go on counting from the origin's: schedule, averages, dropout
     masks and the order of the data are those of a run that came here by itself. So one long run at
     a stable rate serves any number of decays ("wsd", arXiv 2404.06395), and each is what a run
-    with that decay from the start would have been.
+    with that decay from the start would have been. Weights that were imported are of step 0, and
+    come with no optimiser state and no place in any data: the branch has its own.
 
     Args:
       config: of the branch.
@@ -52,6 +61,10 @@ def restore_origin(
                 f"at which this run branches off {origin}"
             )
         check_model(config.model, to_config(stored).model, str(origin))
+        if not checkpoints.has_optimizer(step):
+            there = {name: x for name, x in checkpoints.restore_data(step).items() if x}
+            check_data(config, data, there, str(origin))
+            return step, _start_from(origin, config, like), {}
         packing = stored.get("data", {}).get("packing", False)
         if config.data.packing != packing:
             raise UserError(
@@ -63,6 +76,16 @@ def restore_origin(
         checkpoints.close()
     check_data(config, data, place, str(origin))
     return step, state, place
+
+
+def _start_from(origin: Path, config: Config, like: State) -> State:
+    """A state of imported weights; what the branch's method learns stands at its initial values."""
+    methods = read_methods(config.model.method, config.data.train_length)
+    model = with_method(load_run(origin).model, methods)
+    params = nnx.to_pure_dict(nnx.state(model))
+    params = place(params, jax.tree.map(lambda x: x.sharding, like["params"]))
+    average = {"ema": jax.tree.map(jnp.copy, params)} if "ema" in like else {}
+    return like | {"params": params} | average
 
 
 def check_data(
@@ -87,3 +110,9 @@ def check_data(
                 f"{name} has changed since {workdir} was trained with it: fingerprint "
                 f"{data[key]}, was {place[key]}"
             )
+
+
+def keep_source(origin: Path, workdir: Path) -> None:
+    """Takes along what `lenext.export_checkpoint` needs of an imported origin."""
+    if (origin / SOURCE).is_dir() and not (workdir / SOURCE).exists():
+        shutil.copytree(origin / SOURCE, workdir / SOURCE)

@@ -25,7 +25,7 @@ from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import build_model, parameter_table
 from lenext.sharding import check_batch, make_mesh, place, shard_batch, shardings_of
 from lenext.training.batches import make_batches
-from lenext.training.branch import check_data, restore_origin
+from lenext.training.branch import check_data, keep_source, restore_origin
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import frozen_parameters, make_optimizer, make_schedule
 from lenext.training.preemption import Preemption
@@ -112,7 +112,9 @@ def train(config: Config, workdir: Path) -> None:
             workdir, keep_latest=settings.keep_latest, best_metric=settings.best_metric
         )
         stack.push(checkpoints)
-        if branching:  # from here on it needs its origin no more
+        if branching and is_first():
+            keep_source(Path(settings.branch_from), workdir)
+        if branching and first:  # from here on it needs its origin no more
             checkpoints.save(first, state, resumed, {})
         elif first:
             state, resumed = checkpoints.restore(first, state)

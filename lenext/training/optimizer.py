@@ -91,7 +91,9 @@ def frozen_parameters(patterns: str, params: Any) -> Any:
     """Which parameters stay as they are.
 
     A pattern is a parameter's path, such as "word_embedding.embedding", or the first parts of
-    paths, such as "layers.0"; * stands for any characters, dots among them, as in `fnmatch`.
+    paths, such as "layers.0"; * stands for any characters, dots among them, as in `fnmatch`. After
+    an exclamation mark it says what does not stay: of several that fit, the last decides, so
+    "*,!layers.*.attention.learned" trains what methods learn and nothing else.
 
     Args:
       patterns: separated by commas.
@@ -110,7 +112,7 @@ def frozen_parameters(patterns: str, params: Any) -> Any:
 
     wanted = split_list(patterns)
     for pattern in wanted:
-        if not any(fits(name, pattern) for name in jax.tree.leaves(names)):
+        if not any(fits(name, pattern.lstrip("!")) for name in jax.tree.leaves(names)):
             # Layers are mostly alike.
             kinds = dict.fromkeys(
                 ".".join("*" if part.isdecimal() else part for part in name.split("."))
@@ -120,7 +122,12 @@ def frozen_parameters(patterns: str, params: Any) -> Any:
                 f"config.optimizer.frozen: {pattern!r} fits no parameter; there are "
                 f"{', '.join(kinds)}"
             )
-    return jax.tree.map(lambda name: any(fits(name, pattern) for pattern in wanted), names)
+
+    def stays(name: str) -> bool:
+        fitting = [pattern for pattern in wanted if fits(name, pattern.lstrip("!"))]
+        return bool(fitting) and not fitting[-1].startswith("!")
+
+    return jax.tree.map(stays, names)
 
 
 Mask = Callable[[Any], Any]
