@@ -1,11 +1,12 @@
 """Small models of transformers, randomly initialised: what imports are compared with.
 
-Wants torch and transformers. Makes the golden values, too, for where these are missing:
+Wants torch and transformers, and for GAU-α `pip install --no-deps gau-alpha==0.0.3`. Makes the
+golden values, too, for where these are missing:
 
     python -m tests.importing.peers
 """
 
-import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ ROFORMER = {
     "vocab_size": VOCAB, "hidden_size": 16, "embedding_size": 16, "intermediate_size": 24,
     "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": LENGTH,
     "initializer_range": 0.3,
+}  # fmt: skip
+GAU = {
+    "vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "attention_key_size": 8, "max_position_embeddings": LENGTH, "initializer_range": 0.3,
 }  # fmt: skip
 
 
@@ -69,21 +74,47 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2},
     ),
     "roformer": ("RoFormerForMaskedLM", ROFORMER),
+    "gau_alpha": ("GAUAlphaForMaskedLM", GAU),
+    "gau_alpha_softmax": (
+        "GAUAlphaForMaskedLM", GAU | {"normalization": "softmax", "use_bias": True},
+    ),
+    "gau_alpha_relu": ("GAUAlphaForMaskedLM", GAU | {"normalization": "squared_relu"}),
 }  # fmt: skip
 
 
 def make(name: str) -> torch.nn.Module:
     """A model with every parameter at random, gains and offsets too."""
     kind, sizes = CASES[name]
-    cls = getattr(transformers, kind)
+    cls = _gau_alpha() if kind.startswith("GAU") else getattr(transformers, kind)
     torch.manual_seed(sorted(CASES).index(name))
     model = cls(cls.config_class(**sizes)).eval()
     with torch.no_grad():
+        if kind.startswith("GAU"):  # which the package leaves to who loads weights
+            embedding = model.get_input_embeddings().weight
+            model.get_output_embeddings().weight = embedding
         for path, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter += 0.3 * torch.randn_like(parameter)
             assert "embed_positions" in path or torch.any(parameter != 0), path
     return model
+
+
+def _gau_alpha() -> Any:
+    """The class, from a package that names something that transformers has no more, in vain."""
+    transformers.modeling_utils.SequenceSummary = None
+    import gau_alpha  # pyright: ignore[reportMissingImports]
+
+    return gau_alpha.GAUAlphaForMaskedLM
+
+
+def save(model: torch.nn.Module, folder: Path) -> None:
+    """As its library does; GAU-α's as it was released."""
+    if model.config.model_type == "gau_alpha":
+        model.config.save_pretrained(folder)
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    else:
+        model.save_pretrained(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)
 
 
 def sequences(length: int = LENGTH) -> tuple[np.ndarray, np.ndarray]:
@@ -98,17 +129,17 @@ def logits(model: torch.nn.Module, length: int = LENGTH) -> np.ndarray:
     tokens, mask = sequences(length)
     with torch.no_grad():
         out = model(
-            input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(np.int64))
+            input_ids=torch.tensor(tokens),
+            attention_mask=torch.tensor(mask.astype(np.int64)),
+            return_dict=True,
         )
     return out.logits.float().numpy()
 
 
 def main() -> None:
-    shutil.rmtree(GOLDEN, ignore_errors=True)
-    for name in CASES:
+    for name in sys.argv[1:] or CASES:
         model = make(name)
-        model.save_pretrained(GOLDEN / name)
-        (GOLDEN / name / "generation_config.json").unlink(missing_ok=True)
+        save(model, GOLDEN / name)
         np.save(GOLDEN / name / "logits.npy", logits(model))
 
 

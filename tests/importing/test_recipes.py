@@ -1,0 +1,114 @@
+"""What a config.json asks for is taken over or refused by name."""
+
+import json
+
+import pytest
+
+from lenext.errors import UserError
+from lenext.importing.recipes import KINDS, pattern, read_recipe
+from tests.importing.conftest import GOLDEN, copy
+
+
+def changed(tmp_path, name, **changes):
+    """A folder like a golden one, with keys of its config.json changed; None takes one out."""
+    folder = copy(GOLDEN / name, tmp_path / name)
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v != "gone"}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("llama", {"model_type": "gemma"}, f"model_type='gemma': should be one of {', '.join(KINDS)}"),
+        ("llama", {"model_type": "gone"}, "model_type=None"),
+        ("llama", {"hidden_act": "relu"}, "hidden_act='relu' is not supported, only 'silu'"),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not"),
+        ("llama", {"logit_scale": 0.5}, "logit_scale=0.5 is not known here and may change"),
+        ("llama", {"sliding_window": 8}, "sliding_window=8 is not known here"),
+        ("llama", {"mlp_bias": True}, "mlp_bias=True is not supported without attention_bias"),
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads=3: should divide"),
+        ("llama", {"num_hidden_layers": 0}, "num_hidden_layers=0: should be a whole number"),
+        ("llama", {"vocab_size": "gone"}, "vocab_size=None: should be a whole number"),
+        ("llama", {"rms_norm_eps": -1}, "rms_norm_eps=-1: should be a number above 0"),
+        ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings='yes': should be true or"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
+        (
+            "llama", {"rope_parameters": {"rope_type": "longrope", "factor": 2.0}},
+            "rope_scaling: type 'longrope' is not supported, only default, linear",
+        ),
+        (
+            "llama", {"rope_parameters": {"rope_type": "linear", "mrope_section": [1]}},
+            "rope_scaling: key 'mrope_section' is not supported with type 'linear'",
+        ),
+        ("llama", {"rope_parameters": {"type": "linear"}}, "factor=None: should be a number above"),
+        (
+            "llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": False}},
+            "truncate=False is not supported",
+        ),
+        ("qwen2_windows", {"layer_types": ["full_attention"]}, "layer_types: should be 2 times"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "has windows, and use_sliding_w"),
+        ("gpt2", {"activation_function": "relu"}, "activation_function='relu' is not supported"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx=True is not"),
+        ("gpt2", {"n_head": 3}, "n_head=3: should divide n_embd=16"),
+        ("roformer", {"rotary_value": True}, "rotary_value=True is not supported"),
+        ("roformer", {"embedding_size": 8}, "embedding_size=8 is not supported, only 16"),
+        ("gau_alpha", {"attention_scale": False}, "attention_scale=False is not supported"),
+        ("gau_alpha", {"normalization": "l1"}, "normalization='l1' is not supported, only"),
+    ],
+)  # fmt: skip
+def test_what_is_not_supported(tmp_path, name, changes, message):
+    with pytest.raises(UserError) as error:
+        read_recipe(changed(tmp_path, name, **changes))
+    assert message in str(error.value)
+    assert str(tmp_path / name / "config.json") in str(error.value)
+
+
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(UserError, match=r"should be a folder that holds config.json"):
+        read_recipe(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"holds no config.json; looked for that and weights"):
+        read_recipe(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config.json: should be JSON"):
+        read_recipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rope", "method"),
+    [
+        ({}, "softmax(base=10000.0,pairing='halves')"),
+        ({"rope_theta": 5e5}, "softmax(base=500000.0,pairing='halves')"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2}, "rope_theta": 100},
+            "pi(base=100.0,pairing='halves',scale=2.0)",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            "dynamic_ntk(base=10000.0,pairing='halves',scale=2.0,original_length=24)",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                              "high_freq_factor": 4.0, "original_max_position_embeddings": 12}},
+            "llama3(base=10000.0,pairing='halves',scale=8.0,original_length=12,fast_turns=4.0,"
+            "slow_turns=1.0)",
+        ),
+    ],
+)  # fmt: skip
+def test_rope_as_older_files_say_it(tmp_path, rope, method):
+    folder = changed(tmp_path, "llama", rope_parameters="gone", **rope)
+    assert read_recipe(folder).model["method"] == method
+
+
+def test_mistral_has_its_window_where_nobody_says_none(tmp_path):
+    folder = changed(tmp_path, "mistral", sliding_window="gone")
+    assert read_recipe(folder).model["method"].endswith("+windowed(window=4096)")
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [("aaaa", "a"), ("abab", "a|b"), ("aabb", "a|a|b|b"), ("aba", "a|b|a"), ("a", "a")],
+)
+def test_pattern(methods, expected):
+    assert pattern(list(methods)) == expected
