@@ -21,7 +21,7 @@ def changed(tmp_path, name, **changes):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("llama", {"model_type": "gemma"}, f"model_type='gemma': should be one of {', '.join(KINDS)}"),
+        ("llama", {"model_type": "gemma"}, f"'gemma': should be one of {', '.join(KINDS)}"),
         ("llama", {"model_type": "gone"}, "model_type=None"),
         ("llama", {"hidden_act": "relu"}, "hidden_act='relu' is not supported, only 'silu'"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not"),

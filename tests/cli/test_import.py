@@ -1,0 +1,283 @@
+"""A checkpoint of another library's, from its folder to a sweep, a tuned run and back."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lenext.models import load_pretrained, model_methods, with_method
+from tests.training.common import REPOSITORY, read_metrics, snapshot
+
+GOLDEN = REPOSITORY / "tests" / "importing" / "golden"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A Llama whose ids are bytes, and longer text than it was trained on."""
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    config = json.loads((GOLDEN / "llama_tied" / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 258}))
+    tensors = load_file(GOLDEN / "llama_tied" / "model.safetensors")
+    rng = np.random.default_rng(0)
+    tensors["model.embed_tokens.weight"] = rng.standard_normal((258, 16)).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path):
+    words = " ".join(f"word{i % 97} of {i % 31}" for i in range(300))
+    (tmp_path / "text.txt").write_text(words)
+    return [
+        "--config.data.dataset=text_files", f"--config.data.files={tmp_path / 'text.txt'}",
+        "--config.data.tokenizer=bytes", f"--config.data.data_dir={tmp_path / 'data'}",
+        "--config.eval.tokens=128", "--config.eval.batch_tokens=128", "--config.eval.documents=2",
+        "--config.eval.bootstrap=50", "--config.eval.probe_rows=2",
+    ]  # fmt: skip
+
+
+def test_from_a_folder_to_a_sweep_and_back(call, folder, text, tmp_path):
+    run, tuned = tmp_path / "run", tmp_path / "tuned"
+    said = call("import_checkpoint", f"--source={folder}", f"--workdir={run}")
+    assert said.code == 0, said.err
+    assert "method: softmax(base=10000.0,pairing='halves'), trained at 24 tokens" in said.out
+    assert "tokenizer: none; the model takes token ids" in said.out
+
+    swept = call(
+        "evaluate", f"--workdir={run}", *text, "--config.eval.split=train",
+        "--config.eval.lengths=24,48",
+        "--config.eval.methods=trained,trained+infoscale,rerope,nope",
+    )  # fmt: skip
+    assert swept.code == 0, swept.err
+    records = json.loads((run / "eval" / "results.json").read_text())["records"]
+    loss = {(r["method"], r["length"]): r["value"] for r in records if r["metric"] == "loss"}
+    assert loss["trained", 24] == loss["rerope", 24]  # its window is L; base and pairing are kept
+    assert loss["trained", 24] == pytest.approx(loss["trained+infoscale", 24], abs=0.05)
+    assert len({loss[method, 48] for method, _ in loss}) == 4
+    unsuited = {r["method"]: r["unsuited"] for r in records}
+    assert unsuited == {
+        "trained": [], "trained+infoscale": [], "rerope": [], "nope": ["position"]
+    }  # fmt: skip
+
+    drawn = call(
+        "generate", f"--workdir={run}", "--prompt=word1", "--max_tokens=3", "--method=rerope"
+    )
+    assert drawn.code == 2
+    assert "unknown tokenizer ''" in drawn.err
+
+    trained = call(
+        "train", f"--config=configs/finetune.py:{run}", f"--workdir={tuned}", *text,
+        "--config.model.method=softmax(pairing='halves')+ssmax",
+        "--config.optimizer.frozen=*,!layers.*.attention.learned", "--config.training.steps=4",
+        "--config.evaluators.validation.split=train", "--config.evaluators.validation.tokens=48",
+        "--config.evaluators.validation.documents=2", "--config.optimizer.learning_rate=0.01",
+        "--config.training.log_every=1", "--config.optimizer.warmup_steps=1",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    assert "branching off step 0" in trained.out
+    assert [record["step"] for record in read_metrics(tuned)] == [1, 2, 3, 4]
+    before, after = load_pretrained(run), load_pretrained(tuned)
+    np.testing.assert_array_equal(
+        np.asarray(before.layers[0].mlp.up_proj.kernel[...]),
+        np.asarray(after.layers[0].mlp.up_proj.kernel[...]),
+    )
+    ((_, scales),) = after.layers[0].attention.learned["temperature"].items()
+    ((_, initial),) = (
+        with_method(before, model_methods(after)).layers[0].attention.learned["temperature"].items()
+    )
+    assert np.all(np.asarray(scales[...]) != np.asarray(initial[...]))
+
+    refused = call("export_checkpoint", f"--workdir={tuned}", f"--target={tmp_path / 'back'}")
+    assert refused.code == 2
+    assert "softmax(pairing='halves')+ssmax, has no place in the config.json" in refused.err
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_tuned_model_goes_back(call, folder, text, tmp_path):
+    run, tuned, back = tmp_path / "run", tmp_path / "tuned", tmp_path / "back"
+    assert call("import_checkpoint", f"--source={folder}", f"--workdir={run}").code == 0
+    trained = call(
+        "train", f"--config=configs/finetune.py:{run}", f"--workdir={tuned}", *text,
+        "--config.training.steps=2", "--config.evaluators.validation.split=train",
+        "--config.evaluators.validation.tokens=48", "--config.evaluators.validation.documents=2",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    done = call("export_checkpoint", f"--workdir={tuned}", f"--target={back}")
+    assert done.code == 0, done.err
+    ours, theirs = load_file(back / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    name = "model.layers.1.self_attn.q_proj.weight"
+    assert 0 < np.max(np.abs(ours[name] - theirs[name])) < 1e-3
+    again = call("import_checkpoint", f"--source={back}", f"--workdir={tmp_path / 'again'}")
+    assert again.code == 0, again.err
+    tokens = np.arange(24)[None]
+    np.testing.assert_array_equal(
+        load_pretrained(tmp_path / "again")(tokens), load_pretrained(tuned)(tokens)
+    )
+
+
+def test_a_tokenizer_comes_along(call, folder, tmp_path):
+    words = ["[PAD]", "[UNK]", "[MASK]", "word", "##s"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    run = tmp_path / "run"
+    said = call("import_checkpoint", f"--source={folder}", f"--workdir={run}")
+    assert said.code == 0, said.err
+    assert f"tokenizer: {run / 'vocab.txt'}" in said.out
+    drawn = call("generate", f"--workdir={run}", "--prompt=words", "--max_tokens=2", "--top_k=1")
+    assert drawn.code == 0, drawn.err
+    assert drawn.out.startswith("words")
+    assert call("export_checkpoint", f"--workdir={run}", f"--target={tmp_path / 'back'}").code == 0
+    assert (tmp_path / "back" / "vocab.txt").read_bytes() == (folder / "vocab.txt").read_bytes()
+
+
+def drop(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def add(folder):
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"model.layers.2.extra": np.zeros(3)}, folder / "model.safetensors")
+
+
+def reshape(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = np.zeros(17, np.float32)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def whole_numbers(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = np.zeros(16, np.int8)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def untie(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = 2 * tensors["model.embed_tokens.weight"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def cut(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-9])
+
+
+def contradict(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 4}))
+
+
+def widen(folder):
+    (folder / "vocab.txt").write_text("[UNK]\n" + "\n".join(f"w{i}" for i in range(300)))
+
+
+def vocabulary(folder):
+    (folder / "tokenizer.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop, "tensor model.layers.1.mlp.up_proj.weight is missing, of shape [24, 16] by"),
+        (add, "tensor model.layers.2.extra is not known in a model of"),
+        (reshape, "tensor model.norm.weight is [17], and [16] by config.json"),
+        (whole_numbers, "tensor model.norm.weight is int8; should be one of float64"),
+        (untie, "tensor lm_head.weight differs from model.embed_tokens.weight, which it repeats"),
+        (cut, "should be a whole safetensors file"),
+        (contradict, "self_attn.k_proj.weight is [12, 16], and [24, 16] by config.json"),
+        (widen, "vocab.txt: has ids up to 300, and the model has 258 by config.json"),
+        (vocabulary, "should be a file that Hugging Face's tokenizers saved"),
+    ],
+)
+def test_folders_that_will_not_do(fails, folder, tmp_path, spoil, message):
+    spoil(folder)
+    before = snapshot(tmp_path)
+    said = fails("import_checkpoint", f"--source={folder}", f"--workdir={tmp_path / 'run'}")
+    assert message in said
+    assert snapshot(tmp_path) == before
+
+
+def test_flags(fails, folder, tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    assert fails("import_checkpoint", workdir) == "--source=DIR is missing"
+    assert fails("import_checkpoint", f"--source={folder}") == "--workdir=DIR is missing"
+    said = fails("import_checkpoint", f"--source={folder}", workdir, "--train_length=1")
+    assert said == "--train_length=1: should be at least 2, or 0"
+    assert "should be a folder" in fails("import_checkpoint", "--source=nowhere", workdir)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").touch()
+    assert "is there already" in fails("import_checkpoint", f"--source={folder}", workdir)
+    assert fails("export_checkpoint", workdir) == "--target=DIR is missing"
+    target = f"--target={tmp_path / 'back'}"
+    assert "holds no run" in fails("export_checkpoint", workdir, target)
+
+
+def test_learned_positions_do_not_go_on(call, fails, text, tmp_path):
+    run, folder = tmp_path / "run", tmp_path / "gpt2"
+    shutil.copytree(GOLDEN / "gpt2", folder)
+    (folder / "vocab.txt").write_text("[UNK]\nw\no\nr\nd\n##o\n##r\n##d\n")
+    assert call("import_checkpoint", f"--source={folder}", f"--workdir={run}").code == 0
+    assert json.loads((run / "config.json").read_text())["eval"]["lengths"] == "24"
+    text = [word for word in text if "tokenizer" not in word]
+    said = fails("evaluate", f"--workdir={run}", *text, "--config.eval.lengths=24,48")
+    assert said.startswith("config.eval.lengths: 48 tokens; should be at most")
+    said = fails("generate", f"--workdir={run}", "--prompt=word", "--max_tokens=24")
+    assert said.startswith("--max_tokens, with the prompt: 28 tokens; should be at most")
+
+
+PEAK = """
+import sys, threading, time
+from lenext.importing import import_checkpoint
+
+def own():  # kB of memory, without pages of files, which the kernel may drop
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+def watch():
+    while not ended:
+        seen.append(own())
+        time.sleep(0.001)
+
+import_checkpoint(Path("tests/importing/golden/llama_tied"), Path(sys.argv[2] + "_warm"))
+seen, ended = [own()], False
+thread = threading.Thread(target=watch)
+thread.start()
+import_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))
+ended = True
+thread.join()
+print(max(seen) - seen[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_one_copy_of_the_model(tmp_path):
+    """Importing takes the parameters' memory, 200 MB here, and some tensors' besides."""
+    folder, hidden, inside = tmp_path / "large", 512, 16384
+    folder.mkdir()
+    source = GOLDEN / "llama_tied"
+    config = json.loads((source / "config.json").read_text())
+    config |= {"hidden_size": hidden, "intermediate_size": inside}
+    (folder / "config.json").write_text(json.dumps(config))
+    sizes = {16: hidden, 24: inside}
+    tensors = {
+        name: np.zeros(
+            [sizes.get(n, n) if "mlp" in name or n == 16 else n for n in x.shape], np.float32
+        )
+        for name, x in load_file(source / "model.safetensors").items()
+    }
+    save_file(tensors, folder / "model.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(folder), str(tmp_path / "run")],
+        cwd=REPOSITORY, env=os.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    size = (folder / "model.safetensors").stat().st_size / 1024
+    assert 0.9 * size < int(done.stdout) < 1.6 * size
