@@ -1,8 +1,11 @@
-"""Makes a folder of an imported run's newest checkpoint, in the form that it came in.
+"""Makes a folder of a run's newest checkpoint, for other libraries.
 
-  python -m lenext.export_checkpoint --workdir=DIR --target=DIR
+    python -m lenext.export_checkpoint --workdir=DIR --target=DIR
 
---workdir=DIR         of an imported run, or of one that branched off it
+The form is that in which an imported run, or what it branched off, came. Of a decoder of ours it is
+Llama's (Qwen2's with biases, Qwen3's with qk_norm), if its method is "softmax(pairing='halves')".
+
+--workdir=DIR         of the run
 --target=DIR          what to make: config.json, safetensors, and the tokeniser
 --weights=params      or ema, their moving average
 """

@@ -18,11 +18,12 @@ from lenext.config import Config, base_config, read_methods, validate
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
 from lenext.files import write_atomically
+from lenext.importing.llama import write_llama_source
 from lenext.importing.recipes import Recipe, Rule, read_recipe
 from lenext.importing.tensors import Tensor, open_tensors
 from lenext.importing.tokenizer import copy_tokenizer
 from lenext.models import FAMILIES, build_model
-from lenext.models.pretrained import load_run
+from lenext.models.pretrained import Pretrained, load_run
 from lenext.workdir import SOURCE, read_run_config, write_run_config
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -196,42 +197,46 @@ def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[st
 
 
 def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -> None:
-    """Makes a folder, as it was imported, of a workdir's newest checkpoint.
+    """Makes a folder of a workdir's newest checkpoint: as it was imported, or of Llama's kind.
 
     Args:
-      workdir: that was imported, or whose run branched off one that was.
+      workdir: that was imported, or whose run branched off one that was, or of a decoder.
       target: to make: config.json, weights in safetensors with the names and types that they had,
         and the tokeniser.
       weights: "params", or "ema" for their moving average.
 
     Raises:
-      UserError: for a workdir that was not imported, or whose method is another by now; for a
-        target that is there already.
+      UserError: for a model or a method that the folder's config.json cannot say; for a target
+        that is there already.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"target {target}: is there already; take another")
-    folder = workdir / SOURCE
     if read_run_config(workdir) is None:
         raise UserError(f"workdir {workdir}: holds no run")
-    if not folder.is_dir():
-        raise UserError(
-            f"workdir {workdir}: was not imported, nor branched off one that was; only such a run "
-            "has a form to go back to"
-        )
-    recipe = read_recipe(folder)
     run = load_run(workdir, weights=weights)
+    with tempfile.TemporaryDirectory() as own:
+        folder = workdir / SOURCE
+        if not folder.is_dir():
+            folder = Path(own)
+            write_llama_source(folder, run.config, run.model.config.vocab_size, workdir)
+        _export(run, workdir, target, folder)
+
+
+def _export(run: Pretrained, workdir: Path, target: Path, folder: Path) -> None:
+    """Makes the target, in the form that `folder` says."""
+    recipe = read_recipe(folder)
     theirs = read_methods(recipe.model["method"], run.config.data.train_length)
     ours = read_methods(run.config.model.method, run.config.data.train_length)
     if theirs != ours:
         raise UserError(
-            f"workdir {workdir}: its method, {run.config.model.method}, has no place in the "
-            f"config.json that it came with, which says {recipe.model['method']}"
+            f"workdir {workdir}: its method, {run.config.model.method}, has no place in a "
+            f"config.json that says {recipe.model['method']}"
         )
     params = {
         jax.tree_util.keystr(path, simple=True, separator="."): x
         for path, x in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(run.model)))
     }
-    types: dict[str, str] = json.loads((folder / "tensors.json").read_text())
+    types = _types(folder, recipe)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -250,6 +255,14 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
         beside.rename(target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _types(folder: Path, recipe: Recipe) -> dict[str, str]:
+    """The type of each of their tensors, by its name; float32 where nobody says."""
+    path = folder / "tensors.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    return {rule.theirs: "float32" for rule in recipe.rules}
 
 
 def _form(recipe: Recipe, name: str) -> str | None:

@@ -410,3 +410,41 @@ def test_train_length(length):
 )  # fmt: skip
 def test_malformed_strings(name):
     complaint(name)
+
+
+WAS = make("llama3(base=5e5,pairing='halves',scale=8)+windowed(window=7)")
+
+
+class TestOfTrainedWeights:
+    def test_is_what_they_were_trained_with(self):
+        assert make("trained", trained=WAS) == WAS
+
+    def test_a_part_replaces_what_it_says_and_leaves_the_rest(self):
+        method = make("trained+infoscale", trained=WAS)
+        scaled = make("infoscale").temperature
+        assert method == dataclasses.replace(WAS, temperature=scaled)
+        method = make("trained(window=9)", trained=WAS)
+        assert method.visibility.window == 9
+        assert method.position == WAS.position
+
+    @pytest.mark.parametrize(
+        "name", ["trained+rerope", "rerope", "yarn", "softmax", "alibi+rerope"]
+    )
+    def test_rotations_keep_base_and_pairing(self, name):
+        position = make(name, trained=WAS).position
+        assert (position.base, position.pairing) == (5e5, "halves")
+
+    def test_unless_the_name_says_others(self):
+        method = make("rerope(base=7)", trained=WAS)
+        assert (method.position.base, method.position.pairing) == (7, "halves")
+
+    def test_what_has_no_rotation_says_nothing(self):
+        alibi = make("alibi")
+        assert make("alibi", trained=WAS) == alibi
+        assert make("rerope", trained=alibi) == make("rerope")
+
+    def test_there_are_some(self):
+        with pytest.raises(ValueError, match="there are no trained weights here"):
+            make("trained")
+        with pytest.raises(ValueError, match="unknown method 'trained'"):
+            make("softmax+trained", trained=WAS)

@@ -55,6 +55,41 @@ def test_scaled_positions():
     close(logits("yarn", delta, **last)[:, 0], gain * np.sin(delta * 0.01 / 4), atol=1e-6)
 
 
+def test_bands_as_weights_were_trained_with():
+    """Of H = 4 at base 10^4: of 64 tokens, 10.2 and 0.102 turns in the two pairs."""
+    delta = np.array([0, 1, 8, -30])
+    last = {"dim": 4, "query_dim": 2, "key_dim": 3, "scale": 4}
+    # Half of the way from 0.002 to 0.202 turns: half is interpolated.
+    bands = {"original_length": 64, "slow_turns": 0.0018592, "fast_turns": 0.2018592}
+    frequency = 0.01 * (0.5 + 0.5 / 4)
+    close(logits("llama3", delta, **bands, **last)[:, 0], np.sin(delta * frequency), atol=1e-5)
+    # Far above both: nothing is.
+    bands = {"original_length": 10**6, "slow_turns": 1, "fast_turns": 4}
+    close(logits("llama3", delta, **bands, **last)[:, 0], np.sin(delta * 0.01), atol=1e-5)
+    bands = {"original_length": 10**6, "attention_factor": 1.5}
+    turned = 1.5**2 * np.sin(delta * 0.01)
+    close(logits("yarn", delta, **bands, **last)[:, 0], turned, atol=1e-5)
+
+
+def test_dynamic_ntk_follows_the_length_that_weights_follow():
+    rng = np.random.default_rng(0)
+    q, k = rng.standard_normal((2, 1, 12, 1, 4)).astype(np.float32)
+    said, shorter, plain = (
+        np.asarray(quick_weights(q, k, make_method("dynamic_ntk", **options)))
+        for options in (
+            {"train_length": 12, "original_length": 4}, {"train_length": 4}, {"train_length": 12}
+        )
+    )  # fmt: skip
+    close(said, shorter, atol=1e-7)
+    assert np.max(np.abs(said - plain)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["yarn", "llama3"])
+def test_bands_that_are_none(name):
+    with pytest.raises(ValueError, match=r"fast_turns=1: should be above slow_turns=2"):
+        make_method(name, train_length=4, fast_turns=1, slow_turns=2)
+
+
 def test_dynamic_ntk_is_rope_up_to_the_training_length():
     """A key of 64 trained: 0.01 radians a token in the last pair of H = 4, whatever s."""
     delta = np.array([0, 1, 8, -30])

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lenext.models import load_pretrained, model_methods, with_method
-from tests.training.common import REPOSITORY, read_metrics, snapshot
+from tests.cli.conftest import untrained_run
+from tests.training.common import REPOSITORY, read_metrics, snapshot, tiny_decoder_config
 
 GOLDEN = REPOSITORY / "tests" / "importing" / "golden"
 
@@ -95,7 +96,7 @@ def test_from_a_folder_to_a_sweep_and_back(call, folder, text, tmp_path):
 
     refused = call("export_checkpoint", f"--workdir={tuned}", f"--target={tmp_path / 'back'}")
     assert refused.code == 2
-    assert "softmax(pairing='halves')+ssmax, has no place in the config.json" in refused.err
+    assert "softmax(pairing='halves')+ssmax, has no place in a config.json" in refused.err
     assert not (tmp_path / "back").exists()
 
 
@@ -134,6 +135,36 @@ def test_a_tokenizer_comes_along(call, folder, tmp_path):
     assert drawn.out.startswith("words")
     assert call("export_checkpoint", f"--workdir={run}", f"--target={tmp_path / 'back'}").code == 0
     assert (tmp_path / "back" / "vocab.txt").read_bytes() == (folder / "vocab.txt").read_bytes()
+
+
+def test_a_decoder_of_ours_goes_out_as_a_llama(call, data_dir, tmp_path):
+    config = tiny_decoder_config(data_dir)
+    config.model.update(method="softmax(pairing='halves',base=100)", qk_norm=True, tied_head=False)
+    run, back, again = (tmp_path / name for name in ("run", "back", "again"))
+    untrained_run(config, run)
+    done = call("export_checkpoint", f"--workdir={run}", f"--target={back}")
+    assert done.code == 0, done.err
+    assert json.loads((back / "config.json").read_text())["model_type"] == "qwen3"
+    assert call("import_checkpoint", f"--source={back}", f"--workdir={again}").code == 0
+    tokens = np.arange(16)[None]
+    np.testing.assert_array_equal(load_pretrained(again)(tokens), load_pretrained(run)(tokens))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({}, "its method, softmax, has no place in a config.json that says softmax(base=10000.0,"),
+        ({"mlp": "plain"}, "only a decoder with mlp=gated, norm=rms, no learned positions"),
+        ({"use_bias": True}, "only a decoder with mlp=gated, norm=rms, no learned positions"),
+    ],
+)
+def test_decoders_that_are_no_llama(fails, data_dir, tmp_path, model, message):
+    config = tiny_decoder_config(data_dir)
+    config.model.update(model)
+    untrained_run(config, tmp_path / "run")
+    said = fails("export_checkpoint", f"--workdir={tmp_path / 'run'}", f"--target={tmp_path / 'b'}")
+    assert message in said
+    assert not (tmp_path / "b").exists()
 
 
 def drop(folder):

@@ -194,6 +194,9 @@ PARAMS = {
         (" *.1.*.c , layers.0.mlp.k*",
          {"layers.1.attention.learned.position.c", "layers.0.mlp.kernel"}),
         ("*", set(by_name(PARAMS))),
+        ("*,!layers", {"embedding.embedding", "norm.scale"}),
+        ("*,!norm,norm.scale", set(by_name(PARAMS))),
+        ("!norm.scale", set()),
     ],
 )  # fmt: skip
 def test_patterns_fit_paths_and_their_first_parts(patterns, fitting):
