@@ -25,8 +25,8 @@ def main() -> None:
     Raises:
       UserError: for flags that do not fit, or what `export_checkpoint` refuses.
     """
-    workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
-    target = flags.DEFINE_string("target", None, "Folder to make.")
+    workdir = flags.DEFINE_string("workdir", "", "Folder of the run.")
+    target = flags.DEFINE_string("target", "", "Folder to make.")
     weights = flags.DEFINE_enum("weights", "params", ["params", "ema"], "Which.")
     cli.parse_flags()
     for flag in (workdir, target):

@@ -9,6 +9,7 @@ PyTorch. The workdir is as any run's: lenext.evaluate, lenext.generate and lenex
   --source=DIR          the folder
   --workdir=DIR         what to make
   --train_length=0      tokens that the weights count as trained at; 0 for what config.json says
+  --layers=0            how many layers to take, the first; 0 for all
 """
 
 from pathlib import Path
@@ -28,9 +29,10 @@ def main() -> None:
     Raises:
       UserError: for flags that do not fit, or what `import_checkpoint` refuses.
     """
-    source = flags.DEFINE_string("source", None, "Folder of the checkpoint.")
-    workdir_flag = flags.DEFINE_string("workdir", None, "Folder to make.")
+    source = flags.DEFINE_string("source", "", "Folder of the checkpoint.")
+    workdir_flag = flags.DEFINE_string("workdir", "", "Folder to make.")
     train_length = flags.DEFINE_integer("train_length", 0, "Trained at; 0 for what it says.")
+    layers = flags.DEFINE_integer("layers", 0, "How many, the first; 0 for all.", lower_bound=0)
     cli.parse_flags()
     for flag in (source, workdir_flag):
         if not flag.value:
@@ -38,7 +40,9 @@ def main() -> None:
     if train_length.value < 0 or train_length.value == 1:
         raise UserError(f"--train_length={train_length.value}: should be at least 2, or 0")
     workdir = Path(workdir_flag.value)
-    recipe = import_checkpoint(Path(source.value), workdir, train_length=train_length.value)
+    recipe = import_checkpoint(
+        Path(source.value), workdir, train_length=train_length.value, layers=layers.value
+    )
     stored = read_run_config(workdir)
     assert stored is not None  # it was written just now
     data = stored["data"]

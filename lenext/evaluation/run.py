@@ -157,7 +157,7 @@ def _write(found: Evaluated, config: Config, workdir: Path, folder: Path) -> Non
     train_length = trained["data"]["train_length"]
     heading = (
         f"trained with {trained['model']['method']} at {train_length} tokens, "
-        f"{found.provenance['steps']} steps"
+        + (f"{found.provenance['steps']} steps" if found.provenance["steps"] else "imported")
     )
     results = {"provenance": found.provenance, "records": records, "heads": heads}
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")

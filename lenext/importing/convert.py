@@ -31,7 +31,9 @@ SHARD_BYTES = 4 * 2**30
 WEIGHTS = "model.safetensors"
 
 
-def import_checkpoint(source: Path, workdir: Path, *, train_length: int = 0) -> Recipe:
+def import_checkpoint(
+    source: Path, workdir: Path, *, train_length: int = 0, layers: int = 0
+) -> Recipe:
     """Makes a workdir of a folder: its config, its parameters as step 0, and its tokeniser.
 
     Tensors are read one at a time. Nothing stands in the workdir's place until all of it is there.
@@ -41,6 +43,7 @@ def import_checkpoint(source: Path, workdir: Path, *, train_length: int = 0) -> 
       workdir: to make.
       train_length: L, the length that the weights are taken to be trained at; 0 for what
         config.json says.
+      layers: how many of its layers are taken, the first; 0 for all.
 
     Returns:
       What the folder was found to be.
@@ -51,8 +54,13 @@ def import_checkpoint(source: Path, workdir: Path, *, train_length: int = 0) -> 
     """
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"workdir {workdir}: is there already; take another")
-    recipe = read_recipe(source)
-    tensors = open_tensors(source)
+    whole = read_recipe(source)
+    recipe = read_recipe(source, layers=layers) if layers else whole
+    tensors = {
+        name: tensor
+        for name, tensor in open_tensors(source).items()
+        if _form(recipe, name) or not _form(whole, name)  # not of a layer that is left out
+    }
     config = make_config(recipe, train_length)
     validate(config)
     params = _abstract_params(config)
@@ -188,7 +196,10 @@ def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[st
     folder/tensors.json holds the type of each tensor, by its name.
     """
     folder.mkdir()
-    shutil.copyfile(source / "config.json", folder / "config.json")
+    if json.loads((source / "config.json").read_text()) == recipe.config:
+        shutil.copyfile(source / "config.json", folder / "config.json")
+    else:
+        (folder / "config.json").write_text(json.dumps(dict(recipe.config), indent=2) + "\n")
     types = {name: tensor.dtype for name, tensor in tensors.items()}
     write_atomically(folder / "tensors.json", json.dumps(types, indent=0) + "\n")
     made = {name: x.read() for name, x in tensors.items() if _form(recipe, name) is None}

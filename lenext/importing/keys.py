@@ -35,7 +35,8 @@ class Keys:
     """
 
     def __init__(self, path: Path, content: Mapping[str, Any]):
-        self.path, self.content, self.asked = path, content, set(WITHOUT_EFFECT)
+        self.path, self.content = path, content
+        self.asked: set[str] = set(WITHOUT_EFFECT)
 
     def get(self, key: str, default: Any) -> Any:
         """A value; where it is missing or null, the default."""

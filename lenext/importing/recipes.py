@@ -7,6 +7,7 @@ import fnmatch
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lenext.errors import UserError
@@ -38,6 +39,7 @@ class Recipe(NamedTuple):
       copies: tensors that repeat another, by name; they may be left out.
       made: patterns of tensors that the model makes by itself or has no use for.
       prefixes: that names may lack, or have beside.
+      config: what config.json says.
     """
 
     model: dict[str, Any]
@@ -46,18 +48,23 @@ class Recipe(NamedTuple):
     copies: Mapping[str, str]
     made: Sequence[str] = ()
     prefixes: Sequence[str] = ()
+    config: Mapping[str, Any] = MappingProxyType({})
 
     def makes(self, name: str) -> bool:
         """Whether a tensor is one that the model makes by itself."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.made)
 
 
-def read_recipe(folder: Path) -> Recipe:
+def read_recipe(folder: Path, *, layers: int = 0) -> Recipe:
     """The recipe of a folder's config.json.
+
+    Args:
+      folder: that holds it.
+      layers: how many of its layers, the first; 0 for all.
 
     Raises:
       UserError: there is none, its model is of no kind known here, or it asks for something that
-        is not supported.
+        is not supported; it has fewer layers.
     """
     path = folder / "config.json"
     if not folder.is_dir():
@@ -71,11 +78,23 @@ def read_recipe(folder: Path) -> Recipe:
     kind = content.get("model_type") if isinstance(content, dict) else None
     if kind not in KINDS:
         raise UserError(f"{path}: model_type={kind!r}: should be one of {', '.join(KINDS)}")
+    if layers:
+        content = _first_layers(path, content, layers)
     keys = Keys(path, content)
     keys.only("quantization_config", None)
     recipe = KINDS[kind](keys)
     keys.check_rest()
-    return recipe
+    return recipe._replace(config=content)
+
+
+def _first_layers(path: Path, content: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    key = "n_layer" if "n_layer" in content else "num_hidden_layers"
+    there = content.get(key)
+    if type(there) is not int or not 1 <= layers <= there:
+        raise UserError(f"--layers={layers}: should be from 1 to {there}, which {path} has")
+    kinds = content.get("layer_types")
+    cut = {"layer_types": kinds[:layers]} if isinstance(kinds, list) else {}
+    return {**content, key: layers, **cut}
 
 
 def _linear(theirs: str, ours: str, *, bias: bool) -> list[Rule]:
@@ -176,6 +195,7 @@ def _sliding_layers(keys: Keys, layers: int) -> list[bool]:
         if any(kind != "full_attention" for kind in kinds):
             raise UserError(f"{keys.path}: layer_types: has windows, and use_sliding_window none")
         return [False] * layers
+    keys.asked.add("sliding_window")  # which no layer need have
     first = keys.get("max_window_layers", 28)
     named = ["full_attention" if i < first else "sliding_attention" for i in range(layers)]
     kinds = keys.get("layer_types", named)

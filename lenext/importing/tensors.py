@@ -105,7 +105,7 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     return {
         name: Tensor(
             tuple(found.get_shape()),
-            DTYPES.get(found.get_dtype(), found.get_dtype()),
+            DTYPES.get(str(found.get_dtype()), str(found.get_dtype())),
             reader(name),
             path,
         )

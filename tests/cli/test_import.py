@@ -167,6 +167,23 @@ def test_decoders_that_are_no_llama(fails, data_dir, tmp_path, model, message):
     assert not (tmp_path / "b").exists()
 
 
+def test_the_first_layers_alone(call, fails, tmp_path):
+    source, run = f"--source={GOLDEN / 'qwen2_windows'}", tmp_path / "run"
+    done = call("import_checkpoint", source, f"--workdir={run}", "--layers=1")
+    assert done.code == 0, done.err
+    assert "method: softmax(base=10000.0,pairing='halves'), trained" in done.out  # no window
+    assert len(load_pretrained(run).layers) == 1
+    back = tmp_path / "back"
+    assert call("export_checkpoint", f"--workdir={run}", f"--target={back}").code == 0
+    config = json.loads((back / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["layer_types"]) == (1, ["full_attention"])
+    theirs = load_file(GOLDEN / "qwen2_windows" / "model.safetensors")
+    kept = {name for name in theirs if not name.startswith("model.layers.1.")}
+    assert load_file(back / "model.safetensors").keys() == kept
+    said = fails("import_checkpoint", source, f"--workdir={tmp_path / 'more'}", "--layers=3")
+    assert said.startswith("--layers=3: should be from 1 to 2, which ")
+
+
 def drop(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
@@ -266,6 +283,7 @@ def test_learned_positions_do_not_go_on(call, fails, text, tmp_path):
 
 PEAK = """
 import sys, threading, time
+from pathlib import Path
 from lenext.importing import import_checkpoint
 
 def own():  # kB of memory, without pages of files, which the kernel may drop
