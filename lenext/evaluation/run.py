@@ -155,9 +155,8 @@ def _write(found: Evaluated, config: Config, workdir: Path, folder: Path) -> Non
     """Tables, pictures and records into `folder`; the headline's table to the terminal."""
     (records, heads, _), trained = found.swept, found.provenance["trained"]
     train_length = trained["data"]["train_length"]
-    heading = (
-        f"trained with {trained['model']['method']} at {train_length} tokens, "
-        + (f"{found.provenance['steps']} steps" if found.provenance["steps"] else "imported")
+    heading = f"trained with {trained['model']['method']} at {train_length} tokens, " + (
+        f"{found.provenance['steps']} steps" if found.provenance["steps"] else "imported"
     )
     results = {"provenance": found.provenance, "records": records, "heads": heads}
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
