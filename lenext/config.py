@@ -1,6 +1,8 @@
 """The configuration that every experiment starts from, and what may be said about it."""
 
 import json
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -12,6 +14,7 @@ from lenext.errors import UserError
 Config: TypeAlias = Any
 """An `ml_collections.ConfigDict` with the keys of `base_config`; its values have no static type."""
 
+TRAINED_FIRST = re.compile(r"trained\b(?!\()")
 BRACKETS = {"(": 1, ")": -1}
 
 
@@ -216,6 +219,23 @@ def read_methods(
         )
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def spell_trained(text: str, was: str) -> str:
+    """A pattern in which "trained" stands for another, spelt out: "trained+x" gives "a+x|b+x".
+
+    Args:
+      text: the pattern.
+      was: what it stands for, "a|b".
+    """
+    names, methods = split_list(text, "|"), split_list(was, "|")
+    if not any(TRAINED_FIRST.match(name) for name in names):
+        return text
+    spelt = [
+        TRAINED_FIRST.sub(lambda _, i=i: methods[i % len(methods)], names[i % len(names)])
+        for i in range(math.lcm(len(names), len(methods)))
+    ]
+    return "|".join(spelt)
 
 
 def read_lengths(text: str) -> list[int]:

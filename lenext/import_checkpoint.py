@@ -4,7 +4,8 @@
 
 --source is a folder with config.json and weights (model.safetensors, pytorch_model.bin, or the
 shards of either): of Hugging Face's Llama, Mistral, Qwen2, Qwen3, GPT-2 or RoFormer, or of GAU-α in
-PyTorch. The workdir is as any run's: lenext.evaluate, lenext.generate and lenext.train take it.
+PyTorch. The workdir is as any run's: lenext.evaluate and lenext.generate take it, and lenext.train
+goes on from it by configs/finetune.py.
 
   --source=DIR          the folder
   --workdir=DIR         what to make
@@ -17,9 +18,11 @@ from pathlib import Path
 from absl import flags
 
 from lenext import cli
+from lenext.config import to_config
 from lenext.errors import UserError
 from lenext.importing import import_checkpoint
-from lenext.models import load_pretrained, parameter_table
+from lenext.importing.convert import abstract_model
+from lenext.models import parameter_table
 from lenext.workdir import read_run_config
 
 
@@ -46,11 +49,11 @@ def main() -> None:
     stored = read_run_config(workdir)
     assert stored is not None  # it was written just now
     data = stored["data"]
-    print(parameter_table(load_pretrained(workdir)))
+    print(parameter_table(abstract_model(to_config(stored))))
     print(f"method: {recipe.model['method']}, trained at {data['train_length']} tokens")
     print(f"tokenizer: {data['tokenizer'] or 'none; the model takes token ids'}")
     print(f"imported: {workdir}")
 
 
 if __name__ == "__main__":
-    cli.guard(str(__doc__), main, interrupted="interrupted; nothing was written")
+    cli.guard(str(__doc__), main, interrupted="interrupted")

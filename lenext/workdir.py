@@ -46,6 +46,11 @@ def check_run(workdir: Path, config: Config) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir}: should be a folder")
+    if (workdir / "checkpoints" / "0").is_dir():  # which no training writes
+        raise UserError(
+            f"workdir {workdir}: holds imported weights; go on from them in another workdir, by "
+            f"--config=configs/finetune.py:{workdir}"
+        )
     stored = read_run_config(workdir)
     if stored is None:
         return

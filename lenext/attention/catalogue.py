@@ -129,7 +129,8 @@ def make_method(
 ) -> Method:
     """A method by name, such as "rerope", "rerope+infoscale" or "rerope(window=32)+log_length".
 
-    A part after + replaces every axis in which its entry differs from softmax.
+    A part after + replaces every axis in which its entry differs from softmax. A rotation that
+    replaces another keeps its base and its pairing of dimensions.
 
     Args:
       name: catalogue names joined by +, each with options of its own in brackets if need be. The
@@ -221,14 +222,14 @@ def _compose(
             if not axes or getattr(entry, axis) != getattr(SOFTMAX, axis)
         }
         if "position" in own:
-            own["position"] = _as_trained(own["position"], trained)
+            was = axes["position"] if axes else trained and trained.position
+            own["position"] = _as_trained(own["position"], was)
         axes |= _apply(own, options, name)
     return axes
 
 
-def _as_trained(choice: Position, trained: Method | None) -> Position:
-    """The choice with the base and the pairing that the weights were trained with."""
-    was = None if trained is None else trained.position
+def _as_trained(choice: Position, was: Position | None) -> Position:
+    """The choice with the base and the pairing of the rotation that it replaces."""
     if not (isinstance(choice, position.Rope) and isinstance(was, position.Rope)):
         return choice
     return dataclasses.replace(choice, base=was.base, pairing=was.pairing)

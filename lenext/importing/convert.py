@@ -11,6 +11,7 @@ import jax
 import ml_dtypes
 import numpy as np
 from flax import nnx
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from lenext.checkpoints import Checkpoints
@@ -21,12 +22,12 @@ from lenext.files import write_atomically
 from lenext.importing.llama import write_llama_source
 from lenext.importing.recipes import Recipe, Rule, read_recipe
 from lenext.importing.tensors import Tensor, open_tensors
-from lenext.importing.tokenizer import copy_tokenizer
-from lenext.models import FAMILIES, build_model
+from lenext.importing.tokenizer import TOKENIZERS, copy_tokenizer
+from lenext.models import FAMILIES, Model, build_model
 from lenext.models.pretrained import Pretrained, load_run
 from lenext.workdir import SOURCE, read_run_config, write_run_config
 
-FLOATS = ("float64", "float32", "float16", "bfloat16")
+FLOATS = ("float32", "float16", "bfloat16")
 SHARD_BYTES = 4 * 2**30
 WEIGHTS = "model.safetensors"
 
@@ -63,7 +64,7 @@ def import_checkpoint(
     }
     config = make_config(recipe, train_length)
     validate(config)
-    params = _abstract_params(config)
+    params = nnx.to_pure_dict(nnx.state(abstract_model(config)))
     named = _match(source, recipe, tensors, params)
     try:
         workdir.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +78,8 @@ def import_checkpoint(
             config.data.tokenizer = str(workdir / tokenizer)
         write_run_config(beside, config)
         _keep_source(beside / SOURCE, source, recipe, tensors)
+        if tokenizer:
+            shutil.copyfile(beside / tokenizer, beside / SOURCE / tokenizer)
         fingerprint = get_tokenizer(str(beside / tokenizer)).fingerprint if tokenizer else ""
         with Checkpoints(beside, best_metric=config.training.best_metric) as checkpoints:
             checkpoints.save(
@@ -86,9 +89,15 @@ def import_checkpoint(
         if workdir.exists():
             workdir.rmdir()
         beside.rename(workdir)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"workdir {workdir}: cannot be written ({_reason(error)})") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return recipe
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def make_config(recipe: Recipe, train_length: int = 0) -> Config:
@@ -108,11 +117,10 @@ def make_config(recipe: Recipe, train_length: int = 0) -> Config:
     return config
 
 
-def _abstract_params(config: Config) -> Any:
-    """The shapes of the parameters, as a pure dict."""
+def abstract_model(config: Config) -> Model:
+    """The model of an imported run's config, of shapes alone."""
     methods = read_methods(config.model.method, config.data.train_length)
-    model = nnx.eval_shape(lambda: build_model(config.model, methods, config.model.vocab_size, 0))
-    return nnx.to_pure_dict(nnx.state(model))
+    return nnx.eval_shape(lambda: build_model(config.model, methods, config.model.vocab_size, 0))
 
 
 def _match(
@@ -230,6 +238,10 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
         if not folder.is_dir():
             folder = Path(own)
             write_llama_source(folder, run.config, run.model.config.vocab_size, workdir)
+            tokenizer = Path(run.config.data.tokenizer)
+            if tokenizer.name in TOKENIZERS:
+                get_tokenizer(str(tokenizer))  # is it there, and whole
+                shutil.copyfile(tokenizer, folder / tokenizer.name)
         _export(run, workdir, target, folder)
 
 
@@ -247,7 +259,9 @@ def _export(run: Pretrained, workdir: Path, target: Path, folder: Path) -> None:
         jax.tree_util.keystr(path, simple=True, separator="."): x
         for path, x in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(run.model)))
     }
-    types = _types(folder, recipe)
+    own = workdir / SOURCE != folder  # made just now, of a decoder of ours
+    types = dict.fromkeys((rule.theirs for rule in recipe.rules), "float32")
+    types = types if own else json.loads((folder / "tensors.json").read_text())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -255,25 +269,19 @@ def _export(run: Pretrained, workdir: Path, target: Path, folder: Path) -> None:
         raise UserError(f"target {target}: cannot be written ({error.strerror})") from None
     try:
         shutil.copyfile(folder / "config.json", beside / "config.json")
-        tokenizer = Path(run.config.data.tokenizer)
-        if tokenizer.name in ("tokenizer.json", "vocab.txt") and tokenizer.is_file():
-            shutil.copyfile(tokenizer, beside / tokenizer.name)
+        for tokenizer in TOKENIZERS:
+            if (folder / tokenizer).exists():
+                shutil.copyfile(folder / tokenizer, beside / tokenizer)
         made = open_tensors(folder) if (folder / WEIGHTS).exists() else {}
         _write_shards(beside, types, _their_tensors(recipe, types, params, made))
         beside.chmod(0o755)
         if target.exists():
             target.rmdir()
         beside.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"target {target}: cannot be written ({_reason(error)})") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def _types(folder: Path, recipe: Recipe) -> dict[str, str]:
-    """The type of each of their tensors, by its name; float32 where nobody says."""
-    path = folder / "tensors.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    return {rule.theirs: "float32" for rule in recipe.rules}
 
 
 def _form(recipe: Recipe, name: str) -> str | None:

@@ -9,15 +9,16 @@ from lenext.errors import UserError
 # Of how a model was trained, is served, or calls its tokens: without effect on logits.
 WITHOUT_EFFECT = frozenset(
     """
-    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures
-    attention_dropout attention_probs_dropout_prob attn_pdrop auto_map bad_words_ids begin_suppress
-    bos_token_id chunk_size_feed_forward classifier_dropout decoder_start_token_id
-    diversity_penalty do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size
-    eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
-    forced_eos_token_id gradient_checkpointing hidden_dropout_prob id2label initializer_range
-    is_encoder_decoder label2id length_penalty max_length max_window_layers min_length model_type
-    n_ctx no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
-    output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type
+    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels
+    architectures attention_dropout attention_probs_dropout_prob attn_pdrop auto_map
+    bad_words_ids begin_suppress bos_token_id chunk_size_feed_forward classifier_dropout
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop
+    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id gradient_checkpointing hidden_dropout_prob id2label
+    initializer_range is_encoder_decoder label2id length_penalty max_length max_window_layers
+    min_length model_type n_ctx n_special no_repeat_ngram_size num_beam_groups num_beams
+    num_labels num_return_sequences output_attentions output_hidden_states output_past
+    output_scores pad_token_id predict_special_tokens prefix pretraining_tp problem_type
     remove_invalid_values reorder_and_upcast_attn repetition_penalty resid_pdrop return_dict
     return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
     tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers_version

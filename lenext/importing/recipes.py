@@ -76,7 +76,7 @@ def read_recipe(folder: Path, *, layers: int = 0) -> Recipe:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: should be JSON ({error})") from None
     kind = content.get("model_type") if isinstance(content, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{path}: model_type={kind!r}: should be one of {', '.join(KINDS)}")
     if layers:
         content = _first_layers(path, content, layers)
@@ -101,6 +101,13 @@ def _linear(theirs: str, ours: str, *, bias: bool) -> list[Rule]:
     """A linear map of PyTorch's."""
     rules = [Rule(f"{theirs}.weight", (f"{ours}.kernel",), transposed=True)]
     return [*rules, Rule(f"{theirs}.bias", (f"{ours}.bias",))] if bias else rules
+
+
+def _layer_norm(theirs: str, ours: str) -> list[Rule]:
+    return [
+        Rule(f"{theirs}.weight", (f"{ours}.scale",)),
+        Rule(f"{theirs}.bias", (f"{ours}.bias",)),
+    ]
 
 
 def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> Recipe:
@@ -192,15 +199,21 @@ def _sliding_layers(keys: Keys, layers: int) -> list[bool]:
     if not keys.flag("use_sliding_window", False):
         keys.asked |= {"sliding_window", "layer_types"}
         kinds = keys.get("layer_types", [])
-        if any(kind != "full_attention" for kind in kinds):
+        if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
             raise UserError(f"{keys.path}: layer_types: has windows, and use_sliding_window none")
         return [False] * layers
     keys.asked.add("sliding_window")  # which no layer need have
     first = keys.get("max_window_layers", 28)
+    if type(first) is not int:
+        raise UserError(f"{keys.path}: max_window_layers={first!r}: should be a whole number")
     named = ["full_attention" if i < first else "sliding_attention" for i in range(layers)]
     kinds = keys.get("layer_types", named)
     known = ("full_attention", "sliding_attention")
-    if len(kinds) != layers or any(kind not in known for kind in kinds):
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != layers
+        or any(kind not in known for kind in kinds)
+    ):
         raise UserError(
             f"{keys.path}: layer_types: should be {layers} times full_attention or "
             "sliding_attention"
@@ -250,12 +263,6 @@ def _gpt2(keys: Keys) -> Recipe:
         "use_bias": True,
     }
 
-    def norm(theirs: str, ours: str) -> list[Rule]:
-        return [
-            Rule(f"{theirs}.weight", (f"{ours}.scale",)),
-            Rule(f"{theirs}.bias", (f"{ours}.bias",)),
-        ]
-
     def convolution(theirs: str, *ours: str) -> list[Rule]:
         """Their Conv1D, which has its inputs first, as ours."""
         return [
@@ -266,13 +273,13 @@ def _gpt2(keys: Keys) -> Recipe:
     rules = [
         Rule("transformer.wte.weight", ("embedding.embedding",)),
         Rule("transformer.wpe.weight", ("position_embedding.embedding",)),
-        *norm("transformer.ln_f", "norm"),
+        *_layer_norm("transformer.ln_f", "norm"),
     ]
     for i in range(layers):
         theirs, ours = f"transformer.h.{i}", f"layers.{i}"
         attention = f"{ours}.self_attention"
-        rules += norm(f"{theirs}.ln_1", f"{ours}.attention_norm")
-        rules += norm(f"{theirs}.ln_2", f"{ours}.mlp_norm")
+        rules += _layer_norm(f"{theirs}.ln_1", f"{ours}.attention_norm")
+        rules += _layer_norm(f"{theirs}.ln_2", f"{ours}.mlp_norm")
         rules += convolution(
             f"{theirs}.attn.c_attn", *(f"{attention}.{name}_proj" for name in "qkv")
         )
@@ -312,19 +319,13 @@ def _roformer(keys: Keys) -> Recipe:
         "norm_epsilon": keys.number("layer_norm_eps", 1e-12),
     }
 
-    def norm(theirs: str, ours: str) -> list[Rule]:
-        return [
-            Rule(f"{theirs}.LayerNorm.weight", (f"{ours}.scale",)),
-            Rule(f"{theirs}.LayerNorm.bias", (f"{ours}.bias",)),
-        ]
-
     head = "cls.predictions"
     rules = [
         Rule("roformer.embeddings.word_embeddings.weight", ("word_embedding.embedding",)),
         Rule("roformer.embeddings.token_type_embeddings.weight", ("type_embedding.embedding",)),
-        *norm("roformer.embeddings", "embedding_norm"),
+        *_layer_norm("roformer.embeddings.LayerNorm", "embedding_norm"),
         *_linear(f"{head}.transform.dense", "transform", bias=True),
-        *norm(f"{head}.transform", "transform_norm"),
+        *_layer_norm(f"{head}.transform.LayerNorm", "transform_norm"),
         Rule(f"{head}.bias", ("head_bias",)),
     ]
     for i in range(layers):
@@ -335,10 +336,10 @@ def _roformer(keys: Keys) -> Recipe:
                 f"{theirs}.attention.self.{name}", f"{attention}.{short}_proj", bias=True
             )
         rules += _linear(f"{theirs}.attention.output.dense", f"{attention}.o_proj", bias=True)
-        rules += norm(f"{theirs}.attention.output", f"{ours}.attention_norm")
+        rules += _layer_norm(f"{theirs}.attention.output.LayerNorm", f"{ours}.attention_norm")
         rules += _linear(f"{theirs}.intermediate.dense", f"{ours}.mlp.up_proj", bias=True)
         rules += _linear(f"{theirs}.output.dense", f"{ours}.mlp.down_proj", bias=True)
-        rules += norm(f"{theirs}.output", f"{ours}.mlp_norm")
+        rules += _layer_norm(f"{theirs}.output.LayerNorm", f"{ours}.mlp_norm")
     copies = {
         f"{head}.decoder.weight": "roformer.embeddings.word_embeddings.weight",
         f"{head}.decoder.bias": f"{head}.bias",

@@ -35,9 +35,8 @@ def rope_method(keys: Keys, length: int) -> str:
     given: dict[str, Any] = {key: x for key, x in scaling.items() if x is not None}
     kind = given.get("rope_type", given.get("type", "default"))
     known = {"default": set(), "linear": set(), "dynamic": set(), "yarn": YARN, "llama3": LLAMA3}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise UserError(f"{where}: type {kind!r} is not supported, only {', '.join(known)}")
-    options: dict[str, Any] = {"base": float(given.get("rope_theta", theta)), "pairing": "halves"}
 
     def number(key: str, default: float | None = None) -> float:
         value = given.get(key, default)
@@ -45,6 +44,7 @@ def rope_method(keys: Keys, length: int) -> str:
             raise UserError(f"{where}: {key}={value!r}: should be a number above 0")
         return float(value)
 
+    options: dict[str, Any] = {"base": number("rope_theta", theta), "pairing": "halves"}
     # Where a model has it beside, transformers prefers that.
     original = keys.get(
         "original_max_position_embeddings", given.get("original_max_position_embeddings", length)

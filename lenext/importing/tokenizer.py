@@ -10,6 +10,7 @@ from lenext.data import get_tokenizer
 from lenext.errors import UserError
 
 JSON, VOCABULARY = "tokenizer.json", "vocab.txt"
+TOKENIZERS = (JSON, VOCABULARY)
 BYTE_LEVEL = ("vocab.json", "merges.txt")
 
 

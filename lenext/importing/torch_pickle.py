@@ -7,6 +7,7 @@ and nothing else.
 
 import collections
 import pickle
+import types
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,16 @@ DTYPES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
+
+
+class _Kind(NamedTuple):
+    """Stands for a class of PyTorch's; nothing that a pickle says can change it."""
+
+    name: str
+
+
+class _Code(UserError):
+    """A pickle would call something."""
 
 
 class _Storage(NamedTuple):
@@ -74,21 +85,23 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
-    **{("torch", name): dtype for name, dtype in DTYPES.items()},
+    **{("torch", name): _Kind(name) for name in DTYPES},
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return KNOWN[module, name]
-        except KeyError:
-            raise UserError(f"it would run {module}.{name}") from None
+        known = KNOWN.get((module, name))
+        if known is None:
+            raise _Code(f"it would run {module}.{name}")
+        if isinstance(known, types.FunctionType):  # a pickle may set attributes of what it gets
+            return lambda *arguments: known(*arguments)
+        return known
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            case ("storage", np.dtype() as dtype, str(key), str(), int(size)):
-                return _Storage(dtype, key, size)
+            case ("storage", _Kind(name), str(key), str(), int(size)):
+                return _Storage(DTYPES[name], key, size)
         raise pickle.UnpicklingError(f"storage {pid!r}")
 
 
@@ -118,11 +131,13 @@ class TorchFile:
                 raise UserError(f"{path}: its numbers are not little-endian")
             with self.archive.open(index) as file:
                 content = _Unpickler(file).load()
-        except UserError as error:
+        except _Code as error:
             raise UserError(
                 f"{path}: its pickle holds more than tensors: {error}; save the weights as "
                 "safetensors"
             ) from None
+        except UserError:
+            raise
         except Exception as error:  # whatever a pickle's few opcodes can go wrong with
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: should be a file of torch.save ({reason})") from None

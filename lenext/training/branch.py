@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lenext.checkpoints import Checkpoints, newest_step
-from lenext.config import Config, check_model, read_methods, to_config
+from lenext.config import Config, check_model, read_methods, spell_trained, to_config
 from lenext.errors import UserError
 from lenext.models import with_method
 from lenext.models.pretrained import load_run
@@ -78,10 +78,25 @@ def restore_origin(
     return step, state, place
 
 
+def spell_method(config: Config) -> Config:
+    """The config with "trained" in its method spelt out as that of the run it branches off."""
+    origin = config.training.branch_from
+    stored = read_run_config(Path(origin)) if origin else None
+    if stored is None:
+        return config
+    config = config.copy_and_resolve_references()
+    config.model.method = spell_trained(config.model.method, stored["model"]["method"])
+    return config
+
+
 def _start_from(origin: Path, config: Config, like: State) -> State:
     """A state of imported weights; what the branch's method learns stands at its initial values."""
     methods = read_methods(config.model.method, config.data.train_length)
-    model = with_method(load_run(origin).model, methods)
+    tables = like["params"]
+    table = tables["word_embedding" if "word_embedding" in tables else "embedding"]
+    vocab_size = table["embedding"].shape[0]
+    run = load_run(origin, model_config=config.model, vocab_size=vocab_size)
+    model = with_method(run.model, methods)
     params = nnx.to_pure_dict(nnx.state(model))
     params = place(params, jax.tree.map(lambda x: x.sharding, like["params"]))
     average = {"ema": jax.tree.map(jnp.copy, params)} if "ema" in like else {}
@@ -115,4 +130,7 @@ def check_data(
 def keep_source(origin: Path, workdir: Path) -> None:
     """Takes along what `lenext.export_checkpoint` needs of an imported origin."""
     if (origin / SOURCE).is_dir() and not (workdir / SOURCE).exists():
-        shutil.copytree(origin / SOURCE, workdir / SOURCE)
+        beside = workdir / f".{SOURCE}"
+        shutil.rmtree(beside, ignore_errors=True)  # of a start that was killed
+        shutil.copytree(origin / SOURCE, beside)
+        beside.rename(workdir / SOURCE)

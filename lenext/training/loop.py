@@ -25,7 +25,7 @@ from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import build_model, parameter_table
 from lenext.sharding import check_batch, make_mesh, place, shard_batch, shardings_of
 from lenext.training.batches import make_batches
-from lenext.training.branch import check_data, keep_source, restore_origin
+from lenext.training.branch import check_data, keep_source, restore_origin, spell_method
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import frozen_parameters, make_optimizer, make_schedule
 from lenext.training.preemption import Preemption
@@ -60,6 +60,7 @@ def train(config: Config, workdir: Path) -> None:
       TrainingError: at a loss or gradient that is not finite; the last checkpoint stays.
       Stopped: at SIGTERM, once a checkpoint of the step at hand is written.
     """
+    config = spell_method(config)
     validate(config)
     check_run(workdir, config)
     settings = config.training

@@ -74,7 +74,7 @@ def test_from_a_folder_to_a_sweep_and_back(call, folder, text, tmp_path):
 
     trained = call(
         "train", f"--config=configs/finetune.py:{run}", f"--workdir={tuned}", *text,
-        "--config.model.method=softmax(pairing='halves')+ssmax",
+        "--config.model.method=trained+ssmax",
         "--config.optimizer.frozen=*,!layers.*.attention.learned", "--config.training.steps=4",
         "--config.evaluators.validation.split=train", "--config.evaluators.validation.tokens=48",
         "--config.evaluators.validation.documents=2", "--config.optimizer.learning_rate=0.01",
@@ -96,7 +96,8 @@ def test_from_a_folder_to_a_sweep_and_back(call, folder, text, tmp_path):
 
     refused = call("export_checkpoint", f"--workdir={tuned}", f"--target={tmp_path / 'back'}")
     assert refused.code == 2
-    assert "softmax(pairing='halves')+ssmax, has no place in a config.json" in refused.err
+    said = "softmax(base=10000.0,pairing='halves')+ssmax, has no place in a config.json"
+    assert said in refused.err
     assert not (tmp_path / "back").exists()
 
 
@@ -121,6 +122,23 @@ def test_a_tuned_model_goes_back(call, folder, text, tmp_path):
     np.testing.assert_array_equal(
         load_pretrained(tmp_path / "again")(tokens), load_pretrained(tuned)(tokens)
     )
+
+
+def test_imported_weights_are_not_trained_over(call, fails, folder, text, tmp_path):
+    run = tmp_path / "run"
+    assert call("import_checkpoint", f"--source={folder}", f"--workdir={run}").code == 0
+    before = snapshot(run)
+    said = fails("train", "--config=configs/finetune.py", f"--workdir={run}")
+    assert said == "config argument None: should be the workdir of a run to go on from"
+    said = fails("train", f"--config=configs/finetune.py:{run}", f"--workdir={run}")
+    assert said.startswith(f"workdir {run}: holds imported weights; go on from them in another")
+    said = fails(
+        "train", f"--config=configs/finetune.py:{run}", f"--workdir={tmp_path / 'tuned'}", *text,
+        "--config.model.vocab_size=300", "--config.evaluators.validation.split=train",
+        "--config.evaluators.validation.tokens=48", "--config.evaluators.validation.documents=2",
+    )  # fmt: skip
+    assert "parameter embedding.embedding is [258, 16] there and [300, 16] in the config's" in said
+    assert snapshot(run) == before
 
 
 def test_a_tokenizer_comes_along(call, folder, tmp_path):

@@ -48,6 +48,17 @@ def changed(tmp_path, name, **changes):
             "truncate=False is not supported",
         ),
         ("qwen2_windows", {"layer_types": ["full_attention"]}, "layer_types: should be 2 times"),
+        ("qwen2", {"layer_types": 5}, "has windows, and use_sliding_window none"),
+        ("qwen2_windows", {"max_window_layers": "1"}, "max_window_layers='1': should be a whole"),
+        ("llama", {"model_type": ["llama"]}, "model_type=['llama']: should be one of"),
+        (
+            "llama", {"rope_parameters": {"rope_type": ["x"]}},
+            "rope_scaling: type ['x'] is not supported",
+        ),
+        (
+            "llama", {"rope_parameters": {"rope_theta": "1e4"}},
+            "rope_scaling: rope_theta='1e4': should be a number above 0",
+        ),
         ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "has windows, and use_sliding_w"),
         ("gpt2", {"activation_function": "relu"}, "activation_function='relu' is not supported"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx=True is not"),
