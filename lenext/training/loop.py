@@ -69,9 +69,9 @@ def train(config: Config, workdir: Path) -> None:
     tokenizer = get_tokenizer(config.data.tokenizer)
     with first_goes_first("data"):
         corpus = open_split(config.data, "train", tokenizer)
+        batches = make_batches(config, corpus, tokenizer, mesh)
         evaluators = make_evaluators(config, tokenizer, mesh)
     data = {"fingerprint": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
-    batches = make_batches(config, corpus, tokenizer, mesh)
 
     methods = read_methods(config.model.method, config.data.train_length)
     vocab_size = read_vocab_size(config, tokenizer.vocab_size)

@@ -159,7 +159,7 @@ def test_memory_is_far_from_quadratic(settings, method):
         example = {name: jnp.asarray(rows) for name, rows in crops.items()}
         probe = jnp.arange(32)
         compiled = figures_module._forward.lower(
-            params, example, probe, graphdef=graphdef
+            params, example, probe, graphdef=graphdef, mesh=None
         ).compile()
         peaks[length] = figures_module.peak_bytes(compiled)
     assert peaks[32768] < 200 * 2**20
