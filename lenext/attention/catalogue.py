@@ -222,14 +222,15 @@ def _compose(
             if not axes or getattr(entry, axis) != getattr(SOFTMAX, axis)
         }
         if "position" in own:
-            was = axes["position"] if axes else trained and trained.position
-            own["position"] = _as_trained(own["position"], was)
+            before = [axes.get("position"), None if trained is None else trained.position]
+            own["position"] = _as_trained(own["position"], before)
         axes |= _apply(own, options, name)
     return axes
 
 
-def _as_trained(choice: Position, was: Position | None) -> Position:
-    """The choice with the base and the pairing of the rotation that it replaces."""
+def _as_trained(choice: Position, before: Sequence[Position | None]) -> Position:
+    """The choice with the base and the pairing of the first rotation of those it replaces."""
+    was = next((x for x in before if isinstance(x, position.Rope)), None)
     if not (isinstance(choice, position.Rope) and isinstance(was, position.Rope)):
         return choice
     return dataclasses.replace(choice, base=was.base, pairing=was.pairing)

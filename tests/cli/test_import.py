@@ -255,7 +255,7 @@ def vocabulary(folder):
         (drop, "tensor model.layers.1.mlp.up_proj.weight is missing, of shape [24, 16] by"),
         (add, "tensor model.layers.2.extra is not known in a model of"),
         (reshape, "tensor model.norm.weight is [17], and [16] by config.json"),
-        (whole_numbers, "tensor model.norm.weight is int8; should be one of float64"),
+        (whole_numbers, "tensor model.norm.weight is int8; should be one of float32"),
         (untie, "tensor lm_head.weight differs from model.embed_tokens.weight, which it repeats"),
         (cut, "should be a whole safetensors file"),
         (contradict, "self_attn.k_proj.weight is [12, 16], and [24, 16] by config.json"),
