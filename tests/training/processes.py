@@ -1,5 +1,6 @@
 """Processes that train together, and what can happen to them."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,16 +45,23 @@ class Processes:
         found: dict[int, int] = {}
         while len(found) < len(numbers) and self.process.poll() is None:
             for child in self._children():
-                environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                try:
+                    environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                except (FileNotFoundError, ProcessLookupError):  # it has ended
+                    continue
                 for number in numbers:
                     if f"JAX_PROCESS_ID={number}".encode() in environment:
                         found[number] = child
         for child in found.values():
-            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
     def _children(self) -> list[int]:
         place = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(number) for number in place.read_text().split()]
+        try:
+            return [int(number) for number in place.read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            return []
 
     def end(self, timeout: float = 120) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
