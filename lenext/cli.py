@@ -118,7 +118,7 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
         _fail(error, EXIT_FAILED)
     except Stopped as error:
         _fail(error, EXIT_AGAIN)
-    except jax.errors.JaxRuntimeError as error:
+    except (*distributed.LOSSES, ValueError) as error:
         if not distributed.is_loss(error):
             raise
         reason = str(error).splitlines()[0]

@@ -13,6 +13,9 @@ from lenext.errors import UserError
 HEARTBEAT = "LENEXT_HEARTBEAT_SECONDS"
 """A process that is silent for so long (30 unless this says otherwise) is lost; others stop."""
 
+LOSSES = (jax.errors.JaxRuntimeError, TimeoutError)
+"""What is raised where other processes do not come: by an exchange, by a checkpoint's barrier."""
+
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -62,8 +65,11 @@ def is_first() -> bool:
 
 
 def is_loss(error: BaseException | None) -> bool:
-    """Whether that is how the loss of another process shows: an exchange that fails."""
-    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+    """Whether that is how the loss of another process shows: it fails to come to an exchange."""
+    if jax.process_count() == 1:
+        return False
+    # An exchange on CPUs may also fail as a ValueError, depending on what waits for it.
+    return isinstance(error, LOSSES) or (isinstance(error, ValueError) and "Gloo" in str(error))
 
 
 def wait_for_all(where: str) -> None:
