@@ -1,5 +1,6 @@
 """Folders of other libraries' checkpoints to workdirs, and back."""
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -53,8 +54,7 @@ def import_checkpoint(
       UserError: for a folder that is none of these, asks for something that is not supported, or
         whose weights are not what its config says; for a workdir that is there already.
     """
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"workdir {workdir}: is there already; take another")
+    _check_free(workdir, "workdir")
     whole = read_recipe(source)
     recipe = read_recipe(source, layers=layers) if layers else whole
     tensors = {
@@ -66,13 +66,8 @@ def import_checkpoint(
     validate(config)
     params = nnx.to_pure_dict(nnx.state(abstract_model(config)))
     named = _match(source, recipe, tensors, params)
-    try:
-        workdir.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{workdir.name}.", dir=workdir.parent))
-    except OSError as error:
-        raise UserError(f"workdir {workdir}: cannot be written ({error.strerror})") from None
     held = {known: tensors[name] for known, name in named.items()}
-    try:
+    with _making(workdir, "workdir") as beside:
         tokenizer = copy_tokenizer(source, beside, config.model.vocab_size)
         if tokenizer:
             config.data.tokenizer = str(workdir / tokenizer)
@@ -85,19 +80,36 @@ def import_checkpoint(
             checkpoints.save(
                 0, {"params": _fill(params, recipe.rules, held)}, {"tokenizer": fingerprint}, {}
             )
-        beside.chmod(0o755)  # mkdtemp's own is closed to others
-        if workdir.exists():
-            workdir.rmdir()
-        beside.rename(workdir)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"workdir {workdir}: cannot be written ({_reason(error)})") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return recipe
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _check_free(folder: Path, name: str) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{name} {folder}: is there already; take another")
+
+
+@contextlib.contextmanager
+def _making(folder: Path, name: str) -> Iterator[Path]:
+    """Gives a folder to fill, which takes its place at the end, or is gone if there is an error.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    beside = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        yield beside
+        beside.chmod(0o755)  # mkdtemp's own is closed to others
+        if folder.exists():
+            folder.rmdir()
+        beside.rename(folder)
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name} {folder}: cannot be written ({reason})") from None
+    finally:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def make_config(recipe: Recipe, train_length: int = 0) -> Config:
@@ -141,10 +153,7 @@ def _match(
             raise UserError(
                 f"{tensor.file}: tensor {name} is not known in a model of {source / 'config.json'}"
             )
-    shapes = {
-        jax.tree_util.keystr(path, simple=True, separator="."): x.shape
-        for path, x in jax.tree_util.tree_leaves_with_path(params)
-    }
+    shapes = {name: x.shape for name, x in _by_path(params).items()}
     for rule in recipe.rules:
         should = _their_shape(rule, shapes)
         if rule.theirs not in named:
@@ -173,6 +182,15 @@ def _match(
     return named
 
 
+def _path(keys: tuple) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator=".")
+
+
+def _by_path(params: Any) -> dict[str, Any]:
+    """Parameters, or their shapes, by paths such as "layers.0.mlp.up_proj.kernel"."""
+    return {_path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
 def _their_shape(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     first = shapes[rule.ours[0]]
     whole = (*first[:-1], sum(shapes[name][-1] for name in rule.ours))
@@ -185,9 +203,8 @@ def _fill(params: Any, rules: Sequence[Rule], tensors: Mapping[str, Tensor]) -> 
         path: (rule, i) for rule in rules for i, path in enumerate(rule.ours)
     }
 
-    def read(path: tuple, like: Any) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        rule, part = places[name]
+    def read(keys: tuple, like: Any) -> jax.Array:
+        rule, part = places[_path(keys)]
         array = tensors[rule.theirs].read()
         array = array.T if rule.transposed else array
         width = like.shape[-1]
@@ -228,8 +245,7 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
       UserError: for a model or a method that the folder's config.json cannot say; for a target
         that is there already.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"target {target}: is there already; take another")
+    _check_free(target, "target")
     if read_run_config(workdir) is None:
         raise UserError(f"workdir {workdir}: holds no run")
     run = load_run(workdir, weights=weights)
@@ -238,6 +254,8 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
         if not folder.is_dir():
             folder = Path(own)
             write_llama_source(folder, run.config, run.model.config.vocab_size, workdir)
+            types = {rule.theirs: "float32" for rule in read_recipe(folder).rules}
+            (folder / "tensors.json").write_text(json.dumps(types))
             tokenizer = Path(run.config.data.tokenizer)
             if tokenizer.name in TOKENIZERS:
                 get_tokenizer(str(tokenizer))  # is it there, and whole
@@ -255,33 +273,15 @@ def _export(run: Pretrained, workdir: Path, target: Path, folder: Path) -> None:
             f"workdir {workdir}: its method, {run.config.model.method}, has no place in a "
             f"config.json that says {recipe.model['method']}"
         )
-    params = {
-        jax.tree_util.keystr(path, simple=True, separator="."): x
-        for path, x in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(run.model)))
-    }
-    own = workdir / SOURCE != folder  # made just now, of a decoder of ours
-    types = dict.fromkeys((rule.theirs for rule in recipe.rules), "float32")
-    types = types if own else json.loads((folder / "tensors.json").read_text())
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"target {target}: cannot be written ({error.strerror})") from None
-    try:
+    params = _by_path(nnx.to_pure_dict(nnx.state(run.model)))
+    types = json.loads((folder / "tensors.json").read_text())
+    with _making(target, "target") as beside:
         shutil.copyfile(folder / "config.json", beside / "config.json")
         for tokenizer in TOKENIZERS:
             if (folder / tokenizer).exists():
                 shutil.copyfile(folder / tokenizer, beside / tokenizer)
         made = open_tensors(folder) if (folder / WEIGHTS).exists() else {}
         _write_shards(beside, types, _their_tensors(recipe, types, params, made))
-        beside.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        beside.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"target {target}: cannot be written ({_reason(error)})") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _form(recipe: Recipe, name: str) -> str | None:

@@ -115,7 +115,7 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
 
     Args:
       keys: of the config.
-      attention_bias: on which maps of attention, of "qkvo".
+      attention_bias: on which maps of attention, of "qkvo"; "asked" for what the config says.
       qk_norm: whether queries and keys are normalised.
       windows: which layers have a window: "none", "all", or those that "layer_types" names.
     """

@@ -71,11 +71,11 @@ def restore_origin(
                 f"config.data.packing={config.data.packing}: should be {packing} as in {origin}, "
                 "whose place in the data means nothing otherwise"
             )
-        state, place = checkpoints.restore(step, like)
+        state, resumed = checkpoints.restore(step, like)
     finally:
         checkpoints.close()
-    check_data(config, data, place, str(origin))
-    return step, state, place
+    check_data(config, data, resumed, str(origin))
+    return step, state, resumed
 
 
 def spell_method(config: Config) -> Config:
@@ -104,14 +104,14 @@ def _start_from(origin: Path, config: Config, like: State) -> State:
 
 
 def check_data(
-    config: Config, data: Mapping[str, str], place: Mapping[str, Any], workdir: str
+    config: Config, data: Mapping[str, str], resumed: Mapping[str, Any], workdir: str
 ) -> None:
     """Checks that a run goes on with the data and the tokeniser that it was trained on.
 
     Args:
       config: names them.
       data: the "fingerprint" of the data at hand and that of its "tokenizer".
-      place: holds what they were, as a checkpoint has it.
+      resumed: holds what they were, as a checkpoint has it.
       workdir: of the run that wrote it.
 
     Raises:
@@ -120,10 +120,10 @@ def check_data(
     names = {"fingerprint": f"dataset {config.data.dataset}",
              "tokenizer": f"tokenizer {config.data.tokenizer}"}  # fmt: skip
     for key, name in names.items():
-        if place.get(key, data[key]) != data[key]:
+        if resumed.get(key, data[key]) != data[key]:
             raise UserError(
                 f"{name} has changed since {workdir} was trained with it: fingerprint "
-                f"{data[key]}, was {place[key]}"
+                f"{data[key]}, was {resumed[key]}"
             )
 
 

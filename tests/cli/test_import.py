@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lenext.data import get_tokenizer
 from lenext.models import load_pretrained, model_methods, with_method
 from tests.cli.conftest import untrained_run
 from tests.training.common import REPOSITORY, read_metrics, snapshot, tiny_decoder_config
@@ -183,6 +184,20 @@ def test_decoders_that_are_no_llama(fails, data_dir, tmp_path, model, message):
     said = fails("export_checkpoint", f"--workdir={tmp_path / 'run'}", f"--target={tmp_path / 'b'}")
     assert message in said
     assert not (tmp_path / "b").exists()
+
+
+def test_gpt2_s_pair_of_files(call, tmp_path):
+    """As byte-level BPE: a space is part of the word after it, merges come in their order."""
+    folder, run = tmp_path / "gpt2", tmp_path / "run"
+    shutil.copytree(GOLDEN / "gpt2", folder)
+    words = ["a", "b", "c", "Ġ", "ab", "Ġc", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\na b\nĠ c\n")
+    assert call("import_checkpoint", f"--source={folder}", f"--workdir={run}").code == 0
+    tokenizer = get_tokenizer(str(run / "tokenizer.json"))
+    np.testing.assert_array_equal(tokenizer.encode("abc c ba"), [4, 2, 5, 3, 1, 0])
+    assert tokenizer.decode(np.array([4, 2, 5, 3, 1, 0])) == "abc c ba"
+    assert tokenizer.eos_id == 6
 
 
 def test_the_first_layers_alone(call, fails, tmp_path):
