@@ -130,14 +130,17 @@ def make_method(
     """A method by name, such as "rerope", "rerope+infoscale" or "rerope(window=32)+log_length".
 
     A part after + replaces every axis in which its entry differs from softmax. A rotation that
-    replaces another keeps its base and its pairing of dimensions.
+    replaces another keeps its base and its pairing of dimensions, and goes on from its frequencies
+    and gain where their scale is set: "llama3(scale=8)+rerope" clamps distances, and its pairs turn
+    as Llama 3's.
 
     Args:
       name: catalogue names joined by +, each with options of its own in brackets if need be. The
         first may be "trained", for the method `trained`.
       train_length: L, the length in tokens that the weights were (or will be) trained at.
-      trained: what the weights at hand were trained with. RoPE's base and its pairing of dimensions
-        are of the weights as L is, so other rotations take them where the name does not say.
+      trained: what the weights at hand were trained with. RoPE's base, its pairing of dimensions
+        and a scale that is set are of the weights as L is, so other rotations take them where the
+        name does not say, and scales count from there.
       **options: options of the chosen axes, given to every axis that has them (`method_options`
         lists them); or an axis name with the catalogue name to take that axis from, such as
         temperature="infoscale". position="none" turns rotation off and leaves gain and bias.
@@ -229,11 +232,11 @@ def _compose(
 
 
 def _as_trained(choice: Position, before: Sequence[Position | None]) -> Position:
-    """The choice with the base and the pairing of the first rotation of those it replaces."""
+    """The choice on the base, the pairing and the scale of the first rotation it replaces."""
     was = next((x for x in before if isinstance(x, position.Rope)), None)
     if not (isinstance(choice, position.Rope) and isinstance(was, position.Rope)):
         return choice
-    return dataclasses.replace(choice, base=was.base, pairing=was.pairing)
+    return dataclasses.replace(choice, base=was.base, pairing=was.pairing, trained=was.scaled())
 
 
 def _options(axes: dict[str, Axis]) -> dict[str, Any]:

@@ -95,6 +95,10 @@ def explain(name: str, *, train_length: int, head_dim: int) -> str:
     for axis, choice in method.axes().items():
         lines = [f"{axis}: {type(choice).__name__}", *_paragraphs(type(choice))]
         lines += _options(choice, default.axes()[axis])
+        before = getattr(choice, "trained", None)
+        if before is not None:
+            scaling = f"scale={before.scale!r}, in place of plain RoPE"
+            lines.append(f"    starts from {type(before).__name__} with {scaling}")
         if axis in params:
             shapes = (f"{part} {list(x.shape)}" for part, x in params[axis].items())
             lines.append(f"    learned: {', '.join(shapes)}")

@@ -20,12 +20,14 @@ class ScaledRope(Rope):
             return self
         return dataclasses.replace(self, scale=max(1.0, key_length / train_length))
 
+    def scaled(self) -> Rope | None:  # noqa: D102
+        return self.trained if self.scale is None else self
 
-def stretched_frequencies(head_dim: int, base: float, factor: float) -> Frequencies:
-    """RoPE's at base * factor^(H / (H - 2)): the slowest pair slows by `factor`."""
-    if head_dim == 2:  # the only pair has frequency 1 whatever the base
-        return plain_frequencies(head_dim, base)
-    return plain_frequencies(head_dim, base * factor ** (head_dim / (head_dim - 2)))
+
+def stretch(frequencies: Frequencies, factor: float) -> Frequencies:
+    """What RoPE's become at base * factor^(H / (H - 2)): the slowest pair slows by `factor`."""
+    last = max(len(frequencies) - 1, 1)  # the only pair of two dimensions stays as it is
+    return frequencies * factor ** (-np.arange(len(frequencies)) / last)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Interpolated(ScaledRope):
     """PI (arXiv 2306.15595): positions divided by s."""
 
     def frequencies(self, rows):  # noqa: D102
-        return plain_frequencies(rows.head_dim, self.base) / rows.extension(self.scale)
+        return self.trained_frequencies(rows) / rows.extension(self.scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class NTK(ScaledRope):
     """NTK-aware base change: base * s^(H / (H - 2)), so the slowest pair slows by just s."""
 
     def frequencies(self, rows):  # noqa: D102
-        return stretched_frequencies(rows.head_dim, self.base, rows.extension(self.scale))
+        return stretch(self.trained_frequencies(rows), rows.extension(self.scale))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,23 +79,28 @@ class Yarn(BandedRope):
     attention_factor: float | None = option(None, float, above=0.0)
 
     def frequencies(self, rows):  # noqa: D102
-        dim, plain = rows.head_dim, plain_frequencies(rows.head_dim, self.base)
+        dim, trained = rows.head_dim, self.trained_frequencies(rows)
         length = self.original_length or rows.train_length
+        step = 2 * math.log(self.base) / dim  # of the log of frequencies, from pair to pair
+        pairs = np.arange(dim // 2)
+        behind = np.log(plain_frequencies(dim, self.base) / trained) / step  # 0 for plain weights
 
         def pair_turning(turns: float) -> float:
-            wavelength_ratio = length / (2 * math.pi * turns)
-            return dim * math.log(wavelength_ratio) / (2 * math.log(self.base))
+            pair = math.log(length / (2 * math.pi * turns)) / step
+            return pair - float(np.interp(pair, pairs + behind, behind))
 
         low = max(math.floor(pair_turning(self.fast_turns)), 0)
         high = min(math.ceil(pair_turning(self.slow_turns)), dim - 1)
         width = max(high - low, 1e-3)  # a step where the two meet
-        ramp = np.clip((np.arange(dim // 2) - low) / width, 0.0, 1.0)
-        return plain / rows.extension(self.scale) * ramp + plain * (1.0 - ramp)
+        ramp = np.clip((pairs - low) / width, 0.0, 1.0)
+        return trained / rows.extension(self.scale) * ramp + trained * (1.0 - ramp)
 
     def gain(self, rows):  # noqa: D102
-        if self.attention_factor is not None:
-            return self.attention_factor**2
-        return (0.1 * math.log(rows.extension(self.scale)) + 1.0) ** 2
+        factor = self.attention_factor
+        if factor is None:
+            factor = 0.1 * math.log(rows.extension(self.scale)) + 1.0
+        before = super().gain(rows)
+        return factor**2 if before is None else before * factor**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +123,7 @@ class DynamicNTK(Rope):
         length = rows.key_length if self.length is None else self.length
         extension = max(1.0, length / (self.original_length or rows.train_length))
         factor = self.scale * extension - (self.scale - 1)
-        return stretched_frequencies(rows.head_dim, self.base, factor)
+        return stretch(self.trained_frequencies(rows), factor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +137,10 @@ class Llama3(BandedRope):
     fast_turns: float = option(4.0, float, above=0.0)
 
     def frequencies(self, rows):  # noqa: D102
-        plain = plain_frequencies(rows.head_dim, self.base)
-        turns = (self.original_length or rows.train_length) * plain / (2 * math.pi)
+        trained = self.trained_frequencies(rows)
+        turns = (self.original_length or rows.train_length) * trained / (2 * math.pi)
         kept = np.clip((turns - self.slow_turns) / (self.fast_turns - self.slow_turns), 0.0, 1.0)
-        return plain * kept + plain / rows.extension(self.scale) * (1.0 - kept)
+        return trained * kept + trained / rows.extension(self.scale) * (1.0 - kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +154,12 @@ class LongRope(ScaledRope):
     factors: tuple | None = option(None, tuple, at_least=1.0)
 
     def frequencies(self, rows):  # noqa: D102
-        plain = plain_frequencies(rows.head_dim, self.base)
+        trained = self.trained_frequencies(rows)
         if self.factors is None:
-            return plain / rows.extension(self.scale)
-        if len(self.factors) != len(plain):
-            raise ValueError(f"{len(self.factors)} factors: should be {len(plain)}, one a pair")
-        return plain / np.asarray(self.factors, np.float64)
+            return trained / rows.extension(self.scale)
+        if len(self.factors) != len(trained):
+            raise ValueError(f"{len(self.factors)} factors: should be {len(trained)}, one a pair")
+        return trained / np.asarray(self.factors, np.float64)
+
+    def scaled(self):  # noqa: D102
+        return super().scaled() if self.factors is None else self

@@ -52,11 +52,14 @@ class Rope(Position):
     """RoPE (arXiv 2104.09864): pair p turns by position * base^(-2p/H).
 
     `pairing` says which dimensions form pair p: (2p, 2p+1) "interleaved", or (p, p + H/2) "halves".
+    `trained` is the rotation that the weights were trained with, where that is scaled: its
+    frequencies and its gain are those that this one starts from, in place of plain RoPE's.
     """
 
     base: float = option(10000.0, float, at_least=1.0)
     pairing: str = option("interleaved", str, choices=("interleaved", "halves"))
     rotary: bool = True  # False: `position="none"`, rotation off with gain and bias in place
+    trained: "Rope | None" = None
 
     @property
     def kind(self) -> str:  # noqa: D102
@@ -73,7 +76,20 @@ class Rope(Position):
 
     def frequencies(self, rows: Rows) -> Frequencies:
         """Radians a position for each pair of dimensions."""
+        return self.trained_frequencies(rows)
+
+    def trained_frequencies(self, rows: Rows) -> Frequencies:
+        """The frequencies that weights were trained at: base^(-2p/H), unless they were scaled."""
+        if self.trained is not None:
+            return dataclasses.replace(self.trained, base=self.base).frequencies(rows)
         return plain_frequencies(rows.head_dim, self.base)
+
+    def gain(self, rows):  # noqa: D102
+        return None if self.trained is None else self.trained.gain(rows)
+
+    def scaled(self) -> "Rope | None":
+        """What another rotation that replaces this one starts from; None for plain RoPE."""
+        return self.trained
 
     def pieces(self, rows):  # noqa: D102
         if not self.rotary:
@@ -98,5 +114,5 @@ class PartialRope(Rope):
         return f"{super().kind}, {self.fraction:g} of the pairs" if self.rotary else "nope"
 
     def frequencies(self, rows):  # noqa: D102
-        plain = plain_frequencies(rows.head_dim, self.base)
-        return np.where(np.arange(len(plain)) < int(self.fraction * len(plain)), plain, 0.0)
+        start = self.trained_frequencies(rows)
+        return np.where(np.arange(len(start)) < int(self.fraction * len(start)), start, 0.0)

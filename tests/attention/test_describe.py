@@ -153,6 +153,12 @@ def test_explanation_of_a_composition():
     assert "over 1 key at length 4 and 16 keys at 64" in " ".join(text.split())
 
 
+def test_explanation_says_where_a_rotation_starts_from():
+    lines = explained("llama3(scale=8)+rerope").splitlines()
+    assert "    starts from Llama3 with scale=8, in place of plain RoPE" in lines
+    assert "starts from" not in explained("llama3+rerope")
+
+
 def test_explanation_says_what_is_learned_and_what_does_not_sum_to_one():
     text = explained("ssmax+sigmoid")
     assert "    learned: slope [4]" in text.splitlines()

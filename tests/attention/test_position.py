@@ -104,6 +104,66 @@ def test_more_frequencies_of_transformers(name, setting):
     assert_turns(made, setting["dim"], setting[name], DISTANCES, slack=2e-6)
 
 
+class TestScaledWeights:
+    """Rotations swapped in where weights were trained with scaled ones."""
+
+    @pytest.mark.parametrize("setting", GOLDEN["frequencies"], ids=lambda x: f"{x['dim']}")
+    @pytest.mark.parametrize("name", ["softmax", "rerope", "leaky_rerope", "pi", "ntk"])
+    def test_start_from_llama3_s(self, name, setting):
+        """As transformers' frequencies times what a rule does to any."""
+        length, dim = setting["train_length"], setting["dim"]
+        options = f"base={setting['base']},scale={setting['scale']}"
+        trained = make_method(f"llama3({options})", train_length=length)
+        given = {"pi": "(scale=3)", "ntk": "(scale=3)", "softmax": ""}
+        method = name + given.get(name, "(window=10)")
+        expected, distances = np.array(setting["llama3"]), DISTANCES
+        if name == "pi":
+            expected = expected / 3
+        if name == "ntk":
+            expected = expected * 3.0 ** (-np.arange(dim // 2) / (dim / 2 - 1))
+        if name == "rerope":
+            distances = np.clip(distances, -10, 10)
+        if name == "leaky_rerope":
+            beyond = np.maximum(np.abs(distances) - 10, 0)
+            distances = np.sign(distances) * (np.minimum(np.abs(distances), 10) + beyond / 8)
+        for made in (
+            make_method(method, train_length=length, trained=trained),
+            make_method(f"trained+{method}", train_length=length, trained=trained),
+            make_method(f"llama3({options})+{method}", train_length=length),
+        ):
+            cosines, sines = turns(made, dim, DISTANCES, np.zeros_like(DISTANCES))
+            angles = distances[:, None] * expected
+            np.testing.assert_allclose(cosines, np.cos(angles), atol=1e-4)
+            np.testing.assert_allclose(sines, np.sin(angles), atol=1e-4)
+
+    def test_yarn_counts_turns_at_the_frequencies_of_the_weights(self):
+        """On weights of PI at 4, L holds the turns that L / 4 holds plainly."""
+        made = make_method("pi(scale=4)+yarn(scale=2)", train_length=512)
+        expected = yarn_frequencies(64, 10000.0, 2.0, 128) / 4
+        assert_turns(made, 64, expected, DISTANCES, gain=(0.1 * np.log(2) + 1) ** 2)
+
+    def test_gains_of_yarn_stay(self):
+        trained = make_method("yarn(scale=4)", train_length=512)
+        expected, gain = frequencies("yarn", dim=64, base=10000.0, train_length=512, scale=4.0)
+        made = make_method("rerope(window=1000)", train_length=512, trained=trained)
+        assert_turns(made, 64, expected, DISTANCES, gain=gain)
+        made = make_method("yarn(scale=2)", train_length=512, trained=trained)
+        cosines, _ = turns(made, 64, np.zeros(1), np.zeros(1))
+        np.testing.assert_allclose(cosines, gain * (0.1 * np.log(2) + 1) ** 2, rtol=1e-5)
+
+    @pytest.mark.parametrize("trained", ["yarn", "llama3", "dynamic_ntk(scale=2)", "p_rope"])
+    def test_scales_that_follow_the_keys_are_none_of_the_weights(self, trained):
+        trained = make_method(trained, train_length=64)
+        plain = make_method("rerope", train_length=64)
+        assert make_method("rerope", train_length=64, trained=trained) == plain
+
+    def test_another_base_is_another_base_under_the_scale_too(self):
+        trained = make_method("pi(scale=4)", train_length=512)
+        made = make_method("rerope(base=100,window=1000)", train_length=512, trained=trained)
+        expected, _ = frequencies("pi", dim=32, base=100.0, train_length=512, scale=4.0)
+        assert_turns(made, 32, expected, DISTANCES)
+
+
 @pytest.mark.parametrize("heads", sorted(GOLDEN["alibi"], key=int))
 def test_slopes_of_transformers(heads):
     """BLOOM's slopes, kept in golden/: read off a key at distance 1 from a query of zeros."""

@@ -9,7 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from lenext.importing import export_checkpoint, import_checkpoint
 from lenext.importing.tensors import open_tensors
-from lenext.models import load_pretrained
+from lenext.models import load_pretrained, with_method
+from lenext.models.pretrained import load_run
 from tests.importing.conftest import GOLDEN, copy, golden_rows
 
 NAMES = sorted(path.name for path in GOLDEN.iterdir())
@@ -39,6 +40,20 @@ def test_logits_and_the_way_back(tmp_path, name):
         np.testing.assert_array_equal(ours[tensor].read(), theirs[tensor].read(), tensor)
     assert (back / "config.json").read_bytes() == (source / "config.json").read_bytes()
     assert sorted(p.name for p in back.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("scaling", ["linear", "llama3", "yarn", "yarn_mscale"])
+def test_rotations_swapped_in_start_from_a_scaling(tmp_path, scaling):
+    """At distances that it leaves alone, ReRoPE changes nothing, and each layer takes it."""
+    source = GOLDEN / f"llama_{scaling}"
+    import_checkpoint(source, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    tokens, mask = golden_rows()
+    model = with_method(run.model, run.read_methods("rerope(window=1000)"))
+    expected = np.load(source / "logits.npy")[mask]
+    np.testing.assert_allclose(np.asarray(model(tokens, mask=mask))[mask], expected, atol=1e-4)
+    model = with_method(run.model, run.read_methods("rerope(window=3)"))
+    assert np.max(np.abs(np.asarray(model(tokens, mask=mask))[mask] - expected)) > 0.01
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
