@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,11 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
     ):  # whoever read stdout has seen enough: nothing to say, nowhere to say it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
+
+
+def end_on_sigterm() -> None:
+    """Makes SIGTERM an end like any other, which leaves nothing half-written behind."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def warn(message: str) -> None:

@@ -29,6 +29,7 @@ def main() -> None:
     target = flags.DEFINE_string("target", "", "Folder to make.")
     weights = flags.DEFINE_enum("weights", "params", ["params", "ema"], "Which.")
     cli.parse_flags()
+    cli.end_on_sigterm()
     for flag in (workdir, target):
         if not flag.value:
             raise UserError(f"--{flag.name}=DIR is missing")

@@ -23,6 +23,7 @@ USAGE = f"""{__doc__}
   --prompt=TEXT       what to go on from
   --max_tokens=200    how many tokens to draw
   --method=METHOD     in place of the one it was trained with
+  --tokenizer=NAME    in place of the run's, which may have none: bytes, or a file's path
   --temperature=1     0 takes the likeliest token
   --top_k=0           only the k likeliest tokens; 0 for all
   --top_p=1           only the likeliest tokens that together hold this probability
@@ -38,6 +39,7 @@ def main() -> None:
     workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
     prompt_flag = flags.DEFINE_string("prompt", None, "What to go on from.")
     method_flag = flags.DEFINE_string("method", None, "In place of the trained one.")
+    tokenizer_flag = flags.DEFINE_string("tokenizer", None, "In place of the run's.")
     max_tokens = flags.DEFINE_integer("max_tokens", 200, "How many tokens to draw.")
     temperature = flags.DEFINE_float("temperature", 1.0, "0 takes the likeliest token.")
     top_k = flags.DEFINE_integer("top_k", 0, "Only the k likeliest; 0 for all.")
@@ -71,8 +73,14 @@ def main() -> None:
             f"workdir {workdir}: holds a masked language model; text is drawn from a decoder "
             "(config.model.family=decoder)"
         )
-    tokenizer = get_tokenizer(config.data.tokenizer)
-    run.check_tokenizer(tokenizer, config.data.tokenizer)
+    name = tokenizer_flag.value or config.data.tokenizer
+    tokenizer = get_tokenizer(name)
+    run.check_tokenizer(tokenizer, name)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            f"tokenizer {name}: has {tokenizer.vocab_size} ids, and the model "
+            f"{model.config.vocab_size}"
+        )
     given = os.fsencode(prompt_flag.value)  # as it was typed, whether or not that is text
     prompt = np.asarray(tokenizer.encode(given), np.int32)
     check_positions(config.model, len(prompt) + max_tokens.value, "--max_tokens, with the prompt")

@@ -37,6 +37,7 @@ def main() -> None:
     train_length = flags.DEFINE_integer("train_length", 0, "Trained at; 0 for what it says.")
     layers = flags.DEFINE_integer("layers", 0, "How many, the first; 0 for all.", lower_bound=0)
     cli.parse_flags()
+    cli.end_on_sigterm()
     for flag in (source, workdir_flag):
         if not flag.value:
             raise UserError(f"--{flag.name}=DIR is missing")

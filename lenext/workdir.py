@@ -13,13 +13,16 @@ from lenext.files import write_atomically
 
 SOURCE = "source"
 """Folder in the workdir of an imported run: what it came from, but for the parameters."""
+TOKENIZERS = ("tokenizer.json", "vocab.txt")
+"""What the tokeniser of an imported run is called, in its workdir."""
 
 
 def read_run_config(workdir: Path) -> dict[str, Any] | None:
     """The config of the run that DIR holds; None where it holds none.
 
     Keys that are newer than the run are taken to have been at their defaults, which stand for how
-    things were before.
+    things were before. A tokeniser that came along with an imported model is found in DIR, wherever
+    that was moved.
 
     Raises:
       UserError: for a config.json that is no JSON object.
@@ -33,7 +36,13 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: should be JSON ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: should be a JSON object")
-    return _with_defaults(config, plain(base_config()))
+    config = _with_defaults(config, plain(base_config()))
+    data = config["data"]
+    tokenizer = Path(str(data.get("tokenizer"))) if isinstance(data, dict) else Path()
+    beside = workdir / tokenizer.name
+    if tokenizer.name in TOKENIZERS and not tokenizer.exists() and beside.exists():
+        data["tokenizer"] = str(beside)
+    return config
 
 
 def check_run(workdir: Path, config: Config) -> None:

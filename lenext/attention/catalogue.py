@@ -18,6 +18,7 @@ from lenext.attention import (
 )
 from lenext.attention.method import (
     AXES,
+    MOST_TOKENS,
     Axis,
     Method,
     Position,
@@ -150,11 +151,13 @@ def make_method(
 
     Raises:
       ValueError: for an unknown name, an unknown option or a value out of range, naming the
-        choices; for train_length < 2.
+        choices; for train_length < 2 or from 2^31 up.
     """
     whole = isinstance(train_length, numbers.Integral) and not isinstance(train_length, bool)
-    if not whole or train_length < 2:
-        raise ValueError(f"train_length={train_length!r}: should be a whole number, at least 2")
+    if not whole or not 2 <= train_length < MOST_TOKENS:
+        raise ValueError(
+            f"train_length={train_length!r}: should be a whole number, at least 2 and below 2^31"
+        )
     axes = _compose(parse(name), trained)
     for axis in AXES:
         choice = options.pop(axis, None)

@@ -78,6 +78,11 @@ class Yarn(BandedRope):
 
     attention_factor: float | None = option(None, float, above=0.0)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.base <= 1:  # all pairs turn alike: none is slow or fast
+            raise ValueError(f"option base={self.base!r}: should be above 1")
+
     def frequencies(self, rows):  # noqa: D102
         dim, trained = rows.head_dim, self.trained_frequencies(rows)
         length = self.original_length or rows.train_length

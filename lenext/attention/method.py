@@ -21,6 +21,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 Params = dict[str, Any]
 
+MOST_TOKENS = 2**31
+"""Positions are int32."""
+
 
 def option(
     default: Any,
@@ -109,6 +112,11 @@ class Windowed(Axis):
     """A choice with a window, in tokens, of L by default."""
 
     window: int | None = option(None, int, at_least=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.window is not None and self.window >= MOST_TOKENS:
+            raise ValueError(f"option window={self.window!r}: should be below 2^31")
 
     @property
     def reach(self) -> int:

@@ -170,9 +170,9 @@ def get_tokenizer(name: str) -> Tokenizer:
         return _read_json(Path(name))
     if name.endswith(".txt"):
         return _read_bert_vocabulary(Path(name))
+    said = f"unknown tokenizer {name!r}" if name else "no tokenizer is named, and the run has none"
     raise UserError(
-        f"unknown tokenizer {name!r}; choose from: bytes, the path of a tokenizer.json, "
-        "the path of a BERT vocab.txt"
+        f"{said}; choose from: bytes, the path of a tokenizer.json, the path of a BERT vocab.txt"
     )
 
 

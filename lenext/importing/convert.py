@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from lenext.errors import UserError
 from lenext.files import write_atomically
 from lenext.importing.llama import write_llama_source
 from lenext.importing.recipes import Recipe, Rule, read_recipe
-from lenext.importing.tensors import Tensor, open_tensors
-from lenext.importing.tokenizer import TOKENIZERS, copy_tokenizer
+from lenext.importing.tensors import DTYPES, Tensor, open_tensors
+from lenext.importing.tokenizer import read_tokenizer
 from lenext.models import FAMILIES, Model, build_model
 from lenext.models.pretrained import Pretrained, load_run
-from lenext.workdir import SOURCE, read_run_config, write_run_config
+from lenext.workdir import SOURCE, TOKENIZERS, read_run_config, write_run_config
 
 FLOATS = ("float32", "float16", "bfloat16")
 SHARD_BYTES = 4 * 2**30
@@ -60,22 +61,23 @@ def import_checkpoint(
     tensors = {
         name: tensor
         for name, tensor in open_tensors(source).items()
-        if _form(recipe, name) or not _form(whole, name)  # not of a layer that is left out
+        if _is_known(recipe, name) or not _is_known(whole, name)  # not of a layer that is left out
     }
     config = make_config(recipe, train_length)
     validate(config)
+    held = _match_names(source, recipe, tensors)
     params = nnx.to_pure_dict(nnx.state(abstract_model(config)))
-    named = _match(source, recipe, tensors, params)
-    held = {known: tensors[name] for known, name in named.items()}
+    _check_tensors(recipe, held, tensors, params)
+    tokenizer, content = read_tokenizer(source, config.model.vocab_size)
     with _making(workdir, "workdir") as beside:
-        tokenizer = copy_tokenizer(source, beside, config.model.vocab_size)
+        _keep_source(beside / SOURCE, source, recipe, tensors)
+        fingerprint = ""
         if tokenizer:
             config.data.tokenizer = str(workdir / tokenizer)
+            for folder in (beside, beside / SOURCE):
+                (folder / tokenizer).write_bytes(content)
+            fingerprint = get_tokenizer(str(beside / tokenizer)).fingerprint
         write_run_config(beside, config)
-        _keep_source(beside / SOURCE, source, recipe, tensors)
-        if tokenizer:
-            shutil.copyfile(beside / tokenizer, beside / SOURCE / tokenizer)
-        fingerprint = get_tokenizer(str(beside / tokenizer)).fingerprint if tokenizer else ""
         with Checkpoints(beside, best_metric=config.training.best_metric) as checkpoints:
             checkpoints.save(
                 0, {"params": _fill(params, recipe.rules, held)}, {"tokenizer": fingerprint}, {}
@@ -84,7 +86,11 @@ def import_checkpoint(
 
 
 def _check_free(folder: Path, name: str) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise UserError(f"{name} {folder}: cannot be read ({error.strerror})") from None
+    if not free:
         raise UserError(f"{name} {folder}: is there already; take another")
 
 
@@ -108,8 +114,12 @@ def _making(folder: Path, name: str) -> Iterator[Path]:
         reason = " ".join(str(error).split())
         raise UserError(f"{name} {folder}: cannot be written ({reason})") from None
     finally:
-        if beside is not None:
+        # Of a write that failed, threads may still be at work, and put back what is removed.
+        for _ in range(50):
+            if beside is None or not beside.exists():
+                break
             shutil.rmtree(beside, ignore_errors=True)
+            time.sleep(0.02)
 
 
 def make_config(recipe: Recipe, train_length: int = 0) -> Config:
@@ -135,51 +145,81 @@ def abstract_model(config: Config) -> Model:
     return nnx.eval_shape(lambda: build_model(config.model, methods, config.model.vocab_size, 0))
 
 
-def _match(
-    source: Path, recipe: Recipe, tensors: Mapping[str, Tensor], params: Any
-) -> dict[str, str]:
-    """Their names by the recipe's: as they are, or without the prefix, or with it.
+def _is_known(recipe: Recipe, name: str) -> bool:
+    return recipe.form(name) is not None or recipe.makes(name)
+
+
+def _match_names(
+    source: Path, recipe: Recipe, tensors: Mapping[str, Tensor]
+) -> dict[str, tuple[str, Tensor]]:
+    """Their names and tensors by the recipe's names: as they are, or with a prefix or without.
 
     Raises:
-      UserError: for a tensor that is missing, not known, or of another shape; for a copy that
-        differs from what it repeats.
+      UserError: for a tensor that is missing, there twice, or not known.
     """
-    named = {}
+    held: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        form = _form(recipe, name)
+        form = recipe.form(name)
+        if form in held:
+            raise UserError(f"{tensor.file}: tensors {held[form][0]} and {name} are the same one")
         if form is not None:
-            named[form] = name
-        elif not any(recipe.makes(prefix + name) for prefix in ("", *recipe.prefixes)):
+            held[form] = name, tensor
+        elif not recipe.makes(name):
             raise UserError(
                 f"{tensor.file}: tensor {name} is not known in a model of {source / 'config.json'}"
             )
+    for rule in recipe.rules:
+        if rule.theirs not in held:
+            raise UserError(f"{source}: tensor {rule.theirs} is missing, by config.json")
+    return held
+
+
+def _check_tensors(
+    recipe: Recipe,
+    held: Mapping[str, tuple[str, Tensor]],
+    tensors: Mapping[str, Tensor],
+    params: Any,
+) -> None:
+    """Checks that tensors are what config.json makes of them.
+
+    Raises:
+      UserError: for one of another shape or type; for one that differs from what it repeats, or
+        from what the model makes by itself.
+    """
     shapes = {name: x.shape for name, x in _by_path(params).items()}
     for rule in recipe.rules:
+        name, tensor = held[rule.theirs]
         should = _their_shape(rule, shapes)
-        if rule.theirs not in named:
-            raise UserError(
-                f"{source}: tensor {rule.theirs} is missing, of shape {list(should)} by config.json"
-            )
-        tensor = tensors[named[rule.theirs]]
         if tensor.shape != should:
             raise UserError(
-                f"{tensor.file}: tensor {named[rule.theirs]} is {list(tensor.shape)}, and "
-                f"{list(should)} by config.json"
+                f"{tensor.file}: tensor {name} is {list(tensor.shape)}, and {list(should)} by "
+                "config.json"
             )
         if tensor.dtype not in FLOATS:
             raise UserError(
-                f"{tensor.file}: tensor {named[rule.theirs]} is {tensor.dtype}; should be one of "
+                f"{tensor.file}: tensor {name} is {tensor.dtype}; should be one of "
                 f"{', '.join(FLOATS)}"
             )
     for copy, of in recipe.copies.items():
-        if copy in named:
-            one, other = tensors[named[copy]], tensors[named[of]]
+        if copy in held:
+            (name, one), (other_name, other) = held[copy], held[of]
             if one.shape != other.shape or not np.array_equal(one.read(), other.read()):
                 raise UserError(
-                    f"{one.file}: tensor {named[copy]} differs from {named[of]}, which it repeats "
-                    "by config.json"
+                    f"{one.file}: tensor {name} differs from {other_name}, which it repeats by "
+                    "config.json"
                 )
-    return named
+    for name, tensor in tensors.items():
+        if recipe.form(name) is None and tensor.dtype not in DTYPES.values():
+            raise UserError(f"{tensor.file}: tensor {name} is {tensor.dtype}, which is not known")
+    for name, computed in recipe.computed.items():
+        if name in tensors:
+            there, should = tensors[name].read().astype(np.float64), computed(tensors[name].shape)
+            # Narrow types round to 0.004.
+            if there.shape != should.shape or np.max(np.abs(there - should), initial=0) > 0.005:
+                raise UserError(
+                    f"{tensors[name].file}: tensor {name} holds other numbers than the model "
+                    "computes in its place"
+                )
 
 
 def _path(keys: tuple) -> str:
@@ -197,7 +237,7 @@ def _their_shape(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int
     return whole[::-1] if rule.transposed else whole
 
 
-def _fill(params: Any, rules: Sequence[Rule], tensors: Mapping[str, Tensor]) -> Any:
+def _fill(params: Any, rules: Sequence[Rule], held: Mapping[str, tuple[str, Tensor]]) -> Any:
     """The parameters, float32, read tensor by tensor."""
     places: dict[str, tuple[Rule, int]] = {
         path: (rule, i) for rule in rules for i, path in enumerate(rule.ours)
@@ -205,7 +245,7 @@ def _fill(params: Any, rules: Sequence[Rule], tensors: Mapping[str, Tensor]) -> 
 
     def read(keys: tuple, like: Any) -> jax.Array:
         rule, part = places[_path(keys)]
-        array = tensors[rule.theirs].read()
+        array = held[rule.theirs][1].read()
         array = array.T if rule.transposed else array
         width = like.shape[-1]
         if len(rule.ours) > 1:
@@ -227,7 +267,7 @@ def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[st
         (folder / "config.json").write_text(json.dumps(dict(recipe.config), indent=2) + "\n")
     types = {name: tensor.dtype for name, tensor in tensors.items()}
     write_atomically(folder / "tensors.json", json.dumps(types, indent=0) + "\n")
-    made = {name: x.read() for name, x in tensors.items() if _form(recipe, name) is None}
+    made = {name: x.read() for name, x in tensors.items() if recipe.form(name) is None}
     if made:
         save_file(made, folder / WEIGHTS)
 
@@ -274,7 +314,7 @@ def _export(run: Pretrained, workdir: Path, target: Path, folder: Path) -> None:
             f"config.json that says {recipe.model['method']}"
         )
     params = _by_path(nnx.to_pure_dict(nnx.state(run.model)))
-    types = json.loads((folder / "tensors.json").read_text())
+    types = _read_types(folder / "tensors.json", recipe)
     with _making(target, "target") as beside:
         shutil.copyfile(folder / "config.json", beside / "config.json")
         for tokenizer in TOKENIZERS:
@@ -284,11 +324,16 @@ def _export(run: Pretrained, workdir: Path, target: Path, folder: Path) -> None:
         _write_shards(beside, types, _their_tensors(recipe, types, params, made))
 
 
-def _form(recipe: Recipe, name: str) -> str | None:
-    """The name that a tensor has in the recipe; None for one that is no parameter of ours."""
-    wanted = {rule.theirs for rule in recipe.rules} | set(recipe.copies)
-    forms = [name, *(prefix + name for prefix in recipe.prefixes)]
-    return next((form for form in forms if form in wanted), None)
+def _read_types(path: Path, recipe: Recipe) -> dict[str, str]:
+    try:
+        types = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        types = {}
+    types = types if isinstance(types, dict) else {}
+    known = all(_is_known(recipe, name) and x in DTYPES.values() for name, x in types.items())
+    if not known or not {rule.theirs for rule in recipe.rules} <= set(map(recipe.form, types)):
+        raise UserError(f"{path}: should hold the type of each tensor that was imported")
+    return types
 
 
 def _their_tensors(
@@ -300,7 +345,7 @@ def _their_tensors(
     """Their tensors, in the types that they had."""
     rules = {rule.theirs: rule for rule in recipe.rules}
     for name, dtype in types.items():
-        form = _form(recipe, name)
+        form = recipe.form(name)
         if form is None:
             yield name, made[name].read()
             continue

@@ -1,5 +1,6 @@
 """The keys of a config.json, each asked for once or refused."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,35 @@ from lenext.errors import UserError
 WITHOUT_EFFECT = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels
-    architectures attention_dropout attention_probs_dropout_prob attn_pdrop auto_map
-    bad_words_ids begin_suppress bos_token_id chunk_size_feed_forward classifier_dropout
-    decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop
-    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id gradient_checkpointing hidden_dropout_prob id2label
-    initializer_range is_encoder_decoder label2id length_penalty max_length max_window_layers
-    min_length model_type n_ctx n_special no_repeat_ngram_size num_beam_groups num_beams
-    num_labels num_return_sequences output_attentions output_hidden_states output_past
+    architectures attention_dropout attention_probs_dropout_prob attn_pdrop auto_map bad_words_ids
+    begin_suppress bos_token_id chunk_size_feed_forward classifier_dropout decoder_start_token_id
+    diversity_penalty do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size
+    eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
+    forced_eos_token_id gradient_checkpointing hidden_dropout_prob id2label initializer_range
+    is_encoder_decoder is_llama_config label2id length_penalty max_length max_sequence_length
+    max_window_layers min_length model_type n_ctx n_special no_repeat_ngram_size num_beam_groups
+    num_beams num_labels num_return_sequences output_attentions output_hidden_states output_past
     output_scores pad_token_id predict_special_tokens prefix pretraining_tp problem_type
     remove_invalid_values reorder_and_upcast_attn repetition_penalty resid_pdrop return_dict
     return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
-    tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers_version
-    typical_p unk_token_id use_bfloat16 use_cache
+    tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config
+    transformers_version typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
     """.split()  # noqa: SIM905 # a literal a word would fill the page
 )
+
+
+def read_number(value: Any, what: str) -> float:
+    """A finite number above 0.
+
+    Raises:
+      UserError: it is none; `what` says where.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= sys.float_info.max:
+        shown = repr(value)
+        shown = shown if len(shown) < 80 else f"{shown[:60]}…"
+        raise UserError(f"{what}={shown}: should be a number above 0")
+    return float(value)
 
 
 class Keys:
@@ -62,10 +77,7 @@ class Keys:
         Raises:
           UserError: it is none.
         """
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UserError(f"{self.path}: {key}={value!r}: should be a number above 0")
-        return float(value)
+        return read_number(self.get(key, default), f"{self.path}: {key}")
 
     def flag(self, key: str, default: bool) -> bool:
         """A truth.

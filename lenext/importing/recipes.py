@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lenext.errors import UserError
 from lenext.importing.keys import Keys
 from lenext.importing.rope import rope_method
@@ -38,6 +40,7 @@ class Recipe(NamedTuple):
       rules: for every parameter.
       copies: tensors that repeat another, by name; they may be left out.
       made: patterns of tensors that the model makes by itself or has no use for.
+      computed: numbers that one of them must have had, by name and shape.
       prefixes: that names may lack, or have beside.
       config: what config.json says.
     """
@@ -47,12 +50,22 @@ class Recipe(NamedTuple):
     rules: Sequence[Rule]
     copies: Mapping[str, str]
     made: Sequence[str] = ()
+    computed: Mapping[str, Callable[[tuple[int, ...]], np.ndarray]] = MappingProxyType({})
     prefixes: Sequence[str] = ()
     config: Mapping[str, Any] = MappingProxyType({})
 
+    def form(self, name: str) -> str | None:
+        """The name of a parameter as the rules have it; None for a tensor that is none."""
+        wanted = {rule.theirs for rule in self.rules} | set(self.copies)
+        return next((form for form in self._forms(name) if form in wanted), None)
+
     def makes(self, name: str) -> bool:
         """Whether a tensor is one that the model makes by itself."""
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.made)
+        forms = self._forms(name)
+        return any(fnmatch.fnmatchcase(form, pattern) for form in forms for pattern in self.made)
+
+    def _forms(self, name: str) -> list[str]:
+        return [name, *(prefix + name for prefix in self.prefixes)]
 
 
 def read_recipe(folder: Path, *, layers: int = 0) -> Recipe:
@@ -67,13 +80,15 @@ def read_recipe(folder: Path, *, layers: int = 0) -> Recipe:
         is not supported; it has fewer layers.
     """
     path = folder / "config.json"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: should be a folder that holds config.json and weights")
     try:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: should be a folder that holds config.json and weights")
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{folder}: holds no config.json; looked for that and weights") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: should be JSON ({error})") from None
     kind = content.get("model_type") if isinstance(content, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
@@ -122,6 +137,7 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
     heads, hidden = keys.whole("num_attention_heads"), keys.whole("hidden_size")
     layers, tied = keys.whole("num_hidden_layers"), keys.flag("tie_word_embeddings", False)
     length = keys.whole("max_position_embeddings")
+    keys.only("is_causal", True)
     keys.only("hidden_act", "silu", "swish")
     if attention_bias == "asked":
         attention_bias = "qkvo" if keys.flag("attention_bias", False) else ""
@@ -136,11 +152,11 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
         )
     method = rope_method(keys, length)
     slides = [False] * layers
-    if windows == "named":
+    if windows == "none":
+        keys.only("layer_types", ["full_attention"] * layers)
+    elif windows == "named":
         slides = _sliding_layers(keys, layers)
-    elif windows == "all" and (
-        "sliding_window" not in keys.content or keys.get("sliding_window", 0)
-    ):
+    elif keys.get("sliding_window", 0) or "sliding_window" not in keys.content:
         slides = [True] * layers
     window = keys.whole("sliding_window", 4096) if any(slides) else 0
     model = {
@@ -190,19 +206,19 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
         for name in ("gate", "up", "down"):
             rules += _linear(f"{theirs}.mlp.{name}_proj", f"{ours}.mlp.{name}_proj", bias=mlp_bias)
     copies = {"lm_head.weight": "model.embed_tokens.weight"} if tied else {}
-    made = ("model.layers.*.self_attn.rotary_emb.inv_freq",)
-    return Recipe(model, length, rules, copies, made, ("model.",))
+    made = [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(layers)]
+    return Recipe(model, length, rules, copies, made, prefixes=("model.",))
 
 
 def _sliding_layers(keys: Keys, layers: int) -> list[bool]:
     """Qwen's: which layers have the window "sliding_window"."""
-    if not keys.flag("use_sliding_window", False):
-        keys.asked |= {"sliding_window", "layer_types"}
+    none = "sliding_window" in keys.content and keys.content["sliding_window"] is None
+    keys.asked.add("sliding_window")  # which no layer need have
+    if not keys.flag("use_sliding_window", False) or none:
         kinds = keys.get("layer_types", [])
         if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
             raise UserError(f"{keys.path}: layer_types: has windows, and use_sliding_window none")
         return [False] * layers
-    keys.asked.add("sliding_window")  # which no layer need have
     first = keys.get("max_window_layers", 28)
     if type(first) is not int:
         raise UserError(f"{keys.path}: max_window_layers={first!r}: should be a whole number")
@@ -235,6 +251,7 @@ def pattern(methods: Sequence[str]) -> str:
 def _gpt2(keys: Keys) -> Recipe:
     """GPT-2: learned positions, layer normalisation, biases, q, k and v in one map."""
     hidden, heads, layers = (keys.whole(key) for key in ("n_embd", "n_head", "n_layer"))
+    keys.only("is_causal", True)
     keys.only("activation_function", "gelu_new", "gelu_pytorch_tanh")
     keys.only("scale_attn_weights", True)
     keys.only("scale_attn_by_inverse_layer_idx", False)
@@ -287,8 +304,8 @@ def _gpt2(keys: Keys) -> Recipe:
         rules += convolution(f"{theirs}.mlp.c_fc", f"{ours}.mlp.up_proj")
         rules += convolution(f"{theirs}.mlp.c_proj", f"{ours}.mlp.down_proj")
     copies = {"lm_head.weight": "transformer.wte.weight"}
-    made = ("transformer.h.*.attn.bias", "transformer.h.*.attn.masked_bias")
-    return Recipe(model, length, rules, copies, made, ("transformer.",))
+    made = [f"transformer.h.{i}.attn.{x}" for i in range(layers) for x in ("bias", "masked_bias")]
+    return Recipe(model, length, rules, copies, made, prefixes=("transformer.",))
 
 
 def _roformer(keys: Keys) -> Recipe:
@@ -344,12 +361,17 @@ def _roformer(keys: Keys) -> Recipe:
         f"{head}.decoder.weight": "roformer.embeddings.word_embeddings.weight",
         f"{head}.decoder.bias": f"{head}.bias",
     }
-    made = (
-        "roformer.encoder.embed_positions.weight",
-        "roformer.pooler.*",
-        "cls.seq_relationship.*",
-    )
-    return Recipe(model, length, rules, copies, made)
+    turns = "roformer.encoder.embed_positions.weight"
+    made = (turns, "roformer.pooler.*", "cls.seq_relationship.*")
+    return Recipe(model, length, rules, copies, made, {turns: _sines_and_cosines})
+
+
+def _sines_and_cosines(shape: tuple[int, ...]) -> np.ndarray:
+    """RoFormer's table of rotations [T, H]: sines of all pairs of dimensions, then cosines."""
+    if len(shape) != 2 or shape[1] % 2:
+        return np.zeros(())
+    angles = np.arange(shape[0])[:, None] * 10000.0 ** (-2 * np.arange(shape[1] // 2) / shape[1])
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def _gau_alpha(keys: Keys) -> Recipe:

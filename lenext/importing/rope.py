@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lenext.errors import UserError
-from lenext.importing.keys import Keys
+from lenext.importing.keys import Keys, read_number
 
 OF_ALL = {
     "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings",
@@ -26,8 +26,13 @@ def rope_method(keys: Keys, length: int) -> str:
       UserError: for a kind of scaling, or a key of it, that is not supported.
     """
     theta = keys.number("rope_theta", 10000.0)
-    scaling = keys.get("rope_parameters", None) or keys.get("rope_scaling", {})
-    keys.asked |= {"rope_scaling", "original_max_position_embeddings"}
+    older, newer = keys.get("rope_scaling", {}), keys.get("rope_parameters", {})
+    if older and newer and older != newer:  # the older one counts, and loses the newer one's base
+        raise UserError(
+            f"{keys.path}: rope_scaling and rope_parameters differ; take one of them out"
+        )
+    scaling = older or newer
+    keys.asked.add("original_max_position_embeddings")
     keys.only("partial_rotary_factor", 1.0)
     where = f"{keys.path}: rope_scaling"
     if not isinstance(scaling, Mapping):
@@ -39,10 +44,7 @@ def rope_method(keys: Keys, length: int) -> str:
         raise UserError(f"{where}: type {kind!r} is not supported, only {', '.join(known)}")
 
     def number(key: str, default: float | None = None) -> float:
-        value = given.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UserError(f"{where}: {key}={value!r}: should be a number above 0")
-        return float(value)
+        return read_number(given.get(key, default), f"{where}: {key}")
 
     options: dict[str, Any] = {"base": number("rope_theta", theta), "pairing": "halves"}
     # Where a model has it beside, transformers prefers that.

@@ -56,6 +56,8 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
         if not (folder / shard).is_file():
             raise UserError(f"{found}: shard {shard} is missing")
         held = _open_file(folder / shard)
+        for name in sorted(held.keys() - weight_map.keys()):
+            raise UserError(f"{folder / shard}: tensor {name} is not named by {found}")
         for name in (n for n, where in weight_map.items() if where == shard):
             if name not in held:
                 raise UserError(f"{folder / shard}: tensor {name} is missing, which {found} names")
@@ -66,7 +68,9 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
 def _read_index(path: Path) -> Mapping[str, str]:
     try:
         weight_map = json.loads(path.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError):
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
         weight_map = None
     if not isinstance(weight_map, dict) or not all(
         isinstance(shard, str) for shard in weight_map.values()
@@ -76,6 +80,10 @@ def _read_index(path: Path) -> Mapping[str, str]:
 
 
 def _open_file(path: Path) -> dict[str, Tensor]:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return _open_torch(path) if path.suffix == ".bin" else _open_safetensors(path)
 
 

@@ -8,58 +8,54 @@ import tokenizers
 
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
+from lenext.workdir import TOKENIZERS
 
-JSON, VOCABULARY = "tokenizer.json", "vocab.txt"
-TOKENIZERS = (JSON, VOCABULARY)
+JSON, VOCABULARY = TOKENIZERS
 BYTE_LEVEL = ("vocab.json", "merges.txt")
 
 
-def copy_tokenizer(source: Path, target: Path, vocab_size: int) -> str:
-    """Copies a folder's tokeniser file.
+def read_tokenizer(source: Path, vocab_size: int) -> tuple[str, bytes]:
+    """A folder's tokeniser file.
 
     Args:
       source: the folder.
-      target: where to.
       vocab_size: of the model.
 
     Returns:
-      The file's name in `target`; "" where there is none.
+      The file's name and content; ("", b"") where there is none.
 
     Raises:
       UserError: it cannot be read, or has more ids than the model.
     """
-    if (source / JSON).is_file():
-        name = JSON
-        (target / name).write_bytes((source / JSON).read_bytes())
-    elif (source / VOCABULARY).is_file():
-        name = VOCABULARY
-        (target / name).write_bytes((source / VOCABULARY).read_bytes())
-        if json.loads((source / "config.json").read_text()).get("model_type") == "roformer":
-            print(
-                f"warning: {source / VOCABULARY} is read as BERT's WordPiece; RoFormer's own "
-                "tokeniser cuts Chinese into words before, so that ids may differ",
-                file=sys.stderr,
-            )
-    elif _is_gpt2(source):
-        name = JSON
-        _write_byte_level(source, target / JSON)
+    name = next((name for name in TOKENIZERS if (source / name).is_file()), None)
+    if name is not None:
+        highest = get_tokenizer(str(source / name)).vocab_size
+        content = (source / name).read_bytes()
+    elif _kind(source) == "gpt2" and all((source / name).is_file() for name in BYTE_LEVEL):
+        name, library = JSON, _read_byte_level(source)
+        highest = library.get_vocab_size(with_added_tokens=True)
+        content = library.to_str().encode()
     else:
-        return ""
-    found = get_tokenizer(str(target / name))
-    if found.vocab_size > vocab_size:
-        raise UserError(
-            f"{source / name}: has ids up to {found.vocab_size - 1}, and the model has "
-            f"{vocab_size} by config.json"
+        return "", b""
+    if name == VOCABULARY and _kind(source) == "roformer":
+        print(
+            f"warning: {source / VOCABULARY} is read as BERT's WordPiece; RoFormer's own "
+            "tokeniser cuts Chinese into words before, so that ids may differ",
+            file=sys.stderr,
         )
-    return name
+    if highest > vocab_size:
+        raise UserError(
+            f"{source / name}: has ids up to {highest - 1}, and the model has {vocab_size} by "
+            "config.json"
+        )
+    return name, content
 
 
-def _is_gpt2(source: Path) -> bool:
-    kind = json.loads((source / "config.json").read_text()).get("model_type")
-    return kind == "gpt2" and all((source / name).is_file() for name in BYTE_LEVEL)
+def _kind(source: Path) -> str:
+    return json.loads((source / "config.json").read_text()).get("model_type")
 
 
-def _write_byte_level(source: Path, path: Path) -> None:
+def _read_byte_level(source: Path) -> tokenizers.Tokenizer:
     """GPT-2's older form, in two files, as one."""
     vocabulary, merges = (str(source / name) for name in BYTE_LEVEL)
     try:
@@ -74,4 +70,4 @@ def _write_byte_level(source: Path, path: Path) -> None:
     library.decoder = tokenizers.decoders.ByteLevel()
     ends = [token for token in ("<|endoftext|>",) if library.token_to_id(token) is not None]
     library.add_special_tokens(ends)
-    library.save(str(path))
+    return library

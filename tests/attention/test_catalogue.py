@@ -309,6 +309,8 @@ def test_an_unknown_option_names_the_choices():
         ("longrope", {"factors": (1.0, "2")}),
         ("scale_invariant", {"tau": 0}),
         ("cosscale", {"cos_scale": "large"}),
+        ("windowed", {"window": 2**31}),
+        ("yarn", {"base": 1.0}),
         ("rerope(window=0)", {}),
         ("rerope(window='x')+infoscale", {}),
     ],
@@ -392,7 +394,7 @@ def test_a_wrong_pairing_names_the_choices():
     assert "halves" in message
 
 
-@pytest.mark.parametrize("length", [1, 0, -3, 2.5, True, float("nan"), "many", None])
+@pytest.mark.parametrize("length", [1, 0, -3, 2.5, True, float("nan"), "many", None, 2**31])
 def test_train_length(length):
     wanted = pytest.raises(ValueError, match=r"train_length.*at least 2")
     with unchecked_types(), wanted as caught:

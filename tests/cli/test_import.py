@@ -3,14 +3,19 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from lenext.data import get_tokenizer
+from lenext.importing import convert, import_checkpoint
 from lenext.models import load_pretrained, model_methods, with_method
 from tests.cli.conftest import untrained_run
 from tests.training.common import REPOSITORY, read_metrics, snapshot, tiny_decoder_config
@@ -67,11 +72,17 @@ def test_from_a_folder_to_a_sweep_and_back(call, folder, text, tmp_path):
         "trained": [], "trained+infoscale": [], "rerope": [], "nope": ["position"]
     }  # fmt: skip
 
-    drawn = call(
-        "generate", f"--workdir={run}", "--prompt=word1", "--max_tokens=3", "--method=rerope"
-    )
+    wanted = ["generate", f"--workdir={run}", "--prompt=word1", "--max_tokens=3", "--method=rerope"]
+    drawn = call(*wanted)
     assert drawn.code == 2
-    assert "unknown tokenizer ''" in drawn.err
+    assert "no tokenizer is named, and the run has none; choose from: bytes" in drawn.err
+    drawn = call(*wanted, "--tokenizer=bytes")
+    assert drawn.code == 0, drawn.err
+    assert drawn.out.startswith("word1")
+    (folder / "big.txt").write_text("[UNK]\n" + "\n".join(f"w{i}" for i in range(300)))
+    drawn = call(*wanted, f"--tokenizer={folder / 'big.txt'}")
+    assert drawn.code == 2
+    assert "big.txt: has 301 ids, and the model 258" in drawn.err
 
     trained = call(
         "train", f"--config=configs/finetune.py:{run}", f"--workdir={tuned}", *text,
@@ -201,7 +212,13 @@ def test_gpt2_s_pair_of_files(call, tmp_path):
 
 
 def test_the_first_layers_alone(call, fails, tmp_path):
-    source, run = f"--source={GOLDEN / 'qwen2_windows'}", tmp_path / "run"
+    folder, run = tmp_path / "qwen2", tmp_path / "run"
+    shutil.copytree(GOLDEN / "qwen2_windows", folder)
+    theirs = load_file(folder / "model.safetensors")
+    for i in range(2):
+        theirs[f"model.layers.{i}.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    save_file(theirs, folder / "model.safetensors")
+    source = f"--source={folder}"
     done = call("import_checkpoint", source, f"--workdir={run}", "--layers=1")
     assert done.code == 0, done.err
     assert "method: softmax(base=10000.0,pairing='halves'), trained" in done.out  # no window
@@ -210,7 +227,6 @@ def test_the_first_layers_alone(call, fails, tmp_path):
     assert call("export_checkpoint", f"--workdir={run}", f"--target={back}").code == 0
     config = json.loads((back / "config.json").read_text())
     assert (config["num_hidden_layers"], config["layer_types"]) == (1, ["full_attention"])
-    theirs = load_file(GOLDEN / "qwen2_windows" / "model.safetensors")
     kept = {name for name in theirs if not name.startswith("model.layers.1.")}
     assert load_file(back / "model.safetensors").keys() == kept
     said = fails("import_checkpoint", source, f"--workdir={tmp_path / 'more'}", "--layers=3")
@@ -232,6 +248,23 @@ def reshape(folder):
     tensors = load_file(folder / "model.safetensors")
     tensors["model.norm.weight"] = np.zeros(17, np.float32)
     save_file(tensors, folder / "model.safetensors")
+
+
+def repeat(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["norm.weight"] = 3 * tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def eighths(folder):
+    """A type that NumPy lacks, of a tensor that no parameter comes from."""
+    path, name = folder / "model.safetensors", "model.layers.0.self_attn.rotary_emb.inv_freq"
+    save_file(load_file(path) | {name: np.zeros(4, np.int8)}, path)
+    data = path.read_bytes()
+    assert data.count(b'"dtype":"I8"') == 1
+    size = int.from_bytes(data[:8], "little") + 5
+    header = data[8 : size + 3].replace(b'"dtype":"I8"', b'"dtype":"F8_E4M3"')
+    path.write_bytes(size.to_bytes(8, "little") + header + data[size + 3 :])
 
 
 def whole_numbers(folder):
@@ -267,7 +300,9 @@ def vocabulary(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (drop, "tensor model.layers.1.mlp.up_proj.weight is missing, of shape [24, 16] by"),
+        (drop, "tensor model.layers.1.mlp.up_proj.weight is missing, by config.json"),
+        (repeat, "tensors model.norm.weight and norm.weight are the same one"),
+        (eighths, "model.layers.0.self_attn.rotary_emb.inv_freq is F8_E4M3, which is not known"),
         (add, "tensor model.layers.2.extra is not known in a model of"),
         (reshape, "tensor model.norm.weight is [17], and [16] by config.json"),
         (whole_numbers, "tensor model.norm.weight is int8; should be one of float32"),
@@ -280,6 +315,93 @@ def vocabulary(folder):
 )
 def test_folders_that_will_not_do(fails, folder, tmp_path, spoil, message):
     spoil(folder)
+    before = snapshot(tmp_path)
+    said = fails("import_checkpoint", f"--source={folder}", f"--workdir={tmp_path / 'run'}")
+    assert message in said
+    assert snapshot(tmp_path) == before
+
+
+def test_an_end_on_the_way_leaves_nothing(call, folder, tmp_path, monkeypatch):
+    """By SIGTERM; and by a failed write, of which threads still put back what is removed."""
+    before, handler = snapshot(tmp_path), signal.getsignal(signal.SIGTERM)
+    wanted = ["import_checkpoint", f"--source={folder}", f"--workdir={tmp_path / 'run'}"]
+
+    def stop(*_):
+        assert snapshot(tmp_path) != before
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+    monkeypatch.setattr(convert, "_fill", stop)
+    assert call(*wanted).code == 128 + signal.SIGTERM
+    signal.signal(signal.SIGTERM, handler)
+    assert snapshot(tmp_path) == before
+
+    def put_back(beside):
+        for _ in range(40):
+            (beside / "checkpoints").mkdir(parents=True, exist_ok=True)
+            time.sleep(0.002)
+
+    threads = []
+
+    def fail(*_):
+        (beside,) = tmp_path.glob(".run.*")
+        threads.append(threading.Thread(target=put_back, args=(beside,)))
+        threads[0].start()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert, "_fill", fail)
+    assert "cannot be written ([Errno 28] No space left on device)" in call(*wanted).err
+    threads[0].join()
+    assert snapshot(tmp_path) == before
+
+
+def test_a_table_that_the_model_would_compute_is_that_table(fails, tmp_path):
+    folder = tmp_path / "roformer"
+    shutil.copytree(GOLDEN / "roformer", folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = "roformer.encoder.embed_positions.weight"
+    narrow = tensors[name].astype(ml_dtypes.bfloat16)
+    save_file(tensors | {name: narrow}, folder / "model.safetensors")
+    import_checkpoint(folder, tmp_path / "narrow")
+    save_file(tensors | {name: tensors[name][::-1].copy()}, folder / "model.safetensors")
+    said = fails("import_checkpoint", f"--source={folder}", f"--workdir={tmp_path / 'run'}")
+    assert "embed_positions.weight holds other numbers than the model computes" in said
+
+
+@pytest.mark.parametrize("content", ["{}", "[", "[]", '{"x": "float32"}', None])
+def test_a_way_back_that_is_lost(call, fails, folder, tmp_path, content):
+    run = tmp_path / "run"
+    assert call("import_checkpoint", f"--source={folder}", f"--workdir={run}").code == 0
+    path = run / "source" / "tensors.json"
+    path.unlink() if content is None else path.write_text(content)
+    said = fails("export_checkpoint", f"--workdir={run}", f"--target={tmp_path / 'back'}")
+    assert said == f"{path}: should hold the type of each tensor that was imported"
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_workdir_may_be_moved_with_its_tokeniser(call, folder, tmp_path):
+    (folder / "vocab.txt").write_text("[UNK]\nword\n##s\n")
+    assert call("import_checkpoint", f"--source={folder}", f"--workdir={tmp_path / 'a'}").code == 0
+    (tmp_path / "a").rename(tmp_path / "b")
+    wanted = ["generate", f"--workdir={tmp_path / 'b'}", "--prompt=words", "--max_tokens=2"]
+    drawn = call(*wanted)
+    assert drawn.code == 0, drawn.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_position_embeddings": 2**31}, "train_length=2147483648: should be"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0,
+                                 "original_max_position_embeddings": 12}},
+            "option base=1.0: should be above 1",
+        ),
+    ],
+)  # fmt: skip
+def test_configs_that_cannot_be(fails, folder, tmp_path, change, message):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
     before = snapshot(tmp_path)
     said = fails("import_checkpoint", f"--source={folder}", f"--workdir={tmp_path / 'run'}")
     assert message in said

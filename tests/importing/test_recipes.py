@@ -11,6 +11,7 @@ from tests.importing.conftest import GOLDEN, copy
 
 def changed(tmp_path, name, **changes):
     """A folder like a golden one, with keys of its config.json changed; None takes one out."""
+    tmp_path.mkdir(exist_ok=True)
     folder = copy(GOLDEN / name, tmp_path / name)
     path = folder / "config.json"
     content = json.loads(path.read_text()) | changes
@@ -27,6 +28,16 @@ def changed(tmp_path, name, **changes):
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not"),
         ("llama", {"logit_scale": 0.5}, "logit_scale=0.5 is not known here and may change"),
         ("llama", {"sliding_window": 8}, "sliding_window=8 is not known here"),
+        ("llama", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types=['full_"),
+        ("qwen2", {"is_causal": False}, "is_causal=False is not supported"),
+        ("gpt2", {"is_causal": False}, "is_causal=False is not supported"),
+        ("llama", {"rope_interleaved": True}, "rope_interleaved=True is not known here"),
+        ("llama", {"rms_norm_eps": 10**400}, "rms_norm_eps=1000"),
+        ("llama", {"rms_norm_eps": float("inf")}, "rms_norm_eps=inf: should be a number above 0"),
+        (
+            "llama_yarn", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            "rope_scaling and rope_parameters differ; take one of them out",
+        ),
         ("llama", {"mlp_bias": True}, "mlp_bias=True is not supported without attention_bias"),
         ("llama", {"num_key_value_heads": 3}, "num_key_value_heads=3: should divide"),
         ("llama", {"num_hidden_layers": 0}, "num_hidden_layers=0: should be a whole number"),
@@ -84,6 +95,27 @@ def test_folders_that_are_none(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json: should be JSON"):
         read_recipe(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"config.json: should be JSON"):
+        read_recipe(tmp_path)
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
+        read_recipe(tmp_path / ("x" * 300))
+
+
+def test_what_published_configs_say_beside(tmp_path):
+    """SmolLM2, mirrors of Llama 3.2, and older conversions of LLaMA."""
+    folder = changed(
+        tmp_path, "llama", is_llama_config=True, rope_interleaved=False, unsloth_fixed=True,
+        unsloth_version="2024.9", max_sequence_length=2048, layer_types=["full_attention"] * 2,
+        is_causal=True, **{"transformers.js_config": {"dtype": "q4"}},
+    )  # fmt: skip
+    assert read_recipe(folder).model == read_recipe(GOLDEN / "llama").model
+
+
+def test_the_older_spelling_may_stand_beside_the_newer(tmp_path):
+    content = json.loads((GOLDEN / "llama_yarn" / "config.json").read_text())
+    folder = changed(tmp_path, "llama_yarn", rope_scaling=content["rope_parameters"])
+    assert read_recipe(folder).model == read_recipe(GOLDEN / "llama_yarn").model
 
 
 @pytest.mark.parametrize(
@@ -115,6 +147,14 @@ def test_rope_as_older_files_say_it(tmp_path, rope, method):
 def test_mistral_has_its_window_where_nobody_says_none(tmp_path):
     folder = changed(tmp_path, "mistral", sliding_window="gone")
     assert read_recipe(folder).model["method"].endswith("+windowed(window=4096)")
+
+
+def test_qwen_has_none_where_the_window_is_null(tmp_path):
+    folder = changed(tmp_path, "qwen2_windows", sliding_window=None, layer_types=None)
+    assert "windowed" not in read_recipe(folder).model["method"]
+    folder = changed(tmp_path / "again", "qwen2_windows", sliding_window=None)
+    with pytest.raises(UserError, match="layer_types: has windows"):
+        read_recipe(folder)
 
 
 @pytest.mark.parametrize(

@@ -204,9 +204,10 @@ def test_shards(tmp_path):
     ("weight_map", "message"),
     [
         ({"a": "three.safetensors"}, "shard three.safetensors is missing"),
-        ({"a": "two.safetensors"}, "two.safetensors: tensor a is missing"),
+        ({"a": "two.safetensors", "b": "two.safetensors"}, "two.safetensors: tensor a is missing"),
         ({"a": "../one.safetensors"}, "should be the name of a file beside it"),
         ({"a": 1}, 'should hold a "weight_map"'),
+        ({"a": "one.safetensors", "c": "two.safetensors"}, "tensor b is not named by"),
     ],
 )
 def test_shards_that_are_not_there(tmp_path, weight_map, message):
