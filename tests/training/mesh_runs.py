@@ -100,8 +100,6 @@ def main(data_dir: Path, out: Path) -> None:
     with interruption(5, "step"):
         train(config, out / "moved")
     config.mesh.update({"data": 1, "fsdp": 1, "tensor": 1, "sequence": 4})
-    # Nothing is run often enough for fast code to be worth its making.
-    jax.config.update("jax_disable_most_optimizations", True)
     found = largest_differences(make_mesh(config.mesh))
     (out / "attention.json").write_text(json.dumps(found))
 
