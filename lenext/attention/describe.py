@@ -97,8 +97,7 @@ def explain(name: str, *, train_length: int, head_dim: int) -> str:
         lines += _options(choice, default.axes()[axis])
         before = getattr(choice, "trained", None)
         if before is not None:
-            scaling = f"scale={before.scale!r}, in place of plain RoPE"
-            lines.append(f"    starts from {type(before).__name__} with {scaling}")
+            lines.append(f"    starts from {type(before).__name__}, in place of plain RoPE")
         if axis in params:
             shapes = (f"{part} {list(x.shape)}" for part, x in params[axis].items())
             lines.append(f"    learned: {', '.join(shapes)}")

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 Params = dict[str, Any]
 
 MOST_TOKENS = 2**31
-"""Positions are int32."""
+"""What lengths and windows stay below: positions are int32."""
 
 
 def option(

@@ -114,5 +114,6 @@ class PartialRope(Rope):
         return f"{super().kind}, {self.fraction:g} of the pairs" if self.rotary else "nope"
 
     def frequencies(self, rows):  # noqa: D102
-        start = self.trained_frequencies(rows)
-        return np.where(np.arange(len(start)) < int(self.fraction * len(start)), start, 0.0)
+        trained = self.trained_frequencies(rows)
+        turning = np.arange(len(trained)) < int(self.fraction * len(trained))
+        return np.where(turning, trained, 0.0)
