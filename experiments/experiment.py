@@ -11,10 +11,11 @@ from experiments.runs import Run, find_evaluation, find_outcome, make_folder
 from lenext.config import differences, plain
 from lenext.errors import UserError
 from lenext.files import write_atomically
+from lenext.versions import results_version
 
 Content = dict[str, Any]
 """What an experiment's JSON holds: where it comes from (config, seeds, tokens, steps, git,
-fingerprint, versions, hardware), "runs", and "records" as of `experiments.pool.pool`."""
+results_version, fingerprint, versions, hardware), "runs", and "records" as of `pool`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,6 +83,7 @@ def collect(
     }
     for key in ("git", "fingerprint", "versions", "hardware"):
         content[key] = _one_of([source[key] for source in sources if key in source])
+    content["results_version"] = results_version()  # no other is found under the runs' keys
     content["runs"] = described
     content["records"] = _pooled(list(rows.values()), experiment)
     return rounded(content)

@@ -1,12 +1,12 @@
 """The runs of an experiment: each trained and evaluated once, and found again by what it is.
 
-A training lies in a folder named by a hash of its config (but for the section `eval`) and of the
-code that trains, so that experiments share trainings, and a change to either trains anew. In it
-lies each method's evaluation, in a file named by the method, the section `eval` and the code that
-evaluates. Comments and docstrings are no part of the code's hash.
+A training lies in a folder named by a hash of what its config changes of the defaults (but for the
+sections `eval` and `mesh`) and of `TRAINING_VERSION`, so that experiments share trainings. In it
+lies each method's evaluation, in a file named by the method, the section `eval` and
+`FIGURES_VERSION`. A method that was registered from outside lenext counts by its source; no other
+code does, see `lenext.versions`.
 """
 
-import ast
 import contextlib
 import copy
 import dataclasses
@@ -20,19 +20,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lenext.config import Config, plain, read_methods
+from lenext.config import Config, base_config, plain, read_methods
 from lenext.errors import TrainingError, UserError
 from lenext.evaluation import evaluate_run
 from lenext.files import write_atomically
 from lenext.models.calibration import is_calibrated
 from lenext.provenance import provenance
 from lenext.training import train
+from lenext.versions import FIGURES_VERSION, TRAINING_VERSION, changes, outside_sources
 
-PACKAGE = Path(__file__).parent.parent / "lenext"
-# Files and folders that have no part in a training, and those that have none in figures either.
-NO_TRAINING = ("evaluation", "evaluate.py", "methods.py", "generate.py")
-NO_FIGURES = ("evaluation/plot.py", "evaluation/report.py", "methods.py", "generate.py")
 DIGITS = 12
+NO_TRAINING = ("eval", "mesh")
+"""Sections that have no part in a training."""
+NO_FIGURES = ("model", "data", "optimizer", "training", "evaluators", "mesh", "seed")
+"""Those that figures follow by the training alone."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,13 +67,16 @@ class Run:
 
     @functools.cached_property
     def key(self) -> str:
-        """What it is trained with, and by which code."""
-        config = {name: value for name, value in plain(self.config).items() if name != "eval"}
-        return _digest([config, code_version(NO_TRAINING)])
+        """What it is trained with."""
+        return _digest([_changes(self.config, NO_TRAINING), TRAINING_VERSION, self._outside()])
 
     def evaluation_key(self, method: str) -> str:
-        """What is evaluated of a method, and by which code."""
-        return _digest([plain(self.evaluation(method))["eval"], code_version(NO_FIGURES)])
+        """What is evaluated of a method."""
+        settings = _changes(self.evaluation(method), NO_FIGURES)
+        return _digest([settings, FIGURES_VERSION, self._outside(method)])
+
+    def _outside(self, *methods: str) -> dict[str, list[str]]:
+        return outside_sources([self.config.model.method, *methods])
 
     def evaluation(self, method: str) -> Config:
         """The config of a method's evaluation."""
@@ -93,31 +97,12 @@ class Run:
         return self.workdir(folder) / "outcome.json"
 
 
-@functools.cache
-def code_version(left_out: Sequence[str] = ()) -> str:
-    """A hash of lenext's code as Python reads it, without the files and folders `left_out`.
-
-    Those are relative to the package.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE)
-        if not any(name.is_relative_to(other) for other in left_out):
-            digest.update(f"{name}\n{_without_docstrings(path.read_text())}\n".encode())
-    return digest.hexdigest()[:DIGITS]
-
-
-def _without_docstrings(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [  # pyright: ignore[reportAttributeAccessIssue]
-                line
-                for line in body
-                if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
-            ]
-    return ast.dump(tree)
+def _changes(config: Config, left_out: Sequence[str]) -> dict[str, Any]:
+    ours, defaults = (
+        {key: value for key, value in plain(x).items() if key not in left_out}
+        for x in (config, base_config())
+    )
+    return changes(ours, defaults)
 
 
 def _digest(value: Any) -> str:

@@ -1,33 +1,16 @@
-"""Markdown of pooled records: tables with the best and the worst marked, claims beside figures."""
+"""Markdown of pooled records: tables with the best and the worst marked, and their origins."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.pool import Record
 from lenext.evaluation.report import figure
+from lenext.versions import results_version
 
 MARKS = (
     "± half the 95 % interval, by resampling documents and seeds. **Bold** and _italic_: in its "
     "column not to be told from the best, or from the worst, by the interval of their difference."
 )
-
-
-class Claim(NamedTuple):
-    """What a paper says, beside what was found here.
-
-    Attributes:
-      says: the claim, in our words.
-      paper: the paper's figure; "–" where none is at hand.
-      source: of that figure, and how sure it is.
-      ours: the same of our records.
-      verdict: "reproduced", "not reproduced", "partly", or "not testable at this size".
-    """
-
-    says: str
-    paper: str
-    source: str
-    ours: str
-    verdict: str
 
 
 def select(records: Iterable[Record], **wanted: Any) -> list[Record]:
@@ -112,12 +95,6 @@ def markdown_table(
     return lines
 
 
-def claims_table(claims: Sequence[Claim]) -> list[str]:
-    """What the paper says, its figure, where that is from, and ours, in columns of their own."""
-    headings = ["claim", "the paper's figure", "its source", "ours", "verdict"]
-    return markdown_table(headings, [list(claim) for claim in claims], words=len(headings))
-
-
 def provenance_notes(content: dict[str, Any]) -> list[str]:
     """What a reader has to know of where figures come from."""
     one_length = {}
@@ -148,7 +125,17 @@ def provenance_notes(content: dict[str, Any]) -> list[str]:
         + " and ".join(f"{m['cores']} cores of {m['cpu']} ({m['backend']})" for m in machines)
         + f"; git {_short(content['git'])}; every figure: {content['experiment']}.json."
     )
+    notes.append(results_version_note(content))
     return notes
+
+
+def results_version_note(content: dict[str, Any]) -> str:
+    """Which version of results the figures are of, and whether that is still the present one."""
+    versions, now = content["results_version"], results_version()
+    told = [f"{kind} version {versions[kind]}" for kind in now]
+    old = [kind for kind in now if versions[kind] != now[kind]]
+    later = f" (now at {', '.join(f'{kind} {now[kind]}' for kind in old)})" if old else ""
+    return f"Results of {' and '.join(told)}{later}."
 
 
 def _short(git: Any) -> str:

@@ -10,13 +10,16 @@ from typing import Any
 
 import jax
 
+from lenext.versions import results_version
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def provenance() -> dict[str, Any]:
-    """Git revision, versions and hardware, as JSON values."""
+    """Git revision, versions and hardware, as JSON values; and which version of results it is."""
     return {
         "git": git_revision(),
+        "results_version": results_version(),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},

@@ -106,6 +106,9 @@ CATALOGUE: dict[str, Entry] = {
 }
 # fmt: on
 
+BUILT_IN = frozenset(CATALOGUE)
+"""The names that lenext brings; others were registered from outside."""
+
 
 def method_names() -> list[str]:
     """Every name that `make_method` knows."""

@@ -17,14 +17,15 @@ from experiments import runs as experiment_runs
 from experiments.experiment import Experiment, _pooled, collect
 from experiments.pictures import draw_metrics
 from experiments.pool import Row
-from experiments.runs import Run, alone, code_version, over_seeds, train_run
+from experiments.runs import Run, alone, over_seeds, train_run
 from experiments.sizes import SIZES, with_changes
 from experiments.tables import metric_table, page, provenance_notes
+from lenext.attention.catalogue import CATALOGUE
 from lenext.config import plain
 from lenext.errors import UserError
 from tests.training.common import REPOSITORY, Outcome, snapshot, tiny_config, tiny_decoder_config
 
-KEYS = {"config", "seeds", "tokens", "steps", "git", "fingerprint", "versions"}
+KEYS = {"config", "seeds", "tokens", "steps", "git", "results_version", "fingerprint", "versions"}
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,7 @@ def test_nothing_is_compared_with_what_diverged():
         _pooled([other, some], experiment)
 
 
-def test_keys_follow_config_seed_and_code(data_dir, tmp_path, monkeypatch):
+def test_keys_follow_config_and_versions(data_dir, monkeypatch):
     config = tiny_config(data_dir)
 
     def key(**changes):
@@ -236,27 +237,28 @@ def test_keys_follow_config_seed_and_code(data_dir, tmp_path, monkeypatch):
 
     first, second = over_seeds("", config, (), (0, 1))
     assert first.key == key() != second.key
-    assert key(eval__lengths="16") == key()
+    assert key(eval__lengths="16") == key(mesh__fsdp=2) == key()
     assert key(optimizer__learning_rate=1e-3) != key()
     run = Run("", config, {})
     assert run.evaluation_key("softmax") != run.evaluation_key("rerope")
 
-    package = tmp_path / "lenext"
-    (package / "evaluation").mkdir(parents=True)
-    monkeypatch.setattr(experiment_runs, "PACKAGE", package)
+    figures = run.evaluation_key("softmax")
+    monkeypatch.setattr(experiment_runs, "TRAINING_VERSION", 0)
+    assert key() != first.key
+    assert run.evaluation_key("softmax") == figures
+    monkeypatch.setattr(experiment_runs, "FIGURES_VERSION", 0)
+    assert run.evaluation_key("softmax") != figures
 
-    def version(training, evaluation="x = 1", left_out=("evaluation",)):
-        (package / "step.py").write_text(training)
-        (package / "evaluation" / "sweep.py").write_text(evaluation)
-        code_version.cache_clear()
-        return code_version(left_out)
 
-    plain_code = version('"""Says."""\nx = 1  # why\n')
-    assert version('"""Says more."""\n\nx = 1\n') == plain_code
-    assert version("x = 2") != plain_code
-    assert version("x = 1", "x = 2") == plain_code
-    assert version("x = 1", "x = 2", ()) != version("x = 1", "x = 3", ())
-    code_version.cache_clear()
+def test_keys_follow_the_source_of_registered_methods(data_dir, monkeypatch):
+    config = with_changes(tiny_config(data_dir), model__method="mine|softmax")
+    monkeypatch.setitem(CATALOGUE, "mine", CATALOGUE["yarn"])
+    run = Run("", config, {})
+    before = run.key, run.evaluation_key("softmax")
+    monkeypatch.setitem(CATALOGUE, "mine", CATALOGUE["ntk"])
+    again = Run("", config, {})
+    assert (again.key, again.evaluation_key("softmax")) != before
+    assert again.key != run.key
 
 
 @pytest.mark.parametrize(
