@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lenext.config import Config, to_config
 from lenext.errors import UserError
-from lenext.workdir import read_run_config
+from lenext.workdirs.workdir import read_run_config
 
 
 def get_config(arg: str | None = None) -> Config:

@@ -5,10 +5,10 @@ A decoder trained on pairs of key and value among noise, which it is to give bac
 answer is always in the row.
 """
 
-from experiments.experiment import Experiment
 from experiments.retrieval import make_report, retrieval_runs
-from experiments.runs import Run
 from experiments.sizes import check_size
+from lenext.sweeps.experiment import Experiment
+from lenext.sweeps.runs import Run
 
 # Shown and asked, pairs fill half a row of the training length; with more noise they are learned
 # late.

@@ -19,14 +19,14 @@ import numpy as np
 
 from experiments import attention_pictures as pictures
 from experiments import infoscale_table
-from experiments.experiment import rounded
-from experiments.runs import Run, evaluate_method, find_evaluation, train_run
 from experiments.tables import markdown_table
 from experiments.windows import validation_crops
 from lenext.files import write_atomically
 from lenext.models import attention_maps
-from lenext.models.calibration import under_method
-from lenext.models.pretrained import load_run
+from lenext.sweeps.experiment import rounded
+from lenext.sweeps.runs import Run, evaluate_method, find_evaluation, train_run
+from lenext.workdirs.calibration import under_method
+from lenext.workdirs.pretrained import load_run
 
 METHODS = (
     "softmax",

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.pool import Record
 from experiments.softplus_table import PHIS, variant
 from experiments.tables import lengths, one, select
-from lenext.evaluation.report import figure
+from lenext.evaluation.result_tables import figure
+from lenext.sweeps.pool import Record
 
 Contents = Mapping[str, dict[str, Any]]
 """What the JSON files of the experiments hold, by their names."""

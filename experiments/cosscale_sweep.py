@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cosscale_pictures import draw_scales
-from experiments.experiment import Content, Experiment
-from experiments.runs import Run, over_seeds
 from experiments.sizes import encoder, few_at_smoke, with_changes
 from experiments.tables import (
     MARKS,
@@ -29,7 +27,9 @@ from experiments.windows import (
 )
 from lenext.attention import make_method
 from lenext.models import attention_maps, with_method
-from lenext.models.pretrained import load_run
+from lenext.sweeps.experiment import Content, Experiment
+from lenext.sweeps.runs import Run, over_seeds
+from lenext.workdirs.pretrained import load_run
 
 # First those that size smoke takes.
 SCALES = (16, 4, 8, 32, 64, 128, 256, 512)

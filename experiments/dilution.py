@@ -8,10 +8,10 @@ top, one far above it leaves the top alone.
 """
 
 from experiments import infoscale_table
-from experiments.experiment import Content, Experiment
 from experiments.pictures import draw_metrics
-from experiments.runs import Run
 from experiments.tables import metric_table, page, provenance_notes, select, with_interval
+from lenext.sweeps.experiment import Content, Experiment
+from lenext.sweeps.runs import Run
 
 PANELS = {
     "entropy": "row entropy (nats)",

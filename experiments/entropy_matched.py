@@ -6,8 +6,6 @@ the same validation documents and masks.
 """
 
 from experiments import infoscale_table
-from experiments.experiment import Content, Experiment
-from experiments.runs import Run
 from experiments.sizes import few_at_smoke
 from experiments.tables import (
     MARKS,
@@ -19,6 +17,8 @@ from experiments.tables import (
     with_interval,
 )
 from lenext.evaluation.plot import plot
+from lenext.sweeps.experiment import Content, Experiment
+from lenext.sweeps.runs import Run
 
 POSITIONS = ("rerope", "softmax", "yarn", "lm_infinite")
 TEMPERATURES = ("", "entropy_matched", "infoscale", "log_length")

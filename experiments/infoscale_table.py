@@ -5,8 +5,6 @@ training are evaluated on the weights trained with softmax; softmax_plus, CosSca
 have weights of their own, of equal tokens, steps and seeds.
 """
 
-from experiments.experiment import Content, Experiment
-from experiments.runs import Run, over_seeds
 from experiments.sizes import encoder, few_at_smoke, with_changes
 from experiments.tables import (
     MARKS,
@@ -17,6 +15,8 @@ from experiments.tables import (
     select,
 )
 from lenext.evaluation.plot import plot
+from lenext.sweeps.experiment import Content, Experiment
+from lenext.sweeps.runs import Run, over_seeds
 
 TRAINING_FREE = (
     "softmax",

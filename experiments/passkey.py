@@ -5,9 +5,9 @@ text), asked for it, and for one of four, which it was never trained to tell apa
 key of which every digit is right.
 """
 
-from experiments.experiment import Experiment
 from experiments.retrieval import make_report, retrieval_runs
-from experiments.runs import Run
+from lenext.sweeps.experiment import Experiment
+from lenext.sweeps.runs import Run
 
 SEVERAL = 4  # 4 lines of 19 bytes and a question of 18 are 94, less than any training length
 LENGTHS = {"smoke": 128, "cpu": 128, "gpu": 512, "paper": 1024}

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from experiments.experiment import Content
-from experiments.runs import Run, over_seeds
 from experiments.sizes import few_at_smoke, retrieval, with_changes
 from experiments.tables import MARKS, difference, metric_table, page, provenance_notes, select
 from lenext.evaluation.plot import plot, plot_by_depth
+from lenext.sweeps.experiment import Content
+from lenext.sweeps.runs import Run, over_seeds
 
 TRAINING_FREE = (
     "softmax",

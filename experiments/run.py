@@ -16,9 +16,13 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.experiment import Experiment, collect, write
-from experiments.progress import Rates, duration
-from experiments.runs import (
+from experiments.sizes import SIZES, check_size
+from lenext import cli
+from lenext.config import base_config, validate
+from lenext.errors import UserError
+from lenext.sweeps.experiment import Experiment, collect, write
+from lenext.sweeps.progress import Rates, duration
+from lenext.sweeps.runs import (
     Run,
     alone,
     evaluate_method,
@@ -29,10 +33,6 @@ from experiments.runs import (
     train_run,
     trained_steps,
 )
-from experiments.sizes import SIZES, check_size
-from lenext import cli
-from lenext.config import base_config, validate
-from lenext.errors import UserError
 
 NAMES = (
     "infoscale_table",

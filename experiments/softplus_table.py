@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.experiment import Content, Experiment
 from experiments.pictures import draw_training
-from experiments.runs import Run, over_seeds
 from experiments.sizes import causal, few_at_smoke, with_changes
 from experiments.tables import (
     MARKS,
@@ -28,7 +26,9 @@ from experiments.tables import (
     select,
 )
 from lenext.evaluation.plot import plot
-from lenext.evaluation.report import figure
+from lenext.evaluation.result_tables import figure
+from lenext.sweeps.experiment import Content, Experiment
+from lenext.sweeps.runs import Run, over_seeds
 
 DOTS = ("softmax", "sigmoid", "relu", "ssmax", "alibi", "scale_invariant")
 COSINES = ("lssa", "lssar(power=3)", "lssar")

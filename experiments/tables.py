@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from experiments.pool import Record
-from lenext.evaluation.report import figure
-from lenext.versions import results_version
+from lenext.evaluation.result_tables import figure
+from lenext.sweeps.pool import Record
+from lenext.workdirs.versions import results_version
 
 MARKS = (
     "± half the 95 % interval, by resampling documents and seeds. **Bold** and _italic_: in its "

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from lenext.config import Config
 from lenext.data import get_tokenizer, open_split
-from lenext.evaluation.protocols import Sampling, get_protocol
+from lenext.evaluation.protocols import CropSettings, get_protocol
 
 LONGER = 4  # lengths that are looked into, over the training length
 DOCUMENTS = 8  # whose weights by distance are averaged
@@ -17,7 +17,7 @@ def validation_crops(config: Config) -> np.ndarray:
     tokenizer = get_tokenizer(config.data.tokenizer)
     corpus = open_split(config.data, config.eval.split, tokenizer)
     protocol = get_protocol(config.eval.protocol, "masked_lm", "config.eval.protocol")
-    sampling = Sampling(
+    sampling = CropSettings(
         documents=DOCUMENTS, tokens=1, seed=config.eval.seed, mask_rate=config.data.mask_rate
     )
     length = LONGER * config.data.train_length

@@ -14,10 +14,10 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from lenext import distributed
 from lenext.config import base_config, to_config
 from lenext.errors import Stopped, TrainingError, UserError
-from lenext.workdir import read_run_config
+from lenext.parallel import processes
+from lenext.workdirs.workdir import read_run_config
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -28,7 +28,7 @@ EXIT_INTERRUPTED = 130
 USAGE = """{purpose}
 
   --config=FILE[:ARGUMENT]   a config file: configs/quickstart.py, configs/decoder.py:lssar{or_run}
-  --config.KEY=VALUE         overrides one of its keys; lenext/config.py lists them
+  --config.KEY=VALUE         overrides one of its keys; lenext/config/base.py lists them
   --workdir=DIR              folder of the run
   --distributed              this is one of several processes, which launch/ starts"""
 
@@ -58,7 +58,7 @@ def run(
         if not workdir_flag.value:
             raise UserError("--workdir=DIR is missing")
         if distributed_flag.value:
-            distributed.join()
+            processes.join()
         entry(config, Path(workdir_flag.value))
 
     guard(
@@ -119,8 +119,8 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
         _fail(error, EXIT_FAILED)
     except Stopped as error:
         _fail(error, EXIT_AGAIN)
-    except (*distributed.LOSSES, ValueError) as error:
-        if not distributed.is_loss(error):
+    except (*processes.PEER_LOST, ValueError) as error:
+        if not processes.is_peer_lost(error):
             raise
         reason = str(error).splitlines()[0]
         _fail(

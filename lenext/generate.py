@@ -13,9 +13,9 @@ from lenext.config import check_positions
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
 from lenext.models import Decoder, model_methods, unsuited
-from lenext.models.calibration import under_method
 from lenext.models.generation import Sampling, generate
-from lenext.models.pretrained import load_run
+from lenext.workdirs.calibration import under_method
+from lenext.workdirs.pretrained import load_run
 
 USAGE = f"""{__doc__}
 

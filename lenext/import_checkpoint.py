@@ -23,7 +23,7 @@ from lenext.errors import UserError
 from lenext.importing import import_checkpoint
 from lenext.importing.convert import abstract_model
 from lenext.models import parameter_table
-from lenext.workdir import read_run_config
+from lenext.workdirs.workdir import read_run_config
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from lenext.checkpoints import newest_step
 from lenext.config import Config
+from lenext.workdirs.checkpoints import newest_step
 from tests.training.common import tiny_config
 from tests.training.processes import Processes
 

@@ -23,7 +23,7 @@ import numpy as np
 from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Record, milliseconds, number
 from lenext.attention import attend, make_method
-from lenext.config import split_list
+from lenext.config import list_methods
 
 HEADS, HEAD_DIM = 4, 64
 TRAIN_LENGTH = 1024  # L of the methods: their windows, and where their temperatures start
@@ -317,7 +317,7 @@ def main() -> None:
     given = parser.parse_args()
     methods, lengths = (QUICK["methods"], QUICK["lengths"]) if given.quick else (METHODS, LENGTHS)
     run(
-        split_list(given.methods) if given.methods else methods,
+        list_methods(given.methods, "--methods") if given.methods else methods,
         given.lengths or lengths,
         given.runs,
         given.results,

@@ -29,7 +29,7 @@ from experiments.benchmarks.attention import (
 )
 from experiments.benchmarks.measure import Record, milliseconds, number
 from lenext.attention import attend, make_method
-from lenext.attention.tiles import default_tile
+from lenext.attention.compute.tiles import default_tile
 
 LENGTHS = (4096, 16384)
 QUICK = (256,)

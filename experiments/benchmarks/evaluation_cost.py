@@ -20,7 +20,7 @@ from configs import decoder, quickstart
 from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Record, megabytes, number
 from experiments.benchmarks.training_step import make_batch, make_model
-from lenext.config import Config, plain, read_methods, split_list
+from lenext.config import Config, list_methods, plain, read_methods
 from lenext.models import token_figures, with_method
 
 METHODS = ("softmax", "lssar", "windowed")  # the window is the training length
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=measure.counts, help=f"with commas (default {words})")
     given = parser.parse_args()
     lengths = given.lengths or (QUICK if given.quick else LENGTHS)
-    run(configs(), split_list(given.methods), lengths, given.runs, given.results)
+    run(configs(), list_methods(given.methods, "--methods"), lengths, given.runs, given.results)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from lenext.evaluation.figures import peak_bytes
 from lenext.evaluation.plot import COLOURS, DASHES, STYLE, png
 from lenext.files import write_atomically
-from lenext.provenance import provenance
+from lenext.workdirs.provenance import provenance
 
 RESULTS = Path("experiments/results/benchmarks")
 GEMM_SIZE = 2048

@@ -36,7 +36,7 @@ from experiments.benchmarks.measure import Record, number, table
 from lenext.attention import attend, make_method
 from lenext.config import Config, plain, read_methods
 from lenext.models import build_model
-from lenext.sharding import AXES, ROWS, make_mesh, place, shard_batch, shardings_of
+from lenext.parallel.meshes import MESH_AXES, ROWS, make_mesh, place, shard_batch, shardings_of
 from lenext.training.optimizer import make_optimizer, make_schedule, stack_layers
 from lenext.training.step import make_train_step
 
@@ -183,7 +183,7 @@ def on_paper(model: str, chips: str, layout: str) -> Record:
     placed = mesh_utils.create_device_mesh(
         tuple(shape.values()), topology.devices, allow_split_physical_axes=True
     )
-    mesh = Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    mesh = Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
     rows = ROWS_A_DEVICE * devices
     step = make_step(config, mesh, rows)
     program = step.function.lower(step.state, step.batch, np.int32(1)).compile()
@@ -299,7 +299,7 @@ CHILDREN: dict[str, Callable[..., Record]] = {
 
 def _sizes(layout: Mapping[str, int], devices: int) -> dict[str, int]:
     """Of the axes; 0 stands for what the others leave."""
-    sizes = {axis: layout.get(axis, 0 if axis == "data" else 1) for axis in AXES}
+    sizes = {axis: layout.get(axis, 0 if axis == "data" else 1) for axis in MESH_AXES}
     taken = math.prod(size for size in sizes.values() if size)
     return {axis: size or devices // taken for axis, size in sizes.items()}
 
@@ -404,7 +404,7 @@ def run(quick: bool, runs: int, results: Path) -> None:
         paper.append(in_a_process("on_paper", 1, *case))
     simulated = []
     for devices in SIMULATED[: 2 if quick else None]:
-        for layout in AXES if devices > 1 else AXES[:1]:
+        for layout in MESH_AXES if devices > 1 else MESH_AXES[:1]:
             print(f"{devices} virtual devices, {layout} …", flush=True)
             simulated.append(in_a_process("in_simulation", devices, devices, layout, runs))
     length = RING_LENGTH // 16 if quick else RING_LENGTH
@@ -434,7 +434,7 @@ def run(quick: bool, runs: int, results: Path) -> None:
     curves = {
         layout: [(r["devices"], r["seconds"] / simulated[0]["seconds"]) for r in simulated
                  if r["layout"] == layout or r["devices"] == 1]
-        for layout in AXES
+        for layout in MESH_AXES
     }  # fmt: skip
     title = "A training step over several devices"
     picture = measure.draw(

@@ -1,31 +1,71 @@
 """Attention whose behaviour at length is data: see `make_method` and `attend`."""
 
-from lenext.attention.attend import (
+from lenext.attention.axes.method import (
+    Method,
+    Params,
+    Piece,
+    Position,
+    Rows,
+    Similarity,
+    Temperature,
+    Visibility,
+    Weighting,
+    init_params,
+    option,
+    pin_scale,
+    unsuited_axes,
+)
+from lenext.attention.axes.weighting import KeyByKey
+from lenext.attention.catalogue import (
+    Entry,
+    make_method,
+    make_pattern,
+    method_names,
+    method_options,
+    overruled_parts,
+    register,
+    spell_trained,
+)
+from lenext.attention.compute.attend import (
     attend,
     attention_weights,
     choose_implementation,
     row_statistics,
 )
-from lenext.attention.catalogue import make_method, method_names, method_options
-from lenext.attention.choice import Choice
-from lenext.attention.diagnostics import RowStatistics
+from lenext.attention.compute.choice import Choice
+from lenext.attention.compute.diagnostics import RowStatistics
 from lenext.attention.flax_adapter import flax_attention_fn
-from lenext.attention.method import Method, Params, init_params, pin_scale, unsuited_axes
+from lenext.attention.grammar import Pattern
 
 __all__ = [
     "Choice",
+    "Entry",
+    "KeyByKey",
     "Method",
     "Params",
+    "Pattern",
+    "Piece",
+    "Position",
     "RowStatistics",
+    "Rows",
+    "Similarity",
+    "Temperature",
+    "Visibility",
+    "Weighting",
     "attend",
     "attention_weights",
     "choose_implementation",
     "flax_attention_fn",
     "init_params",
     "make_method",
+    "make_pattern",
     "method_names",
     "method_options",
+    "option",
+    "overruled_parts",
     "pin_scale",
+    "register",
     "row_statistics",
+    "spell_trained",
     "unsuited_axes",
 ]

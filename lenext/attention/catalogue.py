@@ -1,12 +1,13 @@
 """The catalogue: names to methods, one line each, and `make_method` that reads it."""
 
-import ast
 import dataclasses
+import difflib
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
 
-from lenext.attention import (
+from lenext.attention.axes import (
     bias,
     distances,
     frequencies,
@@ -16,7 +17,7 @@ from lenext.attention import (
     visibility,
     weighting,
 )
-from lenext.attention.method import (
+from lenext.attention.axes.method import (
     AXES,
     MOST_TOKENS,
     Axis,
@@ -27,6 +28,17 @@ from lenext.attention.method import (
     Visibility,
     Weighting,
 )
+from lenext.attention.grammar import (
+    TRAINED,
+    Heads,
+    Part,
+    Pattern,
+    Sum,
+    of_all_heads,
+    parse_layers,
+    parse_sum,
+    spell,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +46,13 @@ class Entry:
     """A named combination of axes (softmax's where not given), and what readers are told of it.
 
     Attributes:
-      source: where it was published; "Name (arXiv NNNN.NNNNN)" becomes a link.
+      source: where it was published; "Name (arXiv NNNN.NNNNN)" becomes a link; "" where nowhere.
       changes: what it does, in a line: a formula where there is one.
       causal: whether the published method is for causal models (True), for bidirectional ones
         (False), or both (None, also where nobody says). `attend` runs every method both ways.
     """
 
-    source: str
+    source: str = ""
     changes: str = ""
     causal: bool | None = None
     position: Position = position.Rope()
@@ -115,17 +127,34 @@ def method_names() -> list[str]:
     return list(CATALOGUE)
 
 
+def register(name: str, entry: Entry) -> None:
+    """Adds a name, from then on as good as lenext's own.
+
+    A second time, as when a file is read again, the new entry takes the place of the first.
+
+    Args:
+      name: a Python identifier.
+      entry: what it stands for.
+
+    Raises:
+      ValueError: for a name that is none, or is lenext's own; for what is no `Entry`.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"name {name!r}: should be a word of letters, digits and underscores")
+    if name in BUILT_IN or name == TRAINED:
+        raise ValueError(f"name {name!r}: lenext has a method of that name; take another")
+    if not isinstance(entry, Entry):
+        raise ValueError(f"method {name!r}: should be an Entry, and is {type(entry).__name__}")
+    CATALOGUE[name] = entry
+
+
 def method_options(name: str) -> dict[str, Any]:
     """The options that a method (any string `make_method` takes) has, with their defaults.
 
     Raises:
       ValueError: for a name the catalogue lacks.
     """
-    return _options(_compose(parse(name)))
-
-
-TRAINED = "trained"
-"""The name of whatever method the weights at hand were trained with."""
+    return _options(_compose(parse_sum(name)))
 
 
 def make_method(
@@ -139,8 +168,8 @@ def make_method(
     as Llama 3's.
 
     Args:
-      name: catalogue names joined by +, each with options of its own in brackets if need be. The
-        first may be "trained", for the method `trained`.
+      name: catalogue names joined by +, each with options of its own in brackets if need be; one
+        may be "trained", for the method `trained`.
       train_length: L, the length in tokens that the weights were (or will be) trained at.
       trained: what the weights at hand were trained with. RoPE's base, its pairing of dimensions
         and a scale that is set are of the weights as L is, so other rotations take them where the
@@ -156,12 +185,110 @@ def make_method(
       ValueError: for an unknown name, an unknown option or a value out of range, naming the
         choices; for train_length < 2 or from 2^31 up.
     """
+    return _make(parse_sum(name), name, train_length, trained, options)
+
+
+def make_pattern(
+    text: str, *, train_length: int, trained: Sequence[Method] = ()
+) -> Pattern[Method]:
+    """The methods of a pattern over layers, "a|b".
+
+    Args:
+      text: methods joined by |, each as in `make_method`.
+      train_length: L.
+      trained: of every layer, what its weights were trained with, see `make_method`; where it is
+        given, there is one method a layer.
+
+    Raises:
+      ValueError: as `make_method` does.
+    """
+    layers = parse_layers(text)
+    sums = Pattern(of_all_heads(heads, text) for heads in layers)
+    if not trained:
+        return Pattern(_make(each, str(each), train_length) for each in sums)
+    return Pattern(
+        _make(each, str(each), train_length, was)
+        for each, was in zip(sums.over(len(trained)), trained, strict=True)
+    )
+
+
+def spell_trained(text: str, was: str) -> str:
+    """A pattern in which "trained" stands for another, spelt out: "trained+x" gives "a+x|b+x".
+
+    Args:
+      text: the pattern.
+      was: what it stands for, "a|b".
+
+    Raises:
+      ValueError: for options of "trained" that no axis of the other has.
+    """
+    layers, methods = parse_layers(text), parse_layers(was)
+    if not any(part.name == TRAINED for heads in layers for each in heads.sums for part in each):
+        return text
+
+    def spelt(each: Sum, stood: Sum) -> Sum:
+        parts: list[Part] = []
+        for part in each:
+            named = part.name == TRAINED
+            parts += _with_options(stood, dict(part.options)) if named else [part]
+        return Sum(parts)
+
+    whole = []
+    for layer in range(math.lcm(len(layers), len(methods))):
+        heads, stood = layers.of_layer(layer), of_all_heads(methods.of_layer(layer), was)
+        whole.append(Heads(tuple(spelt(each, stood) for each in heads.sums), heads.shares))
+    return spell(whole)
+
+
+def overruled_parts(text: str) -> list[str]:
+    """What parts of sums change nothing, as those after them replace all that they change.
+
+    Args:
+      text: a pattern over layers.
+
+    Returns:
+      A sentence a part, such as "infoscale changes nothing in infoscale+log_length: …".
+    """
+    sums = dict.fromkeys(each for heads in parse_layers(text) for each in heads.sums)
+    return [said for each in sums for said in _overruled(each)]
+
+
+def _overruled(parts: Sum) -> list[str]:
+    found = []
+    for number, part in enumerate(parts):
+        if part.name == TRAINED:
+            continue
+        changed = _own(_entry(part.name))
+        replaced = {}
+        for other in parts[number + 1 :]:
+            own = {} if other.name == TRAINED else _own(_entry(other.name))
+            replaced |= {axis: other.name for axis in own if axis in changed}
+        # Base, pairing and scale of a rotation are kept by the one that replaces it.
+        was = _compose(Sum([part]))["position"]
+        kept = isinstance(was, position.Rope) and (
+            was.scaled() is not None or {"base", "pairing"} & dict(part.options).keys()
+        )
+        if changed and replaced.keys() == changed.keys() and not kept:
+            by, axes = (" and ".join(dict.fromkeys(x)) for x in (replaced.values(), replaced))
+            end = "" if " and " in by else "s"
+            found.append(f"{part} changes nothing in {parts}: {by} replace{end} its {axes}")
+    return found
+
+
+def _make(
+    parts: Sum,
+    name: str,
+    train_length: int,
+    trained: Method | None = None,
+    options: dict[str, Any] | None = None,
+) -> Method:
     whole = isinstance(train_length, numbers.Integral) and not isinstance(train_length, bool)
     if not whole or not 2 <= train_length < MOST_TOKENS:
         raise ValueError(
             f"train_length={train_length!r}: should be a whole number, at least 2 and below 2^31"
         )
-    axes = _compose(parse(name), trained)
+    options = dict(options or {})
+    axes = _compose(parts, trained)
     for axis in AXES:
         choice = options.pop(axis, None)
         if axis == "position" and choice == "none":
@@ -178,62 +305,34 @@ def make_method(
     return Method(**resolved, train_length=int(train_length), name=name)
 
 
-def parse(name: str) -> list[tuple[str, dict[str, Any]]]:
-    """Splits "a(x=1)+b" into [("a", {"x": 1}), ("b", {})].
-
-    Raises:
-      ValueError: where the string is not of that form.
-    """
-    if not isinstance(name, str):
-        raise ValueError(f"method {name!r}: should be a string")
-
-    def parts(node: ast.expr) -> list[tuple[str, dict[str, Any]]]:
-        match node:
-            case ast.BinOp(left, ast.Add(), right):
-                return parts(left) + parts(right)
-            case ast.Name(identifier):
-                return [(identifier, {})]
-            case ast.Call(ast.Name(identifier), [], keywords):
-                pairs = {str(k.arg): ast.literal_eval(k.value) for k in keywords}
-                return [(identifier, pairs)]
-        raise ValueError
-
-    try:
-        return parts(ast.parse(name.strip(), mode="eval").body)
-    except (SyntaxError, ValueError):
-        form = "a name, names joined by +, or name(option=value)"
-        raise ValueError(f"method {name!r}: should be {form}") from None
-
-
 def _entry(name: str) -> Entry:
     if name not in CATALOGUE:
-        raise ValueError(f"unknown method {name!r}; choose from {', '.join(CATALOGUE)}")
+        near = difflib.get_close_matches(str(name), CATALOGUE, 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown method {name!r}; {meant}choose from {', '.join(CATALOGUE)}")
     return CATALOGUE[name]
 
 
-def _compose(
-    parts: list[tuple[str, dict[str, Any]]], trained: Method | None = None
-) -> dict[str, Any]:
+def _own(chosen: Entry | Method) -> dict[str, Any]:
+    """The choices of a part that replace those before it: all in which it differs from softmax."""
+    choices = {axis: getattr(chosen, axis) for axis in AXES}
+    return {axis: x for axis, x in choices.items() if x != getattr(SOFTMAX, axis)}
+
+
+def _compose(parts: Sum, trained: Method | None = None) -> dict[str, Any]:
     """One choice an axis: each part replaces the axes in which it differs from softmax."""
     axes: dict[str, Any] = {}
-    if parts[0][0] == TRAINED:
-        if trained is None:
+    for name, options in parts:
+        if name == TRAINED and trained is None:
             raise ValueError(
                 f"method {TRAINED!r}: there are no trained weights here; name a method"
             )
-        (_, options), *parts = parts
-        axes = _apply(trained.axes(), options, TRAINED)
-    for name, options in parts:
-        entry = _entry(name)
-        own = {
-            axis: getattr(entry, axis)
-            for axis in AXES
-            if not axes or getattr(entry, axis) != getattr(SOFTMAX, axis)
-        }
-        if "position" in own:
+        chosen = trained if name == TRAINED and trained is not None else _entry(name)
+        own = _own(chosen) if axes else {axis: getattr(chosen, axis) for axis in AXES}
+        if "position" in own and chosen is not trained:
             before = [axes.get("position"), None if trained is None else trained.position]
             own["position"] = _as_trained(own["position"], before)
-        axes |= _apply(own, options, name)
+        axes |= _apply(own, dict(options), name)
     return axes
 
 
@@ -243,6 +342,23 @@ def _as_trained(choice: Position, before: Sequence[Position | None]) -> Position
     if not (isinstance(choice, position.Rope) and isinstance(was, position.Rope)):
         return choice
     return dataclasses.replace(choice, base=was.base, pairing=was.pairing, trained=was.scaled())
+
+
+def _with_options(parts: Sum, options: dict[str, Any]) -> Sum:
+    """The sum with options of the whole given to the parts whose axes have them."""
+    if not options:
+        return parts
+    axes = _apply(_compose(parts), options, TRAINED)
+    owner = {}
+    for number, part in enumerate(parts):
+        owner |= dict.fromkeys(_own(_entry(part.name)) if number else AXES, number)
+    given = [dict(part.options) for part in parts]
+    for axis, choice in axes.items():
+        names = {field.name for field in choice.option_fields()}
+        given[owner[axis]] |= {key: x for key, x in options.items() if key in names}
+    return Sum(
+        Part(part.name, tuple(each.items())) for part, each in zip(parts, given, strict=True)
+    )
 
 
 def _options(axes: dict[str, Axis]) -> dict[str, Any]:

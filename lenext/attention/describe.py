@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lenext.attention.attend import attention_weights
-from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, parse
-from lenext.attention.fused import why_not_fused
-from lenext.attention.method import AXES, Axis, Method, init_params, unsuited_axes
-from lenext.attention.places import Places, count, located, rows_at, visible
+from lenext.attention.axes.method import AXES, Axis, Method, init_params, unsuited_axes
+from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method
+from lenext.attention.compute.attend import attention_weights
+from lenext.attention.compute.fused import why_not_fused
+from lenext.attention.compute.places import Places, count, located, rows_at, visible
+from lenext.attention.grammar import parse_sum
 
 WIDTH = 100  # columns of the terminal
 HEADS = 4  # N in examples, whose first head is shown
@@ -87,7 +88,7 @@ def explain(name: str, *, train_length: int, head_dim: int) -> str:
       ValueError: for a method that `make_method` refuses, or that does not go with `head_dim`.
     """
     method = make_method(name, train_length=train_length)
-    parts = [part for part, _ in parse(name)]
+    parts = [part.name for part in parse_sum(name)]
     default = make_method("+".join(parts), train_length=train_length)
     params = init_params(method, HEADS, head_dim)
     head = f"{name}  (L = {train_length}, H = {head_dim})"

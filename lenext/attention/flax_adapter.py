@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.attend import Ar, attend
-from lenext.attention.method import Method, Params
+from lenext.attention.axes.method import Method, Params
+from lenext.attention.compute.attend import Ar, attend
 
 
 def flax_attention_fn(

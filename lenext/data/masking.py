@@ -57,7 +57,7 @@ def mask_tokens(
 
     Returns:
       tokens: int32 [n], the corrupted ones.
-      positions: int32 [k], ascending.
+      predicted: int32 [k], where they stand, ascending.
       targets: int32 [k], the original ids there.
       weights: float32 [k], 1 where a token is predicted.
 
@@ -79,7 +79,7 @@ def mask_tokens(
     positions[:chosen] = masked
     return {
         "tokens": corrupted,
-        "positions": positions,
+        "predicted": positions,
         "targets": tokens[positions].astype(np.int32),
         "weights": (np.arange(k) < chosen).astype(np.float32),
     }

@@ -1,5 +1,5 @@
 """Evaluation: sweeps of method and length over trained weights."""
 
-from lenext.evaluation.run import evaluate, evaluate_run
+from lenext.evaluation.workdir_sweep import evaluate, evaluate_run
 
 __all__ = ["evaluate", "evaluate_run"]

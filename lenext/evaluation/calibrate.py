@@ -18,16 +18,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method
-from lenext.attention.places import Places, count, located, visible
-from lenext.attention.temperature import EntropyMatched
+from lenext.attention.axes.temperature import EntropyMatched
+from lenext.attention.compute.places import Places, count, located, visible
 from lenext.config import Config, read_lengths
 from lenext.data import Tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.figures import Batch, spread
-from lenext.evaluation.protocols import Protocol, Sampling
+from lenext.evaluation.protocols import CropSettings, Protocol
 from lenext.models import Model, model_methods, token_figures, with_method
-from lenext.models.calibration import is_calibrated, set_parts, write_calibration
-from lenext.models.pretrained import Pretrained
+from lenext.workdirs.calibration import is_calibrated, set_parts, write_calibration
+from lenext.workdirs.pretrained import Pretrained
 
 MULTIPLES = (2, 8, 32, 128)
 """Lengths calibrated at, in L: the ends of the law's pieces, and one beyond."""
@@ -42,7 +42,7 @@ class Calibrated(NamedTuple):
     """What was measured.
 
     Attributes:
-      parts: a dict a layer, for `lenext.models.calibration.set_parts`.
+      parts: a dict a layer, for `lenext.workdirs.calibration.set_parts`.
       entropy: each head's at the training length, in nats.
       deviation: by length, entropy over that one, less 1, of each head that was calibrated.
     """
@@ -122,7 +122,7 @@ def calibrate_run(
         )
     settings, train_length = config.eval, run.config.data.train_length
     corpus = open_split(config.data, "train", tokenizer)
-    sampling = Sampling(
+    crop_settings = CropSettings(
         documents=settings.calibration_documents,
         tokens=settings.calibration_tokens,
         seed=settings.seed,
@@ -142,7 +142,7 @@ def calibrate_run(
         if m * train_length <= min(longest, farthest * train_length)
     ]
     batches = {
-        n: protocol.prepare(corpus, tokenizer, n, n, sampling).batch for n in reversed(lengths)
+        n: protocol.prepare(corpus, tokenizer, n, n, crop_settings).batch for n in reversed(lengths)
     }
     entries = []
     for name, pattern in chosen.items():

@@ -11,7 +11,7 @@ from lenext.config import Config
 from lenext.data import Tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.figures import figures_of
-from lenext.evaluation.protocols import Sampling, get_protocol
+from lenext.evaluation.protocols import CropSettings, get_protocol
 from lenext.models import FAMILIES
 
 Evaluator = Callable[[nnx.GraphDef, Any], dict[str, float]]
@@ -55,7 +55,7 @@ def _make_evaluator(
     objective = FAMILIES[config.model.family].objective
     protocol = get_protocol(settings.type, objective, f"config.evaluators.{name}.type")
     corpus = open_split(config.data, settings.split, tokenizer)
-    sampling = Sampling(
+    crop_settings = CropSettings(
         documents=settings.documents,
         tokens=settings.tokens,
         seed=config.eval.seed,
@@ -65,7 +65,7 @@ def _make_evaluator(
         stride=config.eval.stride,
         key=f"config.evaluators.{name}.length",
     )
-    sequences = protocol.prepare(corpus, tokenizer, settings.length, settings.length, sampling)
+    sequences = protocol.prepare(corpus, tokenizer, settings.length, settings.length, crop_settings)
     batch_size = max(1, config.eval.batch_tokens // settings.length)
 
     def run(graphdef: nnx.GraphDef, params: Any) -> dict[str, float]:

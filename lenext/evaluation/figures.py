@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from lenext.attention import RowStatistics
 from lenext.models import token_figures
-from lenext.sharding import copied_to, row_shares, spread_batch, traced_on, whole
+from lenext.parallel.meshes import copied_to, row_shares, spread_batch, traced_on, whole
 
 Batch = dict[str, Array]
 LARGEST_SCALE = 1e6

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lenext.evaluation.metrics import DEPTHS
-from lenext.evaluation.report import label
+from lenext.evaluation.result_tables import label
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; then again with other dashes.
 COLOURS = ["#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]

@@ -21,7 +21,7 @@ from lenext.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class CropSettings:
     """What is drawn from a corpus; what each means stands in `lenext.config`, section `eval`."""
 
     documents: int
@@ -50,7 +50,7 @@ class Sequences(NamedTuple):
     """Rows of one length, ready for a model.
 
     Attributes:
-      batch: tokens [C, n], targets and weights [C, P], and positions [C, P] where tokens are
+      batch: tokens [C, n], targets and weights [C, P], and predicted [C, P] where tokens are
         masked.
       document: index in the corpus of the document that each row was cut from.
       ordered: prediction p is made from p + 1 tokens, so that loss by position has a meaning.
@@ -63,22 +63,22 @@ class Sequences(NamedTuple):
     answers: Answers | None = None
 
 
-Prepare = Callable[[Corpus, Tokenizer, int, int, Sampling], Sequences]
-"""(corpus, tokenizer, length, longest length of the sweep, sampling) to sequences."""
+Prepare = Callable[[Corpus, Tokenizer, int, int, CropSettings], Sequences]
+"""(corpus, tokenizer, length, longest length of the sweep, settings) to sequences."""
 
 
 def mlm15(
-    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, sampling: Sampling
+    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, settings: CropSettings
 ) -> Sequences:
     """BERT's 15 % of all positions, corrupted as in training, in one pass."""
     del longest
-    crops = _crops(corpus, length, sampling)
-    batch = masked_crops(crops, seed=sampling.seed, tokenizer=tokenizer, rate=sampling.mask_rate)
+    crops = _crops(corpus, length, settings)
+    batch = masked_crops(crops, seed=settings.seed, tokenizer=tokenizer, rate=settings.mask_rate)
     return Sequences(batch, crops.document)
 
 
 def single_mask(
-    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, sampling: Sampling
+    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, settings: CropSettings
 ) -> Sequences:
     """One masked token a pass, at `masks` random positions of each crop (arXiv 2501.08570).
 
@@ -86,10 +86,10 @@ def single_mask(
     """
     del longest
     mask_id = require_mask(tokenizer)
-    crops = _crops(corpus, length, sampling)
-    count = min(sampling.masks, length)
+    crops = _crops(corpus, length, settings)
+    count = min(settings.masks, length)
     places = [
-        np.random.default_rng((sampling.seed, document, start, length)).choice(
+        np.random.default_rng((settings.seed, document, start, length)).choice(
             length, count, replace=False
         )
         for document, start in zip(crops.document, crops.start, strict=True)
@@ -100,7 +100,7 @@ def single_mask(
     np.put_along_axis(tokens, place, mask_id, axis=1)
     batch = {
         "tokens": tokens,
-        "positions": place.astype(np.int32),
+        "predicted": place.astype(np.int32),
         "targets": targets,
         "weights": np.ones(targets.shape, np.float32),
     }
@@ -108,16 +108,16 @@ def single_mask(
 
 
 def full_context(
-    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, sampling: Sampling
+    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, settings: CropSettings
 ) -> Sequences:
     """Every token of a crop from all those before it: position t sees t tokens and no more."""
     del tokenizer, longest
-    crops = _crops(corpus, length, sampling, lookahead=1)
+    crops = _crops(corpus, length, settings, lookahead=1)
     return Sequences(_next_tokens(crops.tokens), crops.document, ordered=True)
 
 
 def sliding_window(
-    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, sampling: Sampling
+    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, settings: CropSettings
 ) -> Sequences:
     """The last `stride` tokens of each window, so that all have a context of about the length.
 
@@ -128,13 +128,13 @@ def sliding_window(
       UserError: `stride` exceeds the length.
     """
     del tokenizer
-    if sampling.stride > length:
+    if settings.stride > length:
         raise UserError(
-            f"config.eval.stride={sampling.stride}: should be at most each length, here {length}"
+            f"config.eval.stride={settings.stride}: should be at most each length, here {length}"
         )
-    crops = _crops(corpus, longest, sampling, lookahead=1)
+    crops = _crops(corpus, longest, settings, lookahead=1)
     batch = _next_tokens(crops.tokens[:, longest - length :])
-    batch["weights"][:, : length - sampling.stride] = 0.0
+    batch["weights"][:, : length - settings.stride] = 0.0
     return Sequences(batch, crops.document)
 
 
@@ -143,11 +143,11 @@ def retrieval(
     tokenizer: Tokenizer,
     length: int,
     longest: int,
-    sampling: Sampling,
+    settings: CropSettings,
     *,
     task: str,
 ) -> Sequences:
-    """A task's questions at the end of each crop, `sampling.needles` hidden in it.
+    """A task's questions at the end of each crop, `settings.needles` hidden in it.
 
     Over the C crops, the first answer's needle lies at depths 0, 1 / (C - 1), … 1, in an order that
     follows from the seed. All else depends on (seed, document, start, length) only.
@@ -156,15 +156,15 @@ def retrieval(
       UserError: the length cannot hold the needles.
     """
     del longest
-    crops = _crops(corpus, length, sampling, lookahead=1)
+    crops = _crops(corpus, length, settings, lookahead=1)
     total = len(crops.document)
-    depths = np.random.default_rng((sampling.seed, length)).permutation(total) / max(1, total - 1)
+    depths = np.random.default_rng((settings.seed, length)).permutation(total) / max(1, total - 1)
     examples = [
         TASKS[task](
             text,
-            np.random.default_rng((sampling.seed, document, start, length)),
+            np.random.default_rng((settings.seed, document, start, length)),
             tokenizer,
-            sampling.needles,
+            settings.needles,
             float(depth),
         )
         for text, document, start, depth in zip(
@@ -178,10 +178,10 @@ def retrieval(
     return Sequences(batch, crops.document, answers=Answers(number, place))
 
 
-def _crops(corpus: Corpus, length: int, sampling: Sampling, *, lookahead: int = 0) -> Crops:
+def _crops(corpus: Corpus, length: int, settings: CropSettings, *, lookahead: int = 0) -> Crops:
     return evaluation_crops(
-        corpus, length=length, documents=sampling.documents, tokens=sampling.tokens,
-        lookahead=lookahead, advice=f"give a shorter {sampling.key}",
+        corpus, length=length, documents=settings.documents, tokens=settings.tokens,
+        lookahead=lookahead, advice=f"give a shorter {settings.key}",
     )  # fmt: skip
 
 

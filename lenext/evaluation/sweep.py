@@ -10,12 +10,12 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from lenext.attention import Method, pin_scale
-from lenext.distributed import is_first
 from lenext.evaluation.bootstrap import resample
 from lenext.evaluation.figures import figures_of
 from lenext.evaluation.metrics import Estimate, by_head, metrics_of
 from lenext.evaluation.protocols import Sequences
 from lenext.models import Model, model_methods, unsuited, with_method
+from lenext.parallel.processes import is_first
 
 
 class Sweep(NamedTuple):

@@ -16,7 +16,6 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from lenext.checkpoints import Checkpoints
 from lenext.config import Config, base_config, read_methods, validate
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
@@ -26,8 +25,9 @@ from lenext.importing.recipes import Recipe, Rule, read_recipe
 from lenext.importing.tensors import DTYPES, Tensor, open_tensors
 from lenext.importing.tokenizer import read_tokenizer
 from lenext.models import FAMILIES, Model, build_model
-from lenext.models.pretrained import Pretrained, load_run
-from lenext.workdir import SOURCE, TOKENIZERS, read_run_config, write_run_config
+from lenext.workdirs.checkpoints import Checkpoints
+from lenext.workdirs.pretrained import Pretrained, load_run
+from lenext.workdirs.workdir import SOURCE, TOKENIZERS, read_run_config, write_run_config
 
 FLOATS = ("float32", "float16", "bfloat16")
 SHARD_BYTES = 4 * 2**30

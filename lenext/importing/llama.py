@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lenext.attention.position import Rope
+from lenext.attention.axes.position import Rope
 from lenext.config import Config, read_methods
 from lenext.errors import UserError
 

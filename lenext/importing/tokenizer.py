@@ -8,7 +8,7 @@ import tokenizers
 
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
-from lenext.workdir import TOKENIZERS
+from lenext.workdirs.workdir import TOKENIZERS
 
 JSON, VOCABULARY = TOKENIZERS
 BYTE_LEVEL = ("vocab.json", "merges.txt")

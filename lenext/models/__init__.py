@@ -1,12 +1,13 @@
 """Flax models that take their attention method as data."""
 
+from typing import TYPE_CHECKING, Any
+
 from lenext.models.build import FAMILIES, Model, build_model
 from lenext.models.decoder import Decoder, DecoderConfig
 from lenext.models.encoder import Encoder, EncoderConfig
 from lenext.models.gau import GAUConfig, GAUEncoder
 from lenext.models.maps import attention_maps
 from lenext.models.objectives import TokenFigures, token_figures
-from lenext.models.pretrained import load_pretrained
 from lenext.models.swap import model_methods, parameter_table, unsuited, with_method
 
 __all__ = [
@@ -28,3 +29,15 @@ __all__ = [
     "unsuited",
     "with_method",
 ]
+
+if TYPE_CHECKING:
+    from lenext.workdirs.pretrained import load_pretrained
+
+
+def __getattr__(name: str) -> Any:
+    """`load_pretrained`, on demand: it reads checkpoints, which a model alone does not need."""
+    if name == "load_pretrained":
+        from lenext.workdirs.pretrained import load_pretrained
+
+        return load_pretrained
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lenext.models.layers import Head
-from lenext.sharding import on_shares, whole
+from lenext.parallel.meshes import on_shares, whole
 
 # Of the array [tokens, chunk] that a chunk's logits take: 8 MB of float32. Larger ones were no
 # faster (experiments/benchmarks/loss.py); few columns would starve the products.

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, row_statistics
+from lenext.attention import Method, Pattern, row_statistics
 from lenext.models.blocks import (
     INIT_STDDEV,
     MLP,
@@ -126,7 +126,7 @@ class Decoder(nnx.Module):
         self, config: DecoderConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs
     ):
         self.config = config
-        pattern = (methods,) if isinstance(methods, Method) else tuple(methods)
+        methods = Pattern.of(methods).over(config.num_layers)
         self.embedding = nnx.Embed(
             config.vocab_size,
             config.hidden_size,
@@ -145,10 +145,7 @@ class Decoder(nnx.Module):
         )
         self.dropout = nnx.Dropout(config.dropout)
         linear = Linears(config.num_layers, config.dtype, rngs)
-        self.layers = nnx.List(
-            DecoderLayer(config, pattern[i % len(pattern)], linear)
-            for i in range(config.num_layers)
-        )
+        self.layers = nnx.List(DecoderLayer(config, method, linear) for method in methods)
         self.norm = NORMS[config.norm](config.hidden_size, config.norm_epsilon)
         self.head = (
             None

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, row_statistics
+from lenext.attention import Method, Pattern, row_statistics
 from lenext.models.blocks import INIT_STDDEV, MLP, LayerNorm, Linears, SelfAttention, dropped
 from lenext.models.layers import Attention, Context, Head, dense, run_layers, split_dropout
 
@@ -108,7 +108,7 @@ class Encoder(nnx.Module):
         self, config: EncoderConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs
     ):
         self.config = config
-        pattern = (methods,) if isinstance(methods, Method) else tuple(methods)
+        methods = Pattern.of(methods).over(config.num_layers)
         embed = {
             "features": config.hidden_size,
             "embedding_init": nnx.initializers.normal(INIT_STDDEV),
@@ -119,10 +119,7 @@ class Encoder(nnx.Module):
         self.embedding_norm = LayerNorm(config.hidden_size, config.norm_epsilon)
         self.dropout = nnx.Dropout(config.dropout)
         linear = Linears(config.num_layers, config.dtype, rngs)
-        self.layers = nnx.List(
-            EncoderLayer(config, pattern[i % len(pattern)], linear)
-            for i in range(config.num_layers)
-        )
+        self.layers = nnx.List(EncoderLayer(config, method, linear) for method in methods)
         self.transform = linear(config.hidden_size, config.hidden_size, use_bias=True)
         self.transform_norm = LayerNorm(config.hidden_size, config.norm_epsilon)
         self.head_bias = nnx.Param(jnp.zeros((config.vocab_size,), jnp.float32))

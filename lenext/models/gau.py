@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, row_statistics
+from lenext.attention import Method, Pattern, row_statistics
 from lenext.models.layers import (
     Attention,
     Context,
@@ -113,7 +113,7 @@ class GAUEncoder(nnx.Module):
 
     def __init__(self, config: GAUConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs):
         self.config = config
-        pattern = (methods,) if isinstance(methods, Method) else tuple(methods)
+        methods = Pattern.of(methods).over(config.num_layers)
         embed = {
             "features": config.hidden_size,
             "embedding_init": nnx.initializers.normal(0.02),
@@ -122,9 +122,7 @@ class GAUEncoder(nnx.Module):
         self.word_embedding = nnx.Embed(config.vocab_size, **embed)
         self.type_embedding = nnx.Embed(config.type_vocab_size, **embed)
         self.dropout = nnx.Dropout(config.dropout)
-        self.layers = nnx.List(
-            GAULayer(config, pattern[i % len(pattern)], rngs=rngs) for i in range(config.num_layers)
-        )
+        self.layers = nnx.List(GAULayer(config, method, rngs=rngs) for method in methods)
 
     def encode(
         self,

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, attend, init_params, row_statistics
-from lenext.sharding import on_shares, sequence_shares, split_tokens
+from lenext.parallel.meshes import on_shares, sequence_shares, split_tokens
 
 
 def rms_norm(x: Float[Array, "*B D"], epsilon: float) -> Float[Array, "*B D"]:

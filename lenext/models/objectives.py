@@ -39,7 +39,7 @@ def token_figures(
 
     Args:
       model: a model of `lenext.models`.
-      batch: tokens [B, T]; targets and weights [B, P]; positions [B, P] of what is predicted in a
+      batch: tokens [B, T]; targets and weights [B, P]; predicted [B, P], the places of these in a
         masked language model; mask [B, T], False where a token is padding; segment_ids [B, T]
         where rows are packs of documents; and token_positions [B, T] where tokens stand elsewhere
         than at 0..T-1.
@@ -63,7 +63,7 @@ def token_figures(
 
 def masked_lm(hidden: Float[Array, "B T D"], batch: dict[str, Array]) -> Float[Array, "B P D"]:
     """The masked positions: the head sees no others, so its work is that of P tokens whatever T."""
-    return jnp.take_along_axis(hidden, batch["positions"][:, :, None], axis=1)
+    return jnp.take_along_axis(hidden, batch["predicted"][:, :, None], axis=1)
 
 
 def causal_lm(hidden: Float[Array, "B T D"], batch: dict[str, Array]) -> Float[Array, "B T D"]:

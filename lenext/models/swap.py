@@ -6,7 +6,7 @@ from typing import TypeVar
 import jax
 from flax import nnx
 
-from lenext.attention import Method, unsuited_axes
+from lenext.attention import Method, Pattern, unsuited_axes
 from lenext.models.build import Model
 
 M = TypeVar("M", bound=Model)
@@ -24,10 +24,10 @@ def with_method(model: M, method: Method | Sequence[Method]) -> M:
     layer's new method does not share with its old one stand at their initial values: whether the
     weights suit the method at all is `lenext.attention.unsuited_axes`' to say.
     """
-    pattern = (method,) if isinstance(method, Method) else tuple(method)
     swapped = nnx.merge(*nnx.split(model))
-    for i, layer in enumerate(swapped.layers):
-        layer.attention.set_method(pattern[i % len(pattern)])
+    methods = Pattern.of(method).over(len(swapped.layers))
+    for layer, own in zip(swapped.layers, methods, strict=True):
+        layer.attention.set_method(own)
     return swapped
 
 

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from lenext.config import Config
 from lenext.data import Corpus, Pose, Tokenizer, causal_lm_batches, masked_lm_batches
 from lenext.models import FAMILIES
-from lenext.sharding import process_share
+from lenext.parallel.meshes import process_share
 
 
 def make_batches(config: Config, corpus: Corpus, tokenizer: Tokenizer, mesh: Mesh) -> Any:

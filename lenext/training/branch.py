@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lenext.checkpoints import Checkpoints, newest_step
-from lenext.config import Config, check_model, read_methods, spell_trained, to_config
+from lenext.attention import spell_trained
+from lenext.config import Config, check_model, read_methods, to_config
 from lenext.errors import UserError
 from lenext.models import with_method
-from lenext.models.pretrained import load_run
-from lenext.sharding import place
+from lenext.parallel.meshes import place
 from lenext.training.step import State
-from lenext.workdir import SOURCE, read_run_config
+from lenext.workdirs.checkpoints import Checkpoints, newest_step
+from lenext.workdirs.pretrained import load_run
+from lenext.workdirs.workdir import SOURCE, read_run_config
 
 
 def restore_origin(
@@ -79,13 +80,20 @@ def restore_origin(
 
 
 def spell_method(config: Config) -> Config:
-    """The config with "trained" in its method spelt out as that of the run it branches off."""
+    """The config with "trained" in its method spelt out as that of the run it branches off.
+
+    Raises:
+      UserError: for a method that cannot be read, or options that the run's does not have.
+    """
     origin = config.training.branch_from
     stored = read_run_config(Path(origin)) if origin else None
     if stored is None:
         return config
     config = config.copy_and_resolve_references()
-    config.model.method = spell_trained(config.model.method, stored["model"]["method"])
+    try:
+        config.model.method = spell_trained(config.model.method, stored["model"]["method"])
+    except ValueError as error:
+        raise UserError(f"config.model.method: {error}") from None
     return config
 
 

@@ -16,21 +16,21 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from tqdm import tqdm
 
-from lenext.checkpoints import Checkpoints, newest_step
 from lenext.config import Config, read_methods, read_vocab_size, validate
 from lenext.data import get_tokenizer, open_split
-from lenext.distributed import first_goes_first, is_first
 from lenext.errors import Stopped, TrainingError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import build_model, parameter_table
-from lenext.sharding import check_batch, make_mesh, place, shard_batch, shardings_of
+from lenext.parallel.meshes import check_batch, make_mesh, place, shard_batch, shardings_of
+from lenext.parallel.processes import first_goes_first, is_first
 from lenext.training.batches import make_batches
 from lenext.training.branch import check_data, keep_source, restore_origin, spell_method
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import frozen_parameters, make_optimizer, make_schedule
 from lenext.training.preemption import Preemption
 from lenext.training.step import State, init_state, make_train_step
-from lenext.workdir import check_run, sole_writer, write_run_config
+from lenext.workdirs.checkpoints import Checkpoints, newest_step
+from lenext.workdirs.workdir import check_run, sole_writer, write_run_config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from lenext.config import Config, split_list
+from lenext.config import Config
 from lenext.errors import UserError
 
 # Both as published: Muon's momentum (Jordan 2024), and the root mean square of Adam's updates, to
@@ -110,7 +110,7 @@ def frozen_parameters(patterns: str, params: Any) -> Any:
     def fits(name: str, pattern: str) -> bool:
         return any(fnmatch.fnmatchcase(name, end) for end in (pattern, f"{pattern}.*"))
 
-    wanted = split_list(patterns)
+    wanted = [word.strip() for word in patterns.split(",") if word.strip()]
     for pattern in wanted:
         if not any(fits(name, pattern.lstrip("!")) for name in jax.tree.leaves(names)):
             # Layers are mostly alike.

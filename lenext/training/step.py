@@ -13,16 +13,13 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from lenext.models import token_figures
-from lenext.sharding import traced_on
+from lenext.parallel.meshes import traced_on
 from lenext.training.optimizer import stack_layers, unstack_layers
+from lenext.workdirs.checkpoints import State
 
 # Layers up to which a step compiles each. Of four, on two CPU cores, that took 14 % off the small
 # GAU's step and nothing beyond noise off the tiny decoder's; compilation was no slower for it.
 UNROLLED = 4
-
-State = dict[str, Any]
-"""{"params": pure dict of arrays, "optimizer": Optax state of the parameters with their layers
-stacked}, and "ema", averaged parameters, in runs that keep them."""
 
 Gradient = Callable[[Any, dict[str, Array], Array | None], tuple[Any, dict[str, Array]]]
 """(params, rows, dropout key) to (gradient, means): the rows' shares of a batch's."""

@@ -448,5 +448,8 @@ class TestOfTrainedWeights:
     def test_there_are_some(self):
         with pytest.raises(ValueError, match="there are no trained weights here"):
             make("trained")
-        with pytest.raises(ValueError, match="unknown method 'trained'"):
-            make("softmax+trained", trained=WAS)
+
+    def test_they_may_come_last(self):
+        assert make("softmax+trained", trained=WAS) == WAS
+        method = make("infoscale+trained", trained=WAS)
+        assert method == dataclasses.replace(WAS, temperature=make("infoscale").temperature)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lenext.attention import describe, make_method, method_names
+from lenext.attention.axes.method import Temperature, option
 from lenext.attention.catalogue import CATALOGUE, Entry
 from lenext.attention.describe import (
     allowed,
@@ -19,7 +20,6 @@ from lenext.attention.describe import (
     last_row_temperatures,
     markdown_table,
 )
-from lenext.attention.method import Temperature, option
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 

@@ -9,13 +9,13 @@ import pytest
 from absl import logging as absl_logging
 from absl.testing import flagsaver
 
-from lenext.checkpoints import Checkpoints
 from lenext.config import read_methods
 from lenext.data import ByteTokenizer
 from lenext.models import build_model
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state
-from lenext.workdir import write_run_config
+from lenext.workdirs.checkpoints import Checkpoints
+from lenext.workdirs.workdir import write_run_config
 from tests.training.common import REPOSITORY, Outcome, arguments, tiny_config, tiny_decoder_config
 
 

@@ -9,13 +9,12 @@ from lenext.attention import make_method, method_names
 from lenext.config import (
     base_config,
     differences,
+    list_methods,
     plain,
     read_arg,
     read_lengths,
     read_methods,
     smoke,
-    spell_trained,
-    split_list,
     validate,
 )
 from lenext.errors import UserError
@@ -92,7 +91,7 @@ class TestConfigFiles:
             validate(config)
             assert plain(config).keys() == plain(base_config()).keys()
             read_lengths(config.eval.lengths)
-            for method in split_list(config.eval.methods):
+            for method in list_methods(config.eval.methods, ""):
                 read_methods(method, config.data.train_length)
         assert small.training.steps < 100 < whole.training.steps
         assert small.model.method == whole.model.method
@@ -131,33 +130,6 @@ class TestBaseConfig:
         assert config.evaluators.validation.length == 64
 
 
-class TestSplitList:
-    @pytest.mark.parametrize(
-        ("text", "parts"),
-        [
-            ("", []),
-            (" , ,", []),
-            ("a", ["a"]),
-            ("a, b ,c", ["a", "b", "c"]),
-            ("a(x=1,y=2),b", ["a(x=1,y=2)", "b"]),
-            ("a(x=(1,2),y=3)+b(z=4,w=5),c", ["a(x=(1,2),y=3)+b(z=4,w=5)", "c"]),
-            ("a|b,c", ["a|b", "c"]),
-        ],
-    )
-    def test_commas_in_brackets_do_not_split(self, text, parts):
-        assert split_list(text) == parts
-
-    def test_another_separator(self):
-        assert split_list("a(x='|')|b", "|") == ["a(x='|')", "b"]
-
-    names = st.sampled_from(["softmax", "rerope(window=8,leak=2)", "a(b(c,d),e)+f", "a|b"])
-
-    @given(st.lists(names, min_size=1, max_size=5))
-    def test_takes_apart_what_commas_join(self, parts):
-        assert split_list(",".join(parts)) == parts
-        assert split_list(" , ".join(parts)) == parts
-
-
 class TestReadMethods:
     @pytest.mark.parametrize("name", method_names())
     def test_every_name(self, name):
@@ -169,13 +141,14 @@ class TestReadMethods:
             make_method("softmax", train_length=16),
         )
 
-    @pytest.mark.parametrize("text", ["", "|", " "])
+    @pytest.mark.parametrize("text", ["", " "])
     def test_none(self, text):
         with pytest.raises(UserError, match="should name at least one method"):
             read_methods(text, 16)
 
     @pytest.mark.parametrize(
-        "text", ["nope2", "rerope(window=0)", "rerope(8)", "rerope(", "softmax-rerope", "1", "a b"]
+        "text",
+        ["nope2", "rerope(window=0)", "rerope(8)", "rerope(", "softmax-rerope", "1", "a b", "|"],
     )
     def test_mistakes_are_the_users(self, text):
         with pytest.raises(UserError):
@@ -241,17 +214,3 @@ class TestSmoke:
         lengths = {evaluator.length for evaluator in config.evaluators.values()}
         assert lengths == {config.data.train_length}
         assert read_lengths(config.eval.lengths)[0] == config.data.train_length
-
-
-@pytest.mark.parametrize(
-    ("text", "was", "spelt"),
-    [
-        ("trained+ssmax", "pi(scale=2)", "pi(scale=2)+ssmax"),
-        ("trained", "a|b+c", "a|b+c"),
-        ("trained+x|y", "a|b|c", "a+x|y|c+x|y|b+x|y"),
-        ("rerope|trained", "a|b", "rerope|b"),
-        ("softmax", "a|b", "softmax"),
-    ],
-)
-def test_trained_is_spelt_out(text, was, spelt):
-    assert spell_trained(text, was) == spelt

@@ -80,12 +80,12 @@ def test_masks_depend_on_the_crop_and_the_seed_only(stdlib):
     count = len(crops.document)
     assert {name: (a.shape, a.dtype) for name, a in masks.items()} == {
         "tokens": ((count, 64), np.int32),
-        "positions": ((count, 10), np.int32),
+        "predicted": ((count, 10), np.int32),
         "targets": ((count, 10), np.int32),
         "weights": ((count, 10), np.float32),
     }
     np.testing.assert_array_equal(
-        masks["targets"], np.take_along_axis(crops.tokens, masks["positions"], axis=1)
+        masks["targets"], np.take_along_axis(crops.tokens, masks["predicted"], axis=1)
     )
     some = slice(5, None, 7)
     subset = dataclasses.replace(
@@ -93,7 +93,7 @@ def test_masks_depend_on_the_crop_and_the_seed_only(stdlib):
     )
     for name, rows in masked_crops(subset, seed=3, tokenizer=tokenizer).items():
         np.testing.assert_array_equal(rows, masks[name][some])
-    assert len({tuple(row) for row in masks["positions"]}) == count
+    assert len({tuple(row) for row in masks["predicted"]}) == count
 
 
 def test_seed_document_and_start_each_change_the_masks(numbered_corpus):
@@ -104,7 +104,7 @@ def test_seed_document_and_start_each_change_the_masks(numbered_corpus):
         (dataclasses.replace(crops, document=crops.document + 1), 0),
         (dataclasses.replace(crops, start=crops.start + 1), 0),
     ]
-    masks = [masked_crops(c, seed=s, tokenizer=ByteTokenizer())["positions"] for c, s in variants]
+    masks = [masked_crops(c, seed=s, tokenizer=ByteTokenizer())["predicted"] for c, s in variants]
     assert len({tuple(positions[0]) for positions in masks}) == len(variants)
 
 

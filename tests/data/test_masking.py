@@ -21,11 +21,11 @@ def test_count_and_contents(n, rate, seed):
     k = max(1, round(rate * n))
     assert {name: (a.shape, a.dtype) for name, a in out.items()} == {
         "tokens": ((n,), np.int32),
-        "positions": ((k,), np.int32),
+        "predicted": ((k,), np.int32),
         "targets": ((k,), np.int32),
         "weights": ((k,), np.float32),
     }
-    positions = out["positions"]
+    positions = out["predicted"]
     assert np.all(np.diff(positions) > 0)
     assert positions[0] >= 0
     assert positions[-1] < n
@@ -44,7 +44,7 @@ def test_eighty_ten_ten():
     # All originals are 300, no regular id, so each of the three fates shows.
     k = 20_000
     out = masked(np.full(2 * k, 300), rate=0.5)
-    now = out["tokens"][out["positions"]]
+    now = out["tokens"][out["predicted"]]
     assert_binomial(np.sum(now == 256), k, 0.8)
     assert_binomial(np.sum(now < 256), k, 0.1)
     assert_binomial(np.sum(now == 300), k, 0.1)
@@ -67,7 +67,7 @@ def test_random_ids_are_uniform_over_the_regular_ones():
 def test_positions_are_uniform():
     rng, draws, n = np.random.default_rng(0), 3000, 20
     tokens = np.zeros(n, np.uint16)
-    chosen = [mask_tokens(tokens, rng, ByteTokenizer(), 0.15)["positions"] for _ in range(draws)]
+    chosen = [mask_tokens(tokens, rng, ByteTokenizer(), 0.15)["predicted"] for _ in range(draws)]
     for count in np.bincount(np.concatenate(chosen), minlength=n):
         assert_binomial(count, draws, 3 / n)
 
@@ -76,7 +76,7 @@ def test_the_rng_decides():
     tokens = np.arange(200)
     first, again, other = (masked(tokens, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first["tokens"], again["tokens"])
-    assert not np.array_equal(first["positions"], other["positions"])
+    assert not np.array_equal(first["predicted"], other["predicted"])
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.5, float("nan")])
@@ -93,10 +93,10 @@ def test_padding_is_neither_masked_nor_predicted(n, rate, data):
     out = mask_tokens(tokens, rng, ByteTokenizer(), rate, real=real)
     k, chosen = max(1, round(rate * n)), max(1, round(rate * real))
     assert out["weights"].tolist() == [1] * chosen + [0] * (k - chosen)
-    assert len(set(out["positions"][:chosen])) == chosen
-    assert out["positions"][:chosen].max() < real
+    assert len(set(out["predicted"][:chosen])) == chosen
+    assert out["predicted"][:chosen].max() < real
     assert set(out["targets"][:chosen]) == {7}
-    assert set(out["positions"][chosen:]) <= {n - 1}
+    assert set(out["predicted"][chosen:]) <= {n - 1}
     assert np.all(out["tokens"][real:] == 257)
 
 
@@ -104,8 +104,8 @@ def test_masks_of_bytes_are_what_they_always_were():
     # As computed before vocabularies had anything but bytes: training runs are to be repeatable.
     tokens = np.arange(40).astype(np.uint16)
     out = mask_tokens(tokens, np.random.default_rng(5), ByteTokenizer(), 0.3)
-    assert out["positions"].tolist() == [0, 2, 10, 15, 17, 19, 22, 24, 25, 36, 38, 39]
-    assert out["tokens"][out["positions"]].tolist() == [
+    assert out["predicted"].tolist() == [0, 2, 10, 15, 17, 19, 22, 24, 25, 36, 38, 39]
+    assert out["tokens"][out["predicted"]].tolist() == [
         256,
         256,
         256,

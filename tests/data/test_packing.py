@@ -127,7 +127,7 @@ def test_masked_rows_of_any_corpus(numbered_corpus, lengths, length, rate):
     for batch in take(masked_lm_batches(corpus, packing=True, **options), 30):
         assert {name: (a.shape, a.dtype) for name, a in batch.items()} == {
             "tokens": ((3, length), np.int32),
-            "positions": ((3, k), np.int32),
+            "predicted": ((3, k), np.int32),
             "targets": ((3, k), np.int32),
             "weights": ((3, k), np.float32),
             "segment_ids": ((3, length), np.int32),
@@ -136,10 +136,10 @@ def test_masked_rows_of_any_corpus(numbered_corpus, lengths, length, rate):
             real = np.count_nonzero(row["segment_ids"])
             chosen = max(1, round(rate * real))
             np.testing.assert_array_equal(row["weights"], np.arange(k) < chosen)
-            positions = row["positions"][:chosen]
+            positions = row["predicted"][:chosen]
             assert np.all(np.diff(positions) > 0)
             assert positions[-1] < real
-            assert set(row["positions"][chosen:]) <= {length - 1}
+            assert set(row["predicted"][chosen:]) <= {length - 1}
             tokens = row["tokens"].copy()
             tokens[positions] = row["targets"][:chosen]
             for places in segments(row):

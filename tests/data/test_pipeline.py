@@ -67,7 +67,7 @@ def assert_same(left, right):
 def originals(batch):
     """Undoes the masking."""
     rows = batch["tokens"].copy()
-    np.put_along_axis(rows, batch["positions"], batch["targets"], axis=1)
+    np.put_along_axis(rows, batch["predicted"], batch["targets"], axis=1)
     return rows
 
 
@@ -91,7 +91,7 @@ def test_shapes_and_dtypes(batches):
     batch = next(iter(batches()))
     assert {name: (a.shape, a.dtype) for name, a in batch.items()} == {
         "tokens": ((4, 16), np.int32),
-        "positions": ((4, 2), np.int32),
+        "predicted": ((4, 2), np.int32),
         "targets": ((4, 2), np.int32),
         "weights": ((4, 2), np.float32),
     }
@@ -130,7 +130,7 @@ def test_epochs_differ_in_order_crops_and_masks(batches):
     assert sorted(cuts(first)) != sorted(cuts(second))
     # Document 6 is exactly one crop: the same tokens in every epoch, masked anew.
     masks = [
-        tuple(batch["positions"][cuts(batch).index((6, 0))])
+        tuple(batch["predicted"][cuts(batch).index((6, 0))])
         for batch in take(batches(batch_size=EPOCH), 8)
     ]
     assert len(set(masks)) > 1

@@ -12,11 +12,11 @@ from lenext.data import ByteTokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation import evaluate
 from lenext.evaluation.calibrate import MULTIPLES
-from lenext.evaluation.protocols import Sampling, full_context
+from lenext.evaluation.protocols import CropSettings, full_context
 from lenext.models import token_figures
-from lenext.models.calibration import FILE, read_calibration, under_method
-from lenext.models.pretrained import load_run
 from lenext.training import train
+from lenext.workdirs.calibration import FILE, read_calibration, under_method
+from lenext.workdirs.pretrained import load_run
 from tests.training.common import tiny_config, tiny_decoder_config
 
 L = 16
@@ -199,7 +199,7 @@ def test_a_causal_model(data_dir, tmp_path_factory):
     targets = np.array(entry["entropy"])
 
     corpus = open_split(config.data, "train", ByteTokenizer())
-    sampling = Sampling(documents=64, tokens=2048, seed=0)
+    sampling = CropSettings(documents=64, tokens=2048, seed=0)
 
     def last_rows(method, length):
         model, _ = under_method(run, workdir, read_methods(method, L))

@@ -11,7 +11,7 @@ from lenext.config import read_methods
 from lenext.data import ByteTokenizer, evaluation_crops, load_corpus
 from lenext.errors import UserError
 from lenext.evaluation import evaluate
-from lenext.evaluation import run as run_module
+from lenext.evaluation import workdir_sweep as run_module
 from lenext.models import load_pretrained, with_method
 from lenext.training import train
 from tests.training.common import read_metrics, tiny_config, tiny_decoder_config

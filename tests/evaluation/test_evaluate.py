@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 
 from lenext.attention import make_method
-from lenext.checkpoints import Checkpoints
 from lenext.data import ByteTokenizer, evaluation_crops, load_corpus, masked_crops
 from lenext.errors import UserError
 from lenext.evaluation import evaluate
 from lenext.models import build_model
+from lenext.workdirs.checkpoints import Checkpoints
 from tests.training.common import read_metrics, snapshot, tiny_config
 
 KEYS = {
@@ -109,7 +109,7 @@ def test_figures_equal_a_plain_evaluation(results, config, data_dir, method):
     crops = evaluation_crops(corpus, length=48, documents=6, tokens=512)
     batch = masked_crops(crops, seed=0, tokenizer=ByteTokenizer())
     logits = np.asarray(model(jnp.asarray(batch["tokens"])), np.float64)
-    chosen = np.take_along_axis(logits, batch["positions"][:, :, None], axis=1)
+    chosen = np.take_along_axis(logits, batch["predicted"][:, :, None], axis=1)
     logs = chosen - np.log(np.exp(chosen).sum(axis=-1, keepdims=True))
     loss = -np.take_along_axis(logs, batch["targets"][:, :, None], axis=2).mean()
     accuracy = np.mean(chosen.argmax(axis=-1) == batch["targets"])

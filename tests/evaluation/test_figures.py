@@ -44,7 +44,7 @@ def plain_figures(graphdef, params, crops):
     logits_of = jax.jit(nnx.merge(graphdef, params).__call__)
     rows = []
     for tokens, positions, targets in zip(
-        crops["tokens"], crops["positions"], crops["targets"], strict=True
+        crops["tokens"], crops["predicted"], crops["targets"], strict=True
     ):
         logits = np.asarray(logits_of(tokens[None])[0, positions], np.float64)
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -76,7 +76,7 @@ def test_hits_are_counted(settings):
     assert first.correct.sum() == 0
     model = nnx.merge(graphdef, params)
     guesses = np.asarray(model(jnp.asarray(crops["tokens"]))).argmax(axis=-1)
-    right = crops | {"targets": np.take_along_axis(guesses, crops["positions"], axis=1)}
+    right = crops | {"targets": np.take_along_axis(guesses, crops["predicted"], axis=1)}
     second, _ = figures_of(graphdef, params, right, batch_size=2, probe_rows=0)
     np.testing.assert_array_equal(second.correct, 1.0)
 

@@ -5,7 +5,7 @@ import pytest
 
 from lenext.data import ByteTokenizer, Corpus, evaluation_crops
 from lenext.errors import UserError
-from lenext.evaluation.protocols import PROTOCOLS, Sampling, get_protocol
+from lenext.evaluation.protocols import PROTOCOLS, CropSettings, get_protocol
 
 MASK = ByteTokenizer().mask_id
 CAUSAL = "full_context, sliding_window, passkey, associative_recall for a causal language model"
@@ -28,7 +28,7 @@ def prepare(name, corpus, length, longest=None, **changes):
     settings = {"documents": 3, "tokens": 200, "seed": 0} | changes
     protocol = PROTOCOLS[name]
     return protocol.prepare(
-        corpus, ByteTokenizer(), length, longest or length, Sampling(**settings)
+        corpus, ByteTokenizer(), length, longest or length, CropSettings(**settings)
     )
 
 
@@ -66,12 +66,12 @@ def test_single_mask_masks_one_token_a_pass(corpus):
     crops = evaluation_crops(corpus, length=30, documents=3, tokens=200)
     assert not ordered
     np.testing.assert_array_equal(document, np.repeat(crops.document, 5))
-    assert batch["positions"].shape == (5 * len(crops.tokens), 1)
+    assert batch["predicted"].shape == (5 * len(crops.tokens), 1)
     np.testing.assert_array_equal((batch["tokens"] == MASK).sum(axis=1), 1)
     whole = batch["tokens"].copy()
-    np.put_along_axis(whole, batch["positions"], batch["targets"], axis=1)
+    np.put_along_axis(whole, batch["predicted"], batch["targets"], axis=1)
     np.testing.assert_array_equal(whole, np.repeat(crops.tokens, 5, axis=0))
-    places = batch["positions"].reshape(-1, 5)
+    places = batch["predicted"].reshape(-1, 5)
     assert all(len(set(row)) == 5 for row in places.tolist())
     assert len({tuple(row) for row in places.tolist()}) > 1
 
@@ -81,13 +81,13 @@ def test_single_masks_stay_where_they_are(corpus):
     few = prepare("single_mask", corpus, 30, documents=1, tokens=90)
     again = prepare("single_mask", corpus, 30, documents=1, tokens=90)
     other = prepare("single_mask", corpus, 30, documents=1, tokens=90, seed=1)
-    np.testing.assert_array_equal(few.batch["positions"], again.batch["positions"])
-    assert (few.batch["positions"] != other.batch["positions"]).any()
+    np.testing.assert_array_equal(few.batch["predicted"], again.batch["predicted"])
+    assert (few.batch["predicted"] != other.batch["predicted"]).any()
 
 
 def test_more_masks_than_tokens(corpus):
     batch = prepare("single_mask", corpus, 3, masks=8, tokens=9).batch
-    np.testing.assert_array_equal(np.sort(batch["positions"].reshape(-1, 3), axis=1)[0], [0, 1, 2])
+    np.testing.assert_array_equal(np.sort(batch["predicted"].reshape(-1, 3), axis=1)[0], [0, 1, 2])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from lenext.evaluation import evaluate
 from lenext.evaluation.bootstrap import interval, ratios
 from lenext.evaluation.figures import Figures
 from lenext.evaluation.metrics import depths, metrics_of
-from lenext.evaluation.protocols import PROTOCOLS, Answers, Sampling
+from lenext.evaluation.protocols import PROTOCOLS, Answers, CropSettings
 from lenext.training import train
 from tests.training.common import tiny_decoder_config
 
@@ -29,7 +29,7 @@ def corpus():
 
 def prepare(name, length, **changes):
     settings = {"documents": 5, "tokens": 2000, "seed": 0, "needles": 2} | changes
-    return PROTOCOLS[name].prepare(corpus(), BYTES, length, length, Sampling(**settings))
+    return PROTOCOLS[name].prepare(corpus(), BYTES, length, length, CropSettings(**settings))
 
 
 @pytest.mark.parametrize("name", ["passkey", "associative_recall"])

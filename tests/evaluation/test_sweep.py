@@ -6,7 +6,7 @@ import pytest
 from lenext.config import base_config, read_methods
 from lenext.data import ByteTokenizer, Corpus, evaluation_crops
 from lenext.evaluation import figures
-from lenext.evaluation.protocols import PROTOCOLS, Sampling, mlm15
+from lenext.evaluation.protocols import PROTOCOLS, CropSettings, mlm15
 from lenext.evaluation.sweep import Settings, bucket_shapes, sweep
 from lenext.models import build_model, model_methods, unsuited, with_method
 
@@ -43,7 +43,7 @@ def run(corpus):
         for layer in model.layers if family == "gau" else ():
             layer.q_scale.scale[...] = 5.0 * layer.q_scale.scale[...]
         settings = dataclasses.replace(SETTINGS, **changes)
-        sampling = Sampling(documents=4, tokens=300, seed=settings.seed)
+        sampling = CropSettings(documents=4, tokens=300, seed=settings.seed)
         prepare = PROTOCOLS[settings.protocol].prepare
         sequences = {n: prepare(corpus, ByteTokenizer(), n, n, sampling) for n in lengths}
         models = {name: with_method(model, read_methods(name, TRAIN_LENGTH)) for name in methods}
@@ -129,7 +129,7 @@ def test_the_batch_does_not_matter(run, records):
 
 def test_buckets_are_of_lengths_near_their_longest(corpus):
     lengths = (10, 12, 13, 24, 25, 50)
-    sampling = Sampling(documents=4, tokens=300, seed=0)
+    sampling = CropSettings(documents=4, tokens=300, seed=0)
     sequences = {n: mlm15(corpus, ByteTokenizer(), n, n, sampling) for n in lengths}
     assert bucket_shapes(sequences, 1.0) == {}
     assert bucket_shapes(sequences, 2.0) == dict.fromkeys((25, 24, 13), (25, 4)) | dict.fromkeys(

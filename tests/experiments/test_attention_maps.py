@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import attention_maps, infoscale_table, windows
-from experiments.runs import over_seeds
+from lenext.sweeps.runs import over_seeds
 from tests.training.common import tiny_config
 
 METHODS = ("softmax", "windowed(window=4)+entropy_matched")

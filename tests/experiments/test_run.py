@@ -13,16 +13,16 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import run as runner
-from experiments import runs as experiment_runs
-from experiments.experiment import Experiment, _pooled, collect
 from experiments.pictures import draw_metrics
-from experiments.pool import Row
-from experiments.runs import Run, alone, over_seeds, train_run
 from experiments.sizes import SIZES, with_changes
 from experiments.tables import metric_table, page, provenance_notes
 from lenext.attention.catalogue import CATALOGUE
 from lenext.config import plain
 from lenext.errors import UserError
+from lenext.sweeps import runs as experiment_runs
+from lenext.sweeps.experiment import Experiment, _pooled, collect
+from lenext.sweeps.pool import Row
+from lenext.sweeps.runs import Run, alone, over_seeds, train_run
 from tests.training.common import REPOSITORY, Outcome, snapshot, tiny_config, tiny_decoder_config
 
 KEYS = {"config", "seeds", "tokens", "steps", "git", "results_version", "fingerprint", "versions"}

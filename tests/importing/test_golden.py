@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from lenext.importing import export_checkpoint, import_checkpoint
 from lenext.importing.tensors import open_tensors
 from lenext.models import load_pretrained, with_method
-from lenext.models.pretrained import load_run
+from lenext.workdirs.pretrained import load_run
 from tests.importing.conftest import GOLDEN, copy, golden_rows
 
 NAMES = sorted(path.name for path in GOLDEN.iterdir())

@@ -198,7 +198,7 @@ def test_a_models_figures_by_chunks(monkeypatch, family, changes):
     assert default_chunk(18) < 1300
     rng = np.random.default_rng(0)
     arrays = {name: rng.integers(1300, size=(2, 9)) for name in ("tokens", "targets")}
-    arrays["positions"] = np.stack([rng.permutation(9), rng.permutation(9)])
+    arrays["predicted"] = np.stack([rng.permutation(9), rng.permutation(9)])
     batch = {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
     batch["weights"] = jnp.ones((2, 9))
     graphdef, state = nnx.split(build(family, **changes))
@@ -210,7 +210,7 @@ def test_a_models_figures_by_chunks(monkeypatch, family, changes):
     def plain(params):
         logits = nnx.merge(graphdef, params)(batch["tokens"])
         if family == "gau":
-            logits = jnp.take_along_axis(logits, batch["positions"][..., None], axis=1)
+            logits = jnp.take_along_axis(logits, batch["predicted"][..., None], axis=1)
         log_z = jax.nn.logsumexp(logits, axis=-1)
         chosen = jax.nn.log_softmax(logits)[
             np.arange(2)[:, None], np.arange(9)[None], arrays["targets"]

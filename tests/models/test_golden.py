@@ -38,7 +38,7 @@ def batch():
     targets = np.take_along_axis(tokens, positions, axis=1)
     corrupted = tokens.copy()
     np.put_along_axis(corrupted, positions, 16, axis=1)
-    arrays = {"tokens": corrupted, "positions": positions, "targets": targets}
+    arrays = {"tokens": corrupted, "predicted": positions, "targets": targets}
     arrays = {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
     return arrays | {"weights": jnp.ones((2, 5), jnp.float32)}
 
@@ -123,7 +123,7 @@ def test_figures_of_predicted_tokens():
     built, data = model("softmax"), batch()
     logits = np.asarray(built(data["tokens"]), np.float64)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    rows, columns = np.arange(2)[:, None], np.asarray(data["positions"])
+    rows, columns = np.arange(2)[:, None], np.asarray(data["predicted"])
     expected = -log_probs[rows, columns, np.asarray(data["targets"])]
     figures = token_figures(built, data)
     np.testing.assert_allclose(figures.loss, expected, rtol=1e-5)

@@ -15,7 +15,7 @@ from lenext.attention.catalogue import CATALOGUE
 from lenext.config import Config
 from lenext.evaluation import evaluate
 from lenext.models.layers import Attention, Context
-from lenext.sharding import copied_to, make_mesh, traced_on
+from lenext.parallel.meshes import copied_to, make_mesh, traced_on
 from lenext.training import train
 from tests.training.common import tiny_config, tiny_decoder_config
 from tests.training.runs import interruption

@@ -8,8 +8,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from lenext.checkpoints import Checkpoints
 from lenext.training import loop
+from lenext.workdirs.checkpoints import Checkpoints
 
 
 class Interrupted(Exception):

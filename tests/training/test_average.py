@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from lenext.checkpoints import Checkpoints
 from lenext.errors import UserError
 from lenext.training import loop, train
+from lenext.workdirs.checkpoints import Checkpoints
 from tests.training.common import read_metrics
 from tests.training.runs import assert_same_run, interruption, saved_state, saved_steps
 

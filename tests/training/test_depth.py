@@ -27,7 +27,7 @@ def build(family, *, method="softmax", **changes):
 def make_batch(batch, length):
     rng = np.random.default_rng(0)
     arrays = {name: rng.integers(13, size=(batch, length)) for name in ("tokens", "targets")}
-    arrays["positions"] = np.tile(np.arange(length), (batch, 1))
+    arrays["predicted"] = np.tile(np.arange(length), (batch, 1))
     arrays = {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
     return arrays | {"weights": jnp.ones((batch, length))}
 

@@ -13,7 +13,7 @@ import pytest
 from lenext.errors import UserError
 from lenext.models import load_pretrained
 from lenext.training import train
-from lenext.workdir import sole_writer
+from lenext.workdirs.workdir import sole_writer
 from tests.training.common import command, read_metrics, snapshot
 from tests.training.processes import Processes
 from tests.training.runs import assert_same_run, interruption, saved_steps

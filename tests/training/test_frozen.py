@@ -91,7 +91,7 @@ class Stepped:
             "weights": np.ones((4, LENGTH), np.float32),
         }
         if family == "gau":
-            batch["positions"] = np.tile(np.arange(LENGTH, dtype=np.int32), (4, 1))
+            batch["predicted"] = np.tile(np.arange(LENGTH, dtype=np.int32), (4, 1))
         self.frozen = {name for name, stays in by_name(mask).items() if stays}
         self.before = by_name(jax.tree.map(jnp.copy, state["params"]))
         state, metrics = step(state, batch, np.int32(1))

@@ -28,7 +28,7 @@ def batch():
     return {
         "tokens": rng.integers(VOCABULARY, size=(8, 7)).astype(np.int32),
         "segment_ids": np.sort(rng.integers(3, size=(8, 7)), axis=1).astype(np.int32),
-        "positions": np.stack([rng.permutation(7)[:3] for _ in range(8)]).astype(np.int32),
+        "predicted": np.stack([rng.permutation(7)[:3] for _ in range(8)]).astype(np.int32),
         "targets": rng.integers(VOCABULARY, size=(8, 3)).astype(np.int32),
         "weights": (np.arange(3) < np.array([3, 0, 1, 2, 3, 1, 0, 3])[:, None]).astype(np.float32),
     }
@@ -59,7 +59,7 @@ def expected_objective(model, batch, z_loss):
             jnp.asarray(batch["tokens"]), segment_ids=jnp.asarray(batch["segment_ids"])
         )
         rows = np.arange(8)[:, None]
-        logits = rebuilt.logits(hidden)[rows, batch["positions"]]
+        logits = rebuilt.logits(hidden)[rows, batch["predicted"]]
         log_z = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
         chosen = jnp.take_along_axis(logits, batch["targets"][:, :, None], axis=-1)[:, :, 0]
         terms = log_z - chosen + z_loss * log_z**2
@@ -94,7 +94,7 @@ def test_z_loss_by_hand(model, batch):
     )
     table = np.asarray(model.word_embedding.embedding[...], np.float64)
     logits = np.asarray(hidden, np.float64) @ table.T
-    squares = np.log(np.exp(logits).sum(-1))[np.arange(8)[:, None], batch["positions"]] ** 2
+    squares = np.log(np.exp(logits).sum(-1))[np.arange(8)[:, None], batch["predicted"]] ** 2
     expected = (squares * batch["weights"]).sum() / batch["weights"].sum()
     assert metrics["z_loss"] == pytest.approx(expected, rel=1e-6)
     # The loss stays the plain cross-entropy, and says nothing of what is off.

@@ -10,7 +10,7 @@ from flax import nnx
 from lenext.config import base_config, read_methods
 from lenext.data import ByteTokenizer, Corpus, Pose
 from lenext.models import build_model, token_figures
-from lenext.sharding import make_mesh
+from lenext.parallel.meshes import make_mesh
 from lenext.training import train
 from lenext.training.batches import make_batches
 from lenext.training.step import init_state, make_train_step
@@ -47,7 +47,7 @@ def batch(model):
         "token_positions": np.arange(LENGTH) + skips,
     }
     if model.objective == "masked_lm":
-        batch["positions"] = np.stack([rng.permutation(LENGTH)[:3] for _ in range(4)])
+        batch["predicted"] = np.stack([rng.permutation(LENGTH)[:3] for _ in range(4)])
     batch = {name: jnp.asarray(x, jnp.int32) for name, x in batch.items()}
     return batch | {"weights": jnp.asarray(rng.integers(2, size=(4, places)), jnp.float32)}
 
@@ -57,7 +57,7 @@ def losses_by_hand(model, batch, positions):
     hidden, _ = model.encode(batch["tokens"], positions=positions)
     logits = np.asarray(model.logits(hidden), np.float64)
     if model.objective == "masked_lm":
-        logits = logits[np.arange(4)[:, None], np.asarray(batch["positions"])]
+        logits = logits[np.arange(4)[:, None], np.asarray(batch["predicted"])]
     chosen = np.take_along_axis(logits, np.asarray(batch["targets"])[:, :, None], axis=-1)
     return np.log(np.exp(logits).sum(-1)) - chosen[:, :, 0]
 

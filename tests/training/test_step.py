@@ -26,7 +26,7 @@ def batch():
     rng = np.random.default_rng(0)
     return {
         "tokens": rng.integers(VOCABULARY, size=(3, 7)).astype(np.int32),
-        "positions": np.array([[0, 3], [2, 6], [1, 5]], np.int32),
+        "predicted": np.array([[0, 3], [2, 6], [1, 5]], np.int32),
         "targets": rng.integers(VOCABULARY, size=(3, 2)).astype(np.int32),
         "weights": np.array([[1, 1], [1, 0], [1, 1]], np.float32),
     }
@@ -45,7 +45,7 @@ def plain_loss(params, graphdef, batch):
     """Cross-entropy of the targets, from probabilities over all tokens."""
     probabilities = jax.nn.softmax(nnx.merge(graphdef, params)(jnp.asarray(batch["tokens"])))
     rows = np.arange(len(batch["tokens"]))[:, None]
-    chosen = probabilities[rows, batch["positions"], batch["targets"]]
+    chosen = probabilities[rows, batch["predicted"], batch["targets"]]
     return -jnp.sum(batch["weights"] * jnp.log(chosen)) / np.sum(batch["weights"])
 
 
@@ -80,7 +80,7 @@ def test_the_metrics_are_of_the_batch_before_the_update(settings, batch):
     params = jax.tree.map(jnp.copy, state["params"])
     _, metrics = step(state, batch, np.int32(1))
     logits = np.asarray(nnx.merge(graphdef, params)(jnp.asarray(batch["tokens"])))
-    guesses = np.take_along_axis(logits.argmax(-1), batch["positions"], axis=1)
+    guesses = np.take_along_axis(logits.argmax(-1), batch["predicted"], axis=1)
     hits = (guesses == batch["targets"]) * batch["weights"]
     assert float(metrics["accuracy"]) == pytest.approx(hits.sum() / 5)
     assert {name: x.dtype for name, x in metrics.items()} == dict.fromkeys(

@@ -1,0 +1,1 @@
+"""The five axes of a method, and the choices on each."""

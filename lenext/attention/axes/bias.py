@@ -1,0 +1,126 @@
+"""Position as a term on the logits that follows the distance: ALiBi and its kin."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lenext.attention.axes.method import Params, Position, option
+from lenext.attention.axes.position import PartialRope
+
+
+@dataclasses.dataclass(frozen=True)
+class Alibi(Position):
+    """ALiBi (arXiv 2108.12409): bias -m_h |delta|, no rotation; symmetric where not causal."""
+
+    trained_kind: ClassVar[str] = "alibi"
+
+    def bias(self, rows, params):  # noqa: D102
+        del params
+        slopes = jnp.asarray(alibi_slopes(rows.num_heads), jnp.float32)
+        return -slopes[None, :, None, None] * jnp.abs(rows.delta).astype(jnp.float32)
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """m_h = 2^(-8h/N) for h = 1..N (ALiBi, section 3).
+
+    Where N is no power of two: the slopes of N' heads, the largest power of two below N, and then
+    as many as are missing of every other slope of 2N' heads, from the first.
+    """
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))
+    between = 2.0 ** (-4.0 / power * np.arange(1, 2 * power + 1, 2))
+    return np.concatenate([slopes, between[: num_heads - power]])
+
+
+@dataclasses.dataclass(frozen=True)
+class KerpleLog(Position):
+    """KERPLE, logarithmic (arXiv 2205.09921): bias -p_h ln(1 + a_h |delta|), no rotation.
+
+    p and a are learned through their logarithms, which keeps them positive; both start at 1.
+    """
+
+    trained_kind: ClassVar[str] = "kerple_log"
+
+    def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:  # noqa: D102
+        del head_dim, train_length
+        return {
+            "log_p": jnp.zeros((num_heads,), jnp.float32),
+            "log_a": jnp.zeros((num_heads,), jnp.float32),
+        }
+
+    def bias(self, rows, params):  # noqa: D102
+        p, a = (jnp.exp(params[name])[None, :, None, None] for name in ("log_p", "log_a"))
+        return -p * jnp.log1p(a * jnp.abs(rows.delta).astype(jnp.float32))
+
+
+FIRE_WIDTH = 32  # hidden units of its MLP
+FIRE_START = 0.1  # c
+
+
+@dataclasses.dataclass(frozen=True)
+class Fire(Position):
+    """FIRE (arXiv 2310.04418): bias MLP_h(psi(|delta|) / psi(max(i, m L))), psi(x) = ln(1 + |c| x).
+
+    i is the query's place in its document, so a distance is seen relative to what there is to see.
+    One MLP of a hidden layer of 32 ReLUs gives the bias of every head, as in the authors' code; c
+    starts at 0.1, the threshold's factor m at 1. No rotation.
+    """
+
+    trained_kind: ClassVar[str] = "fire"
+
+    def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:
+        """Weights uniform within 1 / sqrt(fan in), drawn from a seed of their own."""
+        del head_dim, train_length
+        draw = np.random.default_rng(0).uniform
+        outer = 1 / math.sqrt(FIRE_WIDTH)
+        values = {
+            "c": np.full((), FIRE_START),
+            "threshold": np.ones(()),
+            "inner": draw(-1, 1, FIRE_WIDTH),
+            "inner_bias": draw(-1, 1, FIRE_WIDTH),
+            "outer": draw(-outer, outer, (FIRE_WIDTH, num_heads)),
+            "outer_bias": draw(-outer, outer, num_heads),
+        }
+        return {name: jnp.asarray(x, jnp.float32) for name, x in values.items()}
+
+    def bias(self, rows, params):  # noqa: D102
+        def psi(x):
+            return jnp.log1p(jnp.abs(params["c"]) * x)
+
+        place = (rows.q_positions[:, None, :, None] - rows.start).astype(jnp.float32)
+        span = jnp.maximum(place, jnp.abs(params["threshold"]) * rows.train_length)
+        relative = psi(jnp.abs(rows.delta).astype(jnp.float32)) / psi(span)
+        inner, inner_bias = (
+            params[name][None, None, None, None, :] for name in ("inner", "inner_bias")
+        )
+        hidden = jax.nn.relu(relative[..., None] * inner + inner_bias)[:, 0]
+        outer = jnp.einsum(
+            "btsm,mn->bnts", hidden, params["outer"], precision=jax.lax.Precision.HIGHEST
+        )
+        return outer + params["outer_bias"][None, :, None, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleInvariant(PartialRope):
+    """Scale-invariant attention (arXiv 2505.17083): gain a and bias 1 - a^2 on p-RoPE's logits.
+
+    a^2 = 1 + 2 ln(1 + |delta| / tau): for normal logits, the attention on [t, 2t] and that entropy
+    do not grow or vanish with t.
+    """
+
+    tau: float = option(10.0, float, above=0.0)
+
+    @property
+    def kind(self) -> str:  # noqa: D102
+        return f"scale-invariant, {super().kind}"
+
+    def gain(self, rows):  # noqa: D102
+        return jnp.sqrt(1 - self.bias(rows, {}))
+
+    def bias(self, rows, params):  # noqa: D102
+        del params
+        return -2 * jnp.log1p(jnp.abs(rows.delta).astype(jnp.float32) / self.tau)

@@ -1,0 +1,323 @@
+"""Weighting: rows of logits to weights.
+
+Most weights are a value of each logit over the row's sum of values, or over nothing. Such a row can
+be summed up key by key (`KeyByKey`), without ever being complete; others take the complete row.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lenext.attention.axes.method import Rows, Weighting, option
+
+# An excess over LSSAR's offset below this is float32 noise on equal weights, not a preference.
+NO_EXCESS = 1e-5
+
+
+class KeyByKey(Weighting):
+    """Weights value(logit, shift) / total, total = `rest` + the sum of the values, or 1.
+
+    The shift is a number a row that keeps values from over- and underflowing: a function of the
+    row's largest logit such that value(logit, shift) = e^-shift value(logit, 0). Totals taken with
+    one shift can so be carried over to another.
+    """
+
+    shifted: ClassVar[bool] = True
+    """Whether there is a shift; without one it is 0."""
+
+    @property
+    def normalised(self) -> bool:
+        """Whether weights are over their row's total."""
+        return True
+
+    def shift(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+        """The shift for rows of these largest logits, finite ones; never falls as they grow."""
+        return jnp.zeros_like(largest)
+
+    def values(
+        self, logits: Float[Array, "B N T S"], shift: Float[Array, "B N T 1"], rows: Rows
+    ) -> Float[Array, "B N T S"]:
+        """What each visible key counts, not below 0."""
+        raise TypeError(f"{type(self).__name__} defines no values")
+
+    def rest(self, shift: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+        """What the total counts besides the keys."""
+        return jnp.zeros_like(shift)
+
+    def shift_at(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+        """The shift, 0 in rows of no finite logit; weights do not follow it, so no gradient."""
+        largest = jax.lax.stop_gradient(largest)
+        return self.shift(jnp.where(jnp.isfinite(largest), largest, 0.0))
+
+    def visible_values(
+        self,
+        logits: Float[Array, "B N T S"],
+        mask: Bool[Array, "#B #N #T S"] | None,
+        shift: Float[Array, "B N T 1"],
+        rows: Rows,
+    ) -> Float[Array, "B N T S"]:
+        """The values, 0 where `mask` is False (None hides nothing).
+
+        Hidden logits are replaced before they meet any exp, so no gradient turns NaN there.
+        """
+        if mask is None:
+            return self.values(logits, shift, rows)
+        return jnp.where(mask, self.values(jnp.where(mask, logits, shift), shift, rows), 0.0)
+
+    def __call__(self, logits, mask, rows):  # noqa: D102
+        largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf)
+        shift = self.shift_at(largest)
+        values = self.visible_values(logits, mask, shift, rows)
+        if not self.normalised:
+            return values
+        total = self.rest(shift) + jnp.sum(values, axis=-1, keepdims=True)
+        return values / jnp.where(total > 0, total, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax(KeyByKey):
+    """exp(logit) over its sum."""
+
+    trained_kind: ClassVar[str] = "softmax"
+
+    def shift(self, largest):  # noqa: D102
+        return largest
+
+    def values(self, logits, shift, rows):  # noqa: D102
+        del rows
+        return jnp.exp(logits - shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftmaxPlusOne(Softmax):
+    """exp(logit) over 1 + the sum: a row may attend to nothing (Miller 2023, softmax1)."""
+
+    trained_kind: ClassVar[str] = "softmax1"
+
+    def shift(self, largest):  # noqa: D102
+        return jnp.maximum(largest, 0.0)  # the one in the denominator is a key of logit 0
+
+    def rest(self, shift):  # noqa: D102
+        return jnp.exp(-shift)
+
+
+PHIS = ("exp", "softplus", "relu", "relu2", "sigmoid", "gelu_shifted")
+GELU_LEAST = -0.16997120747990369  # min of x Phi(x): taken off, so that weights are not negative
+LOW = -10.0  # below, softplus(x) is e^x (1 - e^x / 2) and sigmoid(x) is e^x (1 - e^x), in float32
+
+
+def log1p_of_unit(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """ln(1 + x) for x in [0, 1], within 2e-6 of its value: half the time of log1p on a CPU."""
+    series = x * (1 - x * (1 / 2 - x * (1 / 3 - x / 4)))
+    return jnp.where(x < 0.03, series, jnp.log(1 + x))
+
+
+@dataclasses.dataclass(frozen=True)
+class Activated(KeyByKey):
+    """phi(logit) over its sum: LSSA's with softplus (arXiv 2501.13428), and its ablation's.
+
+    Not normalised (`norm="none"`), a row is over its number n of keys, as ReLU attention's.
+    """
+
+    phi: str = option("softplus", str, choices=PHIS)
+    norm: str = option("l1", str, choices=("l1", "none"))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.phi == "exp" and self.norm == "none":
+            raise ValueError("option norm='none': should be 'l1' with phi='exp', which overflows")
+
+    @property
+    def kind(self) -> str:  # noqa: D102
+        return self.phi if self.norm == "l1" else f"{self.phi}, not normalised"
+
+    @property
+    def normalised(self):  # noqa: D102
+        return self.norm == "l1"
+
+    def shift(self, largest):  # noqa: D102
+        if self.phi == "exp":
+            return largest
+        if self.normalised and self.phi in ("softplus", "sigmoid"):
+            # Only rows that lie all below LOW, where both are as good as exp, could underflow.
+            return jnp.minimum(largest - LOW, 0.0)
+        return jnp.zeros_like(largest)
+
+    def values(self, logits, shift, rows):  # noqa: D102
+        values = self._activated(logits, shift)
+        return values if self.normalised else values / rows.n
+
+    def _activated(self, x, shift):
+        match self.phi:
+            case "exp":
+                return jnp.exp(x - shift)
+            case "relu":
+                return jax.nn.relu(x)
+            case "relu2":
+                return jax.nn.relu(x) ** 2
+            case "gelu_shifted":
+                return jax.nn.gelu(x, approximate=False) - GELU_LEAST
+        low, scale = shift < 0, jnp.exp(shift)
+        if self.phi == "sigmoid":
+            small = jnp.exp(jnp.where(low, x - shift, 0.0))
+            return jnp.where(low, small * (1 - small * scale), jax.nn.sigmoid(x))
+        # One exp serves both branches: e^-|x|, or e^(x - shift) where the whole row lies low.
+        small = jnp.exp(jnp.where(low, x - shift, -jnp.abs(x)))
+        usual = jnp.maximum(x, 0.0) + log1p_of_unit(jnp.where(low, 0.0, small))
+        return jnp.where(low, small * (1 - small * scale / 2), usual)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reweighted(Activated):
+    """Weights a of phi(logit), sharpened: relu(a n - offset)^power over its sum.
+
+    LSSAR's second stage, after softplus (arXiv 2501.13428). No offset in rows of n <= 3 keys; a row
+    in which nothing exceeds it keeps a.
+    """
+
+    power: float = option(15, float, at_least=1.0)
+    offset: float = option(1.0, float, at_least=0.0)
+
+    @property
+    def kind(self) -> str:  # noqa: D102
+        return f"{super().kind}, re-weighted"
+
+    def __call__(self, logits, mask, rows):  # noqa: D102
+        first = super().__call__(logits, mask, rows)
+        largest = jax.lax.stop_gradient(jnp.max(first, axis=-1, keepdims=True))
+        sharp = self.sharpened(first, largest, rows)
+        total = jnp.sum(sharp, axis=-1, keepdims=True)
+        return sharp / jnp.where(self.is_flat(largest, rows), 1.0, total)
+
+    def excess(self, weights: Float[Array, "B N T S"], rows: Rows) -> Float[Array, "B N T S"]:
+        """relu(a n - offset), with no offset in rows of three keys or fewer."""
+        return jax.nn.relu(weights * rows.n - jnp.where(rows.n <= 3, 0.0, self.offset))
+
+    def is_flat(self, largest: Float[Array, "B N T 1"], rows: Rows) -> Bool[Array, "B N T 1"]:
+        """Whether nothing exceeds the offset in rows of these largest first-stage weights."""
+        return self.excess(largest, rows) < NO_EXCESS
+
+    def sharpened(
+        self, weights: Float[Array, "B N T S"], largest: Float[Array, "B N T 1"], rows: Rows
+    ) -> Float[Array, "B N T S"]:
+        """(excess / the row's largest)^power, which its sum is to divide; a itself in flat rows.
+
+        The row's maximum comes off before the power, and goes with the sum: n^15 would overflow.
+        """
+        flat = self.is_flat(largest, rows)
+        largest = jnp.where(flat, 1.0, self.excess(largest, rows))
+        # A whole power by multiplications.
+        power = int(self.power) if self.power == int(self.power) else self.power
+        return jnp.where(flat, weights, (self.excess(weights, rows) / largest) ** power)
+
+
+# The authors' fit, from h^4 down: the factor that makes up for a row's entropy h.
+SHARPENING = (-0.037, 0.481, -2.3, 4.917, -1.791)
+DILUTED = 0.5  # nats; rows of less entropy are left alone
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveSoftmax(Weighting):
+    """Softmax at a temperature read off its own entropy (arXiv 2410.01104).
+
+    In rows of entropy h > 0.5, logits times max(1, -0.037 h^4 + 0.481 h^3 - 2.3 h^2 + 4.917 h
+    - 1.791). The fit was made on short rows: from h of about 5.9 on it is below 1, and a row so
+    diluted stays as it is.
+    """
+
+    trained_kind: ClassVar[str] = "softmax"
+
+    def __call__(self, logits, mask, rows):  # noqa: D102
+        first = Softmax()(logits, mask, rows)
+        seen = first > 0
+        terms = jnp.where(seen, first * jnp.log(jnp.where(seen, first, 1.0)), 0.0)
+        entropy = -jnp.sum(terms, axis=-1, keepdims=True)
+        fit = jnp.polyval(jnp.asarray(SHARPENING, jnp.float32), entropy)
+        factor = jnp.where(entropy > DILUTED, jnp.maximum(fit, 1.0), 1.0)
+        return Softmax()(logits * factor, mask, rows)
+
+
+class NotNormalised(KeyByKey):
+    """Weights that are their values: rows need not sum to 1."""
+
+    shifted: ClassVar[bool] = False
+
+    @property
+    def normalised(self):  # noqa: D102
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigmoid(NotNormalised):
+    """sigmoid(logit - ln n), not normalised (arXiv 2409.04431)."""
+
+    trained_kind: ClassVar[str] = "sigmoid"
+
+    def values(self, logits, shift, rows):  # noqa: D102
+        del shift
+        return jax.nn.sigmoid(logits - jnp.log(rows.n))
+
+
+@dataclasses.dataclass(frozen=True)
+class Relu(NotNormalised):
+    """relu(logit) / n, not normalised (arXiv 2309.08586)."""
+
+    trained_kind: ClassVar[str] = "relu"
+
+    def values(self, logits, shift, rows):  # noqa: D102
+        del shift
+        return jax.nn.relu(logits) / rows.n
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredRelu(NotNormalised):
+    """relu(logit)^2 / n, not normalised (arXiv 2309.08586 with a square).
+
+    `gau` takes the original GAU's relu(q . k / n)^2 (arXiv 2202.10447), without 1 / sqrt(H).
+    """
+
+    trained_kind: ClassVar[str] = "relu2"
+    gau: bool = option(False, bool)
+
+    @property
+    def kind(self) -> str:  # noqa: D102
+        return "relu2, gau" if self.gau else "relu2"
+
+    def values(self, logits, shift, rows):  # noqa: D102
+        del shift
+        if self.gau:
+            return jax.nn.relu(logits * math.sqrt(rows.head_dim) / rows.n) ** 2
+        return jax.nn.relu(logits) ** 2 / rows.n
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparsemax(Weighting):
+    """The row's nearest point of the probability simplex (arXiv 1602.02068).
+
+    relu(logit - tau), tau such that the row sums to 1: found from the sorted row as the last one
+    at which 1 + k z_k is above the sum of the first k.
+    """
+
+    trained_kind: ClassVar[str] = "sparsemax"
+
+    def __call__(self, logits, mask, rows):  # noqa: D102
+        del rows
+        largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf)
+        largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
+        # tau lies within 1 of the top. What is further down cannot be in the support, nor spoil
+        # the sums.
+        z = jnp.where(mask, jnp.maximum(logits - largest, -1.0), -1.0)
+        ordered = -jnp.sort(-jax.lax.stop_gradient(z), axis=-1)
+        count = jnp.arange(1, z.shape[-1] + 1, dtype=jnp.float32)[None, None, None, :]
+        sums = jnp.cumsum(ordered, axis=-1)
+        size = jnp.sum(1 + count * ordered > sums, axis=-1, keepdims=True)
+        last = jnp.take_along_axis(ordered, jnp.maximum(size - 1, 0), axis=-1)
+        # tau once more from the row itself, for its gradient.
+        support = mask & (z >= last) & (z > -1.0)
+        members = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1)
+        tau = (jnp.sum(jnp.where(support, z, 0.0), axis=-1, keepdims=True) - 1) / members
+        return jnp.where(support, jax.nn.relu(z - tau), 0.0)

@@ -1,0 +1,285 @@
+"""The public functions: attend, choose_implementation, attention_weights, row_statistics."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lenext.attention.axes.method import Method, Params, init_params
+from lenext.attention.compute import diagnostics, naive, tiles
+from lenext.attention.compute.blocks import default_block_size, map_blocks
+from lenext.attention.compute.call import Call
+from lenext.attention.compute.choice import Choice, choose
+from lenext.attention.compute.fused import attend_fused
+from lenext.attention.compute.places import Places, located
+
+Ar = Array | np.ndarray
+
+
+def attend(
+    q: Float[Ar, "B T N H"],
+    k: Float[Ar, "B S K H"],
+    v: Float[Ar, "B S K V"],
+    method: Method,
+    *,
+    causal: bool = False,
+    q_positions: Int[Ar, "..."] | None = None,
+    kv_positions: Int[Ar, "..."] | None = None,
+    kv_mask: Bool[Ar, "B S"] | None = None,
+    q_segment_ids: Int[Ar, "B T"] | None = None,
+    kv_segment_ids: Int[Ar, "B S"] | None = None,
+    params: Params | None = None,
+    implementation: str = "auto",
+    block_size: int | None = None,
+) -> Float[Array, "B T N V"]:
+    """Attention by a method.
+
+    Args:
+      q: queries; N heads, H dimensions a head.
+      k: keys; K heads, N a multiple of K (head h of q meets head h // (N / K) of k).
+      v: values; V dimensions a head.
+      method: from `make_method`.
+      causal: hide keys at positions after the query's. No method is refused either way.
+      q_positions: [B, T] or [T], in tokens; default: the last T of the keys' positions 0..S-1.
+      kv_positions: [B, S] or [S]; default 0..S-1.
+      kv_mask: False marks padding.
+      q_segment_ids: documents of a pack; a query sees keys of its own document only. Ids are only
+        compared. Given together with `kv_segment_ids`.
+      kv_segment_ids: see `q_segment_ids`.
+      params: the method's learned parts; default `init_params(method, N, H)`.
+      implementation: "naive" (all rows at once), "blockwise" (memory linear in T + S, backward
+        pass included), "fused" (a library's kernel; raises where it cannot take the call) or
+        "auto"; `choose_implementation` says what that takes, and why.
+      block_size: queries a block of "blockwise", and keys where rows are summed up key by key;
+        default by shape.
+
+    Returns:
+      Outputs in q's dtype, computed in float32; zeros for rows that see no key.
+
+    Raises:
+      ValueError: for shapes, positions, implementations or params that do not fit.
+    """
+    _check_block_size(block_size)
+    q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
+    if v.ndim != 4 or v.shape[:3] != k.shape[:3]:
+        raise ValueError(f"v {v.shape}: should be [B, S, K, V] beside k {k.shape}")
+    _check_floating("v", v)
+    places, ordered, params = _resolve(
+        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
+    )
+    masked = places.kv_mask is not None or places.kv_segment_ids is not None
+    call = _call(q, k, v, method, causal=causal, ordered=ordered, masked=masked)
+    choice = _choose(call, implementation, block_size)
+    return _attend(q, k, v, params, places, call=call, choice=choice)
+
+
+def choose_implementation(
+    q: Float[Ar, "B T N H"] | jax.ShapeDtypeStruct,
+    k: Float[Ar, "B S K H"] | jax.ShapeDtypeStruct,
+    v: Float[Ar, "B S K V"] | jax.ShapeDtypeStruct,
+    method: Method,
+    *,
+    causal: bool = False,
+    ordered: bool = True,
+    masked: bool = False,
+    implementation: str = "auto",
+    block_size: int | None = None,
+) -> Choice:
+    """What `attend` takes for such a call, and why; nothing is computed.
+
+    Args:
+      q: queries, or their shape and type alone.
+      k: keys, likewise.
+      v: values, likewise.
+      method: from `make_method`.
+      causal: as in `attend`.
+      ordered: no positions are given.
+      masked: a `kv_mask` or segment ids are given.
+      implementation: as in `attend`.
+      block_size: as in `attend`.
+
+    Raises:
+      ValueError: for an implementation that is unknown, or cannot take the call.
+    """
+    call = _call(q, k, v, method, causal=causal, ordered=ordered, masked=masked)
+    return _choose(call, implementation, block_size)
+
+
+def attention_weights(
+    q: Float[Ar, "B T N H"],
+    k: Float[Ar, "B S K H"],
+    method: Method,
+    *,
+    causal: bool = False,
+    q_positions: Int[Ar, "..."] | None = None,
+    kv_positions: Int[Ar, "..."] | None = None,
+    kv_mask: Bool[Ar, "B S"] | None = None,
+    q_segment_ids: Int[Ar, "B T"] | None = None,
+    kv_segment_ids: Int[Ar, "B S"] | None = None,
+    params: Params | None = None,
+) -> Float[Array, "B N T S"]:
+    """The weights that `attend` gives the values, float32. Arguments as in `attend`."""
+    q, k = jnp.asarray(q), jnp.asarray(k)
+    places, _, params = _resolve(
+        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
+    )
+    return _attention_weights(q, k, params, places, method=method, causal=causal)
+
+
+def row_statistics(
+    q: Float[Ar, "B T N H"],
+    k: Float[Ar, "B S K H"],
+    method: Method,
+    *,
+    causal: bool = False,
+    q_positions: Int[Ar, "..."] | None = None,
+    kv_positions: Int[Ar, "..."] | None = None,
+    kv_mask: Bool[Ar, "B S"] | None = None,
+    q_segment_ids: Int[Ar, "B T"] | None = None,
+    kv_segment_ids: Int[Ar, "B S"] | None = None,
+    params: Params | None = None,
+    block_size: int | None = None,
+) -> diagnostics.RowStatistics:
+    """Entropy, dilution, gap scale, largest logit and sink weight of every row, each [B, N, T].
+
+    O(block * S) memory. Arguments as in `attend`; what the figures mean: `RowStatistics`.
+    """
+    _check_block_size(block_size)
+    q, k = jnp.asarray(q), jnp.asarray(k)
+    places, ordered, params = _resolve(
+        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
+    )
+    if block_size is None:
+        block_size = default_block_size(q.shape[0], q.shape[2], k.shape[1])
+    statics: dict[str, Any] = {"method": method, "causal": causal, "ordered": ordered}
+    return _row_statistics(q, k, params, places, block_size=block_size, **statics)
+
+
+def _call(q, k, v, method, *, causal, ordered, masked) -> Call:
+    dtype = jnp.result_type(q.dtype, k.dtype, v.dtype).name
+    return Call(method, q.shape, k.shape, v.shape, dtype, causal, ordered, masked)
+
+
+def _choose(call: Call, wanted: str, block_size: int | None) -> Choice:
+    backend = jax.default_backend()
+    return choose(call, wanted=wanted, block_size=block_size, backend=backend)
+
+
+@functools.partial(jax.jit, static_argnames=("call", "choice"))
+def _attend(q, k, v, params, places, *, call: Call, choice: Choice):
+    places, method = located(places), call.method
+    if choice.implementation == "naive":
+        scored = _complete_scores(q, k, params, places, method=method, causal=call.causal)
+        out = naive.combine(naive.weights(scored, method), v.swapaxes(1, 2))
+        return out.swapaxes(1, 2).astype(q.dtype)
+    if choice.implementation == "fused":
+        return attend_fused(q, k, v, call, params, places, backend=jax.default_backend())
+    assert choice.block_size is not None  # "blockwise" has one
+    if choice.by_tiles:
+        out = tiles.attend_tiles(q, k, v, call, params, places, tile=choice.block_size)
+        return out.astype(q.dtype)
+
+    def outputs(scored, v):
+        return naive.combine(naive.weights(scored, method), v).swapaxes(1, 2).astype(q.dtype)
+
+    return map_blocks(
+        outputs, q, k, v, method, params, places,
+        causal=call.causal, ordered=call.ordered, block_size=choice.block_size,
+    )  # fmt: skip
+
+
+def _complete_scores(q, k, params, places, *, method, causal):
+    k_sides = naive.sides_of_keys(k, method, places, causal=causal, num_heads=q.shape[2])
+    return naive.scores(q, k_sides, method, params, places, causal=causal, key_length=k.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames=("method", "causal"))
+def _attention_weights(q, k, params, places, *, method, causal):
+    scored = _complete_scores(q, k, params, located(places), method=method, causal=causal)
+    return naive.weights(scored, method)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "block_size"))
+def _row_statistics(q, k, params, places, *, method, causal, ordered, block_size):
+    def figures(scored, _):
+        per_row = diagnostics.statistics(scored, method)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 2), per_row)  # [B, T, N]
+
+    out = map_blocks(
+        figures, q, k, None, method, params, located(places),
+        causal=causal, ordered=ordered, block_size=block_size,
+    )  # fmt: skip
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), out)
+
+
+def _resolve(
+    q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
+) -> tuple[Places, bool, Params]:
+    """Checks the arguments and fills in the defaults; also whether positions are the defaults."""
+    if not isinstance(method, Method):
+        raise ValueError(f"method {method!r}: should come from make_method")
+    if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"q {q.shape}, k {k.shape}: should be [B, T, N, H] and [B, S, K, H]")
+    _check_floating("q", q)
+    _check_floating("k", k)
+    (batch, length, num_heads, head_dim), (key_length, kv_heads) = q.shape, k.shape[1:3]
+    if num_heads % kv_heads:
+        raise ValueError(f"{num_heads} query heads: should be a multiple of {kv_heads} key heads")
+    if (q_segment_ids is None) != (kv_segment_ids is None):
+        raise ValueError("q_segment_ids and kv_segment_ids: should be given both or neither")
+    ordered = q_positions is None and kv_positions is None
+    if q_positions is None:
+        if length > key_length:
+            raise ValueError(f"{length} queries on {key_length} keys: should have q_positions")
+        q_positions = np.arange(key_length - length, key_length)
+    if kv_positions is None:
+        kv_positions = np.arange(key_length)
+
+    def per_token(name: str, x: Any, size: int, kind: Any) -> Any:
+        if x is None:
+            return None
+        x = jnp.asarray(x)
+        x = x[None] if x.ndim == 1 else x
+        if x.ndim != 2 or x.shape[1] != size or x.shape[0] not in (1, batch):
+            raise ValueError(f"{name} {x.shape}: should be [{batch}, {size}]")
+        if not jnp.issubdtype(x.dtype, kind):
+            raise ValueError(f"{name} is {x.dtype}: should be {kind.__name__}")
+        return x if kind is jnp.bool_ else x.astype(jnp.int32)
+
+    places = Places(
+        q_positions=per_token("q_positions", q_positions, length, jnp.integer),
+        kv_positions=per_token("kv_positions", kv_positions, key_length, jnp.integer),
+        kv_mask=per_token("kv_mask", kv_mask, key_length, jnp.bool_),
+        q_segment_ids=per_token("q_segment_ids", q_segment_ids, length, jnp.integer),
+        kv_segment_ids=per_token("kv_segment_ids", kv_segment_ids, key_length, jnp.integer),
+    )
+    if ordered and kv_mask is None and kv_segment_ids is None:
+        # Known, and left to XLA a constant to fold, which takes seconds for a million keys.
+        q_starts, kv_starts = (jnp.zeros_like(x) for x in (places.q_positions, places.kv_positions))
+        places = places._replace(q_starts=q_starts, kv_starts=kv_starts)
+    initial = init_params(method, num_heads, head_dim)
+    if params is None:
+        params = initial
+    elif _form(params) != _form(initial):
+        raise ValueError(
+            f"params {_form(params)}: should be {_form(initial)}, as init_params gives"
+        )
+    return places, ordered, params
+
+
+def _form(params: Any) -> Any:
+    """Parameters' nesting and shapes, to compare and to print."""
+    return jax.tree.map(lambda x: str(list(jnp.shape(x))), params)
+
+
+def _check_floating(name: str, x: Array) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} is {x.dtype}: should be floating")
+
+
+def _check_block_size(block_size: int | None) -> None:
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size={block_size}: should be at least 1")

@@ -1,0 +1,405 @@
+"""Rows summed up key by key: tiles of queries by keys, for `KeyByKey` weightings.
+
+Each block of queries meets its keys tile by tile and keeps a largest logit, a total and a sum of
+values (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135). Re-weighted rows
+take two passes: totals first, then the sharpened sums, without the tiles that add nothing to them.
+The backward pass makes the tiles anew. Memory is O(tile + T + S), whatever the weighting.
+Which tiles there are: `lenext.attention.compute.plan`.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lenext.attention.axes.method import Method, Params, Rows
+from lenext.attention.axes.weighting import KeyByKey, Reweighted
+from lenext.attention.compute import naive
+from lenext.attention.compute.call import Call
+from lenext.attention.compute.places import Places, visible
+from lenext.attention.compute.plan import (
+    Plan,
+    filled,
+    over_tiles,
+    padded,
+    padded_places,
+    plan_of,
+    tile_places,
+    tile_rows,
+    visible_keys,
+)
+
+# Float32 entries of a tile over batch and heads. Measured in experiments/benchmarks/block_size.py.
+TILE_ENTRIES = 2**20
+SMALLEST, LARGEST = 128, 1024
+# Re-weighted shares of a row below this are nothing beside its total, 1 or more, in float32.
+NOTHING = 2.0**-26
+
+
+def suits(method: Method) -> bool:
+    """Whether the method's rows can be summed up key by key."""
+    weighting = method.weighting
+    # What sharpens looks for the largest value at the largest logit, where this phi has none.
+    falls = isinstance(weighting, Reweighted) and weighting.phi == "gelu_shifted"
+    return isinstance(weighting, KeyByKey) and not falls
+
+
+def default_tile(batch: int, num_heads: int, window: int | None) -> int:
+    """Queries, and keys, of a tile: a power of two, no more than a window asks for."""
+    side = math.isqrt(TILE_ENTRIES // max(1, min(TILE_ENTRIES, batch * num_heads)))
+    side = 2 ** (max(1, side).bit_length() - 1)
+    if window is not None:
+        side = min(side, 2 ** max(0, window - 1).bit_length())
+    return min(max(side, SMALLEST), LARGEST)
+
+
+# Several products read a tile: XLA's CPU backend would make it anew, exps and all, for each.
+_once = jax.lax.optimization_barrier
+
+
+def attend_tiles(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K V"],
+    call: Call,
+    params: Params,
+    places: Places,
+    *,
+    tile: int,
+) -> Float[Array, "B T N V"]:
+    """Attention by tiles of `tile` queries and keys, float32. See `attend`.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      call: theirs, by a method that `suits`.
+      params: the method's learned parts.
+      places: positions, padding, documents, `located`.
+      tile: queries, and keys, of a tile.
+    """
+    method, plan = call.method, plan_of(call, tile)
+    n = visible_keys(plan, places)
+    rows = tile_rows(plan, places, n)
+    q_sides = naive.query_sides(q, method, params, rows)
+    k_sides = naive.key_sides(k, method, rows)
+    v = v.astype(jnp.float32).swapaxes(1, 2)
+    biased = {"position": params["position"]} if "position" in params else {}
+    out: Any = _attend(plan, q_sides, k_sides, v, biased, places, n)
+    return out.swapaxes(1, 2)
+
+
+class _RowSums(NamedTuple):
+    """What a row's weights are made with, each [B, N, T, 1].
+
+    Attributes:
+      largest: the largest visible logit (0 where the weighting has no shift).
+      total: the (first) total of the values, or 1.
+      divisor: what the last values are over: the total, the second one, or 1.
+      centred: 1 where that divisor follows the logits, 0 where it does not.
+    """
+
+    largest: Float[Array, "B N T 1"]
+    total: Float[Array, "B N T 1"]
+    divisor: Float[Array, "B N T 1"]
+    centred: Float[Array, "B N T 1"]
+
+
+class _Tiles:
+    """The arrays of a call in whole blocks, and what one tile of them gives."""
+
+    def __init__(self, plan, q_sides, k_sides, v, params, places, n):
+        queries, keys = plan.query_blocks * plan.query_block, plan.key_blocks * plan.key_block
+        self.plan, self.params, self.weighting = plan, params, plan.weighting
+        self.q_sides = tuple(filled(x, queries, 2) for x in q_sides)
+        self.k_sides = tuple(padded(x, keys, 2) for x in k_sides)
+        self.v = padded(v, keys, 2)
+        self.n = filled(n, queries, 2)
+        self.places = padded_places(plan, places)
+        self.batch, self.kv_heads, _, self.value_dim = v.shape
+
+    def queries_of(self, x: Array, block: Array) -> Array:
+        """Block `block` of an array [B, N, T, ...]."""
+        size = self.plan.query_block
+        return jax.lax.dynamic_slice_in_dim(x, block * size, size, 2)
+
+    def keys_of(self, x: Array, tile: Array) -> Array:
+        """Tile `tile` of an array [B, K, S, ...]."""
+        size = self.plan.key_block
+        return jax.lax.dynamic_slice_in_dim(x, tile * size, size, 2)
+
+    def rows(self, block: Array, tile: Array | int) -> tuple[Places, Rows]:
+        """Places and rows of one tile."""
+        places = tile_places(self.plan, self.places, block, jnp.asarray(tile))
+        return places, tile_rows(self.plan, places, self.queries_of(self.n, block))
+
+    def sides(self, block: Array, tile: Array) -> list[tuple[Array, Array]]:
+        """Both sides of each piece's products."""
+        return [
+            (self.queries_of(q, block), self.keys_of(k, tile))
+            for q, k in zip(self.q_sides, self.k_sides, strict=True)
+        ]
+
+    def similarities(self, block: Array, tile: Array, needed: list[Array | None]) -> list[Array]:
+        """The sides' products; zeros for a piece that no entry is of."""
+        shape = (self.batch, self.plan.num_heads, self.plan.query_block, self.plan.key_block)
+        return [
+            _where_needed(here, lambda sides=sides: naive.products(*sides), shape)
+            for here, sides in zip(needed, self.sides(block, tile), strict=True)
+        ]
+
+    def needed(self, rows: Rows) -> list[Array | None]:
+        """For each piece of the position, whether any entry is of it; None for every one."""
+        wheres = [piece.where for piece in self.plan.method.position.pieces(rows)]
+        if len(wheres) == 1:
+            return [None]
+        needed, free = [], jnp.ones((1, 1, 1, 1), bool)
+        for where in reversed(wheres):
+            needed.append(jnp.any(free if where is None else free & where))
+            free = jnp.zeros_like(free) if where is None else free & ~where
+        return needed[::-1]
+
+    def seen(self, block: Array, tile: Array, whole: bool) -> tuple[Array, Array | None, Rows]:
+        """Logits of one tile, which of them are visible (None for all), and their rows."""
+        places, rows = self.rows(block, tile)
+        mask = None if whole else visible(self.plan.method, places, self.plan.causal)
+        similarities = self.similarities(block, tile, self.needed(rows))
+        return naive.logits(similarities, self.plan.method, self.params, rows), mask, rows
+
+    def combine(self, values: Array, tile: Array) -> Array:
+        """The values' weighted sums over one tile of keys."""
+        return naive.combine(values, self.keys_of(self.v, tile))
+
+    def per_row(self, fill: float, dim: int = 1) -> Array:
+        """A number (or `dim`) for each row of a block."""
+        return jnp.full((self.batch, self.plan.num_heads, self.plan.query_block, dim), fill)
+
+
+def _where_needed(needed: Array | None, make: Callable[[], Array], shape: tuple[int, ...]) -> Array:
+    if needed is None:
+        return make()
+    return jax.lax.cond(needed, make, lambda: jnp.zeros(shape, jnp.float32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(plan, q_sides, k_sides, v, params, places, n):
+    return _forward(plan, q_sides, k_sides, v, params, places, n)[0]
+
+
+def _forward(plan, q_sides, k_sides, v, params, places, n):
+    """Outputs [B, N, T, V], and the `_RowSums`."""
+    tiles = _Tiles(plan, q_sides, k_sides, v, params, places, n)
+    twice = isinstance(plan.weighting, Reweighted)
+
+    def of_block(block):
+        largest, total, out, tops = _first_pass(tiles, block, twice=twice)
+        if not twice:
+            centred = tiles.per_row(float(plan.weighting.normalised))
+            return out / total, _RowSums(largest, total, total, centred)
+        return _second_pass(tiles, block, largest, total, tops)
+
+    blocks = jax.lax.map(of_block, jnp.arange(plan.query_blocks))
+    return jax.tree.map(functools.partial(_joined, plan), blocks)
+
+
+def _joined(plan: Plan, x: Array) -> Array:
+    """[blocks, B, N, block, V] to [B, N, T, V]."""
+    x = jnp.moveaxis(x, 0, 2)
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, : plan.queries]
+
+
+def _first_pass(tiles: _Tiles, block: Array, *, twice: bool):
+    """(largest, total, sums of values, None), or (…, None, each tile's largest) before a second."""
+    weighting = tiles.weighting
+
+    def step(tile, carry, whole):
+        largest, total, out, tops = carry
+        logits, mask, rows = tiles.seen(block, tile, whole)
+        shift = largest
+        if weighting.shifted:
+            seen = True if mask is None else mask
+            top = jnp.max(logits, axis=-1, keepdims=True, where=seen, initial=-jnp.inf)
+            tops = None if tops is None else tops.at[..., tile].set(top[..., 0])
+            top = jnp.maximum(largest, top)
+            before, shift = weighting.shift_at(largest), weighting.shift_at(top)
+            carried = jnp.where(jnp.isfinite(largest), jnp.exp(before - shift), 0.0)
+            largest, total = top, total * carried
+            out = None if out is None else out * carried
+        values = _once(weighting.visible_values(logits, mask, shift, rows))
+        if weighting.normalised:
+            total = total + jnp.sum(values, axis=-1, keepdims=True)
+        out = None if out is None else out + tiles.combine(values, tile)
+        return largest, total, out, tops
+
+    start = (
+        tiles.per_row(-jnp.inf if weighting.shifted else 0.0),
+        tiles.per_row(0.0),
+        None if twice else tiles.per_row(0.0, tiles.value_dim),
+        tiles.per_row(-jnp.inf, tiles.plan.key_blocks) if twice else None,
+    )
+    largest, total, out, tops = over_tiles(tiles.plan, block, step, start)
+    total = total + weighting.rest(weighting.shift_at(largest))
+    usable = total > 0 if weighting.normalised else jnp.zeros_like(total, dtype=bool)
+    return largest, jnp.where(usable, total, 1.0), out, tops
+
+
+def _sharpened(weighting, logits, mask, largest, total, rows):
+    """Second-stage values, as a function of their logits and of their rows' first total."""
+    shift = weighting.shift_at(largest)
+    peak = weighting.values(largest, shift, rows) / jax.lax.stop_gradient(total)
+    first = weighting.visible_values(logits, mask, shift, rows) / total
+    sharp = weighting.sharpened(first, peak, rows)
+    return sharp if mask is None else jnp.where(mask, sharp, 0.0)
+
+
+def _second_pass(tiles: _Tiles, block: Array, largest: Array, total: Array, tops: Array):
+    """Re-weighted rows, from the tiles that count beside their totals: outputs and sums."""
+    weighting = tiles.weighting
+    _, rows = tiles.rows(block, 0)
+    peak = weighting.values(largest, weighting.shift_at(largest), rows) / total
+    flat = weighting.is_flat(peak, rows)
+    seen = jnp.isfinite(tops)
+    best = _sharpened(weighting, tops, seen, largest, total, rows)
+    counts = jnp.any(seen & (flat | (best * rows.n > NOTHING)), axis=(0, 1, 2))
+
+    def step(tile, carry, whole):
+        def add():
+            divisor, out = carry
+            logits, mask, rows = tiles.seen(block, tile, whole)
+            sharp = _once(_sharpened(weighting, logits, mask, largest, total, rows))
+            divisor = divisor + jnp.sum(sharp, axis=-1, keepdims=True)
+            return divisor, out + tiles.combine(sharp, tile)
+
+        return jax.lax.cond(counts[tile], add, lambda: carry)
+
+    start = tiles.per_row(0.0), tiles.per_row(0.0, tiles.value_dim)
+    divisor, out = over_tiles(tiles.plan, block, step, start)
+    divisor = jnp.where(flat, 1.0, divisor)
+    centred = jnp.where(flat, 0.0, 1.0)
+    return out / divisor, _RowSums(largest, total, divisor, centred)
+
+
+def _attend_forward(plan, q_sides, k_sides, v, params, places, n):
+    out, sums = _forward(plan, q_sides, k_sides, v, params, places, n)
+    return out, (q_sides, k_sides, v, params, places, n, out, sums)
+
+
+def _attend_backward(plan, saved, d_out):
+    """By tiles again: d values = (d weights - their mean over the row's weights) / divisor."""
+    q_sides, k_sides, v, params, places, n, out, sums = saved
+    tiles = _Tiles(plan, q_sides, k_sides, v, params, places, n)
+    queries = plan.query_blocks * plan.query_block
+    mean = sums.centred * jnp.sum(out * d_out, axis=-1, keepdims=True)
+    d_out, mean = (padded(x, queries, 2) for x in (d_out, mean))
+    sums = jax.tree.map(lambda x: filled(x, queries, 2), sums)
+
+    def of_block(carry, block):
+        here = jax.tree.map(lambda x: tiles.queries_of(x, block), (sums, d_out, mean))
+        return _block_backward(tiles, block, here[0], here[1], here[2], carry)
+
+    # Gradients of keys and values with the tokens last: so none of the products in the loop has
+    # to turn a tile around.
+    d_keys = [jnp.zeros_like(x.swapaxes(2, 3)) for x in (*tiles.k_sides, tiles.v)]
+    start = tuple(d_keys[:-1]), d_keys[-1], jax.tree.map(jnp.zeros_like, params)
+    (d_k_sides, d_v, d_params), d_q_sides = jax.lax.scan(
+        of_block, start, jnp.arange(plan.query_blocks)
+    )
+    d_q_sides = jax.tree.map(functools.partial(_joined, plan), d_q_sides)
+    d_k_sides, d_v = jax.tree.map(lambda x: x[..., : plan.keys].swapaxes(2, 3), (d_k_sides, d_v))
+    return d_q_sides, d_k_sides, d_v, d_params, None, None
+
+
+def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
+    """Adds one block's part to (d_k_sides, d_v, d_params); and gives its d_q_sides."""
+    plan, weighting = tiles.plan, tiles.weighting
+    shift = weighting.shift_at(sums.largest)
+    twice = isinstance(weighting, Reweighted)
+
+    def last_values(logits, mask, total, rows):
+        if twice:
+            return _sharpened(weighting, logits, mask, sums.largest, total, rows)
+        return weighting.visible_values(logits, mask, shift, rows)
+
+    def d_values(tile):
+        return (naive.products(d_out, tiles.keys_of(tiles.v, tile)) - mean) / sums.divisor
+
+    d_total = jnp.zeros_like(sums.total)
+    if twice and weighting.normalised:  # a re-weighted row's first total is one of its own
+
+        def add(tile, d_total, whole):
+            logits, mask, rows = tiles.seen(block, tile, whole)
+            _, pull = jax.vjp(lambda total: last_values(logits, mask, total, rows), sums.total)
+            return d_total + pull(d_values(tile))[0]
+
+        d_total = over_tiles(plan, block, add, d_total)
+
+    def step(tile, carry, whole):
+        d_q, d_k_sides, d_v, d_params = carry
+        places, rows = tiles.rows(block, tile)
+        mask = None if whole else visible(plan.method, places, plan.causal)
+        needed = tiles.needed(rows)
+        logits, pull_logits = jax.vjp(
+            lambda x, params: naive.logits(x, plan.method, params, rows),
+            tiles.similarities(block, tile, needed), tiles.params,
+        )  # fmt: skip
+
+        def values(logits):
+            last = last_values(logits, mask, sums.total, rows)
+            # What the first total follows: counted apart, since it is held fixed in the last.
+            first = weighting.visible_values(logits, mask, shift, rows) if twice else None
+            return last, first
+
+        (last, first), pull = jax.vjp(values, logits)
+        d_first = None if first is None else jnp.broadcast_to(d_total, first.shape)
+        (d_logits,) = pull((d_values(tile), d_first))
+        d_similarities, d_params_here = pull_logits(d_logits)
+        d_similarities, weights = _once((d_similarities, last / sums.divisor))
+
+        def added(whole_array, part):
+            at = tile * plan.key_block
+            old = jax.lax.dynamic_slice_in_dim(whole_array, at, plan.key_block, 3)
+            return jax.lax.dynamic_update_slice_in_dim(whole_array, old + part, at, 3)
+
+        d_sides = [
+            (
+                _where_needed(here, lambda d=d, k=k: naive.combine(d, k), q.shape),
+                _where_needed(
+                    here, lambda d=d, q=q: _keys_gradient(d, q, tiles.kv_heads),
+                    k.swapaxes(2, 3).shape,
+                ),
+            )
+            for here, d, (q, k) in zip(
+                needed, d_similarities, tiles.sides(block, tile), strict=True
+            )
+        ]  # fmt: skip
+        return (
+            tuple(x + d for x, (d, _) in zip(d_q, d_sides, strict=True)),
+            tuple(added(x, d) for x, (_, d) in zip(d_k_sides, d_sides, strict=True)),
+            added(d_v, _keys_gradient(weights, d_out, tiles.kv_heads)),
+            jax.tree.map(jnp.add, d_params, d_params_here),
+        )
+
+    d_q = tuple(jnp.zeros_like(tiles.queries_of(x, block)) for x in tiles.q_sides)
+    d_q, *carry = over_tiles(plan, block, step, (d_q, *carry))
+    return tuple(carry), d_q
+
+
+def _keys_gradient(
+    d_tile: Float[Array, "B N T S"], queries: Float[Array, "B N T D"], kv_heads: int
+) -> Float[Array, "B K D S"]:
+    """Sum over the queries, and the heads of a group: the tokens last."""
+    batch, heads = d_tile.shape[:2]
+    grouped = (batch, kv_heads, heads // kv_heads)
+    return jnp.einsum(
+        "bkgtd,bkgts->bkds",
+        queries.reshape(*grouped, *queries.shape[2:]),
+        d_tile.reshape(*grouped, *d_tile.shape[2:]),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
+_attend.defvjp(_attend_forward, _attend_backward)

@@ -1,0 +1,175 @@
+"""The configuration that every experiment starts from."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from ml_collections import ConfigDict
+
+from lenext.errors import UserError
+
+Config: TypeAlias = Any
+"""An `ml_collections.ConfigDict` with the keys of `base_config`; its values have no static type."""
+
+
+def base_config() -> Config:
+    """Every key there is, with its default. Configs set what they change; no key may be added."""
+    config: Config = ConfigDict()
+    config.seed = 0  # initial values, data order, masks, dropout
+
+    config.model = ConfigDict()
+    # "gau", an encoder for masked language modelling; "decoder", causal; or "encoder", of
+    # transformer layers as RoFormer's.
+    config.model.family = "gau"
+    # A method, or several joined by | that repeat over the layers: "rerope(window=32)|softmax".
+    config.model.method = "softmax"
+    config.model.hidden_size = 128
+    config.model.intermediate_size = 256
+    config.model.key_size = 64  # of a head
+    config.model.num_layers = 3
+    config.model.num_heads = 4  # a GAU has one
+    config.model.num_kv_heads = 0  # this and the next six: decoder only. 0 for as many as num_heads
+    config.model.mlp = "gated"  # or "plain"
+    config.model.norm = "rms"  # or "layer"
+    config.model.qk_norm = False
+    config.model.max_positions = 0  # learned embeddings of absolute positions, beside the method's
+    config.model.attention_bias = ""  # "qkv" or "qkvo": biases there even without use_bias
+    config.model.tied_head = True
+    config.model.type_vocab_size = 2  # of encoders
+    config.model.norm_epsilon = 0.0  # 0 for the family's own: 1e-6 for a decoder, else 1e-12
+    config.model.remat = False  # less memory for more time in the backward pass
+    config.model.dropout = 0.0
+    config.model.use_bias = False
+    config.model.vocab_size = 0  # 0 for the tokeniser's; more leaves ids unused
+    config.model.dtype = "float32"  # of the computation; parameters and reductions are float32
+
+    config.data = ConfigDict()
+    # stdlib_source, stdlib_packages, text_files, or tfds:NAME.
+    config.data.dataset = "stdlib_source"
+    config.data.files = ""  # of text_files: folder, file or pattern; several with commas
+    config.data.field = "text"  # where a jsonl line or a TFDS example has its text
+    config.data.data_dir = ""  # where prepared datasets lie; "" for TFDS's own place
+    config.data.tokenizer = "bytes"  # or the path of a tokenizer.json or a BERT vocab.txt
+    config.data.packing = False  # several documents a row, so that short ones are used too
+    config.data.train_length = 64  # L, tokens
+    # Of the tokens trained on: plain, 0 to L - 1; or pose, with skips (arXiv 2309.10400).
+    config.data.positions = "plain"
+    # Of pose: positions are below it. Methods with a scale want it given, as target / L.
+    config.data.target_length = 0
+    config.data.pose_chunks = 2  # of pose: parts of a sequence, between which positions skip
+    # Hidden in each training sequence, whose answers alone are trained on: passkey or
+    # associative_recall (see lenext/data/tasks.py; decoder only). "" for the text as it is.
+    config.data.task = ""
+    config.data.needles = 1  # of the task, in a sequence
+    config.data.batch_size = 64  # sequences a step, all devices and processes together
+    config.data.mask_rate = 0.15
+
+    config.optimizer = ConfigDict()
+    # adamw; lion; or muon for the layers' matrices, with adamw for embeddings, head and vectors.
+    config.optimizer.name = "adamw"
+    # The peak. Muon's steps are scaled to be as long as AdamW's; Lion wants 3 to 10 times less.
+    config.optimizer.learning_rate = 2e-3
+    # After the warm-up: cosine or linear, to zero; or wsd, stable and then linear to zero.
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.decay_steps = 200  # wsd: the last so many; 0 stays at the peak
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.decay_mask = "matrices"  # or no_embeddings, matrices but those; or all
+    # Parameters that stay as they start, with commas: "layers.*.attention.learned", a method's; or
+    # all but those, "*,!layers.*.attention.learned".
+    config.optimizer.frozen = ""
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.98
+    config.optimizer.clip_norm = 1.0
+
+    config.training = ConfigDict()
+    config.training.steps = 1000
+    config.training.log_every = 50
+    config.training.eval_every = 500
+    config.training.checkpoint_every = 500
+    config.training.keep_latest = 2
+    config.training.best_metric = "eval/validation/accuracy"  # whose best checkpoint is kept
+    config.training.accumulate = 1  # micro-batches that a batch is taken in, to save memory
+    config.training.z_loss = 0.0  # factor of mean log_z^2, beside the loss
+    # Of a moving average of the parameters, which evaluators see too (eval/NAME_ema/…); 0 for none.
+    config.training.ema_decay = 0.0
+    config.training.branch_from = ""  # another run's workdir, from whose checkpoint to start
+    config.training.branch_step = 0  # of which step; 0 for the newest
+
+    # Devices along each axis of the mesh that runs are spread over, see lenext/parallel/meshes.py.
+    # No part of what a run is: it may go on with another mesh. 0, for one axis: all that the others
+    # leave.
+    config.mesh = ConfigDict({"data": 0, "fsdp": 1, "sequence": 1, "tensor": 1})
+
+    # Evaluators run during training, by name; see lenext/evaluation/evaluators.py for the types.
+    config.evaluators = ConfigDict()
+    config.evaluators.validation = ConfigDict(
+        {"type": "mlm15", "split": "validation", "length": 64, "documents": 64, "tokens": 32768}
+    )
+
+    config.eval = ConfigDict()  # what `python -m lenext.evaluate` sweeps
+    config.eval.methods = "softmax"  # separated by commas; the first is the one compared with
+    config.eval.lengths = "64,128,256,512,1024"
+    # For a GAU mlm15 or single_mask; for a decoder full_context, sliding_window, passkey or
+    # associative_recall.
+    config.eval.protocol = "mlm15"
+    config.eval.split = "validation"
+    config.eval.weights = "params"  # or "ema", their moving average
+    config.eval.documents = 64  # the longest documents of the split, at most
+    config.eval.tokens = 65536  # a length, at least; each document gives at least one crop
+    config.eval.masks = 8  # single_mask: positions a crop, each masked in a pass of its own
+    config.eval.needles = 1  # passkey, associative_recall: in a sequence
+    config.eval.stride = 32  # sliding_window: how many last tokens of a window are predicted
+    config.eval.batch_tokens = 4096  # in one forward pass, at least one sequence
+    # A bucket holds a longest length and those above it / this: they are padded to it and share its
+    # compiled pass. At 1.0 each length stands alone.
+    config.eval.bucket = 1.0
+    config.eval.probe_rows = 32  # rows a sequence looked at for entropy and dilution
+    config.eval.calibration_documents = 16  # --calibrate: the longest of those trained on
+    config.eval.calibration_tokens = 16384  # a length, at least, as in eval.tokens
+    config.eval.bootstrap = 2000  # resamples of the documents
+    config.eval.seed = 0  # masks and bootstrap
+    config.lock()
+    config.evaluators.unlock()  # their names are the config's own
+    return config
+
+
+def smoke(config: Config) -> Config:
+    """Shrinks a config to a run of seconds; what it leaves alone is the method and the data."""
+    config.model.update(hidden_size=32, intermediate_size=64, key_size=16, num_layers=2)
+    if config.data.target_length:  # as many times the training length as before
+        config.data.target_length = -(-config.data.target_length * 32 // config.data.train_length)
+    config.data.update(train_length=32, batch_size=8, pose_chunks=min(config.data.pose_chunks, 32))
+    config.optimizer.warmup_steps = 5
+    if config.optimizer.schedule == "wsd":
+        config.optimizer.decay_steps = 5
+    config.training.update(steps=20, log_every=5, eval_every=10, checkpoint_every=10)
+    for evaluator in config.evaluators.values():
+        evaluator.update(length=32, documents=8, tokens=1024)
+    config.eval.update(lengths="32,128", documents=8, tokens=1024, probe_rows=8, bootstrap=200)
+    config.eval.update(calibration_documents=4, calibration_tokens=1024)
+    return config
+
+
+def read_arg(arg: str | None, *choices: Mapping[str, Callable[[Any], Any]]) -> Any:
+    """Builds a config from a file's argument: words with commas, such as "tiny,lssar,smoke".
+
+    Args:
+      arg: what followed the colon on the command line.
+      *choices: each maps words to functions that apply them to the config. One word at most is
+        taken of each, its first where there is none; "smoke" shrinks the whole at the end.
+
+    Raises:
+      UserError: for a word that is in none, or a second one of the same.
+    """
+    words = [word for word in (arg or "").split(",") if word]
+    taken = [[word for word in words if word in choice] for choice in choices]
+    known = {word for choice in choices for word in choice} | {"smoke"}
+    if not known.issuperset(words) or any(len(some) > 1 for some in taken):
+        groups = ["|".join(word for word in choice if word) for choice in choices]
+        raise UserError(
+            f"config argument {arg!r}: choose from {', '.join(g for g in [*groups, 'smoke'] if g)}"
+        )
+    config = base_config()
+    for choice, some in zip(choices, taken, strict=True):
+        choice[some[0] if some else next(iter(choice))](config)
+    return smoke(config) if "smoke" in words else config

@@ -1,0 +1,37 @@
+"""Methods that users name, whose mistakes end in one line."""
+
+from collections.abc import Sequence
+
+from lenext.attention import Method
+from lenext.attention.catalogue import make_pattern
+from lenext.attention.grammar import Pattern, split_list
+from lenext.errors import UserError
+
+
+def read_methods(text: str, train_length: int, trained: Sequence[Method] = ()) -> Pattern[Method]:
+    """The methods of a pattern over layers, see `lenext.attention.make_pattern`.
+
+    Raises:
+      UserError: for an unknown method or option, or none at all.
+    """
+    if isinstance(text, str) and not text.strip():
+        raise UserError(f"method {text!r}: should name at least one method")
+    try:
+        return make_pattern(text, train_length=train_length, trained=trained)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def list_methods(text: str, key: str) -> list[str]:
+    """The members of a list of methods, as they were written.
+
+    Raises:
+      UserError: for none, naming `key`, or for what is no list of methods.
+    """
+    try:
+        members = split_list(text)
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from None
+    if not members:
+        raise UserError(f"{key}: should name at least one method")
+    return members

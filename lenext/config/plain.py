@@ -1,0 +1,44 @@
+"""Configs as plain values: out of a run's JSON, into it, and what differs between two."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lenext.config.base import Config, base_config
+from lenext.errors import UserError
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return json.loads(config.to_json())
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Keys in which two plain configs differ, as "data.batch_size (64, was 32)"."""
+    if not (isinstance(ours, Mapping) and isinstance(theirs, Mapping)):
+        return [] if ours == theirs else [f"{path} ({ours!r}, was {theirs!r})"]
+    found = []
+    for key in dict.fromkeys([*ours, *theirs]):
+        name = f"{path}.{key}" if path else str(key)
+        if key not in ours or key not in theirs:
+            found.append(f"{name} ({'new' if key in ours else 'gone'})")
+        else:
+            found += differences(ours[key], theirs[key], name)
+    return found
+
+
+def to_config(stored: Mapping[str, Any]) -> Config:
+    """A config from a run's plain one.
+
+    Raises:
+      UserError: for a key that there is no more.
+    """
+    config = base_config()
+    config.evaluators = ConfigDict()
+    try:
+        config.update(stored)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the run's config.json: {' '.join(str(error).split())}") from None
+    return config

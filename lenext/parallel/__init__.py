@@ -1,0 +1,1 @@
+"""Meshes of devices, what is split over them, and several processes."""

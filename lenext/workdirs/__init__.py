@@ -1,0 +1,1 @@
+"""Runs on disk: config, checkpoints and their seals, calibration, versions, provenance."""

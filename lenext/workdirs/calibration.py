@@ -1,0 +1,98 @@
+"""Parts of methods that were measured on trained weights, stored beside the checkpoints.
+
+DIR/calibration.json holds, for each pattern of methods that was calibrated, its parts by layer, and
+of which checkpoint's weights they were measured.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from lenext.attention import Method
+from lenext.errors import UserError
+from lenext.files import write_atomically
+from lenext.models.build import Model
+from lenext.models.swap import model_methods, with_method
+from lenext.workdirs.pretrained import Pretrained
+
+FILE = "calibration.json"
+
+
+def is_calibrated(methods: Sequence[Method]) -> bool:
+    """Whether any of the methods has parts to be measured."""
+    return any(axis.calibrated for method in methods for axis in method.axes().values())
+
+
+def under_method(run: Pretrained, workdir: Path, pattern: Sequence[Method]) -> tuple[Model, bool]:
+    """The run's weights under another pattern of methods, with calibrated parts if there are any.
+
+    Returns:
+      The model; and whether parts that should be measured stand at their initial values.
+
+    Raises:
+      UserError: the calibration is of another checkpoint.
+    """
+    model = with_method(run.model, pattern)
+    if not is_calibrated(pattern) or model_methods(model) == model_methods(run.model):
+        return model, False
+    for entry in read_calibration(workdir):
+        if run.read_methods(entry["method"]) == model_methods(model):
+            measured = {"step": run.step, "weights": run.weights}
+            found = {key: entry[key] for key in measured}
+            if found != measured:
+                raise UserError(
+                    f"{workdir / FILE}: {entry['method']} was calibrated on {_words(found)}, and "
+                    f"these are {_words(measured)}; calibrate again (lenext.evaluate --calibrate)"
+                )
+            try:
+                set_parts(model, entry["parts"])
+            except (KeyError, TypeError, ValueError):
+                raise UserError(
+                    f"{workdir / FILE}: has other parts than {entry['method']} takes; calibrate "
+                    "again (lenext.evaluate --calibrate)"
+                ) from None
+            return model, False
+    return model, True
+
+
+def _words(of: dict[str, Any]) -> str:
+    return f"{of['weights']} of step {of['step']}"
+
+
+def set_parts(model: Model, parts: Sequence[dict[str, Any]]) -> None:
+    """Sets parts of the layers' methods, in place: a dict a layer of axis to names to values.
+
+    What the dicts do not name stays as it is.
+    """
+    for layer, values in zip(model.layers, parts, strict=True):
+        for axis, named in values.items():
+            for name, value in named.items():
+                parameter = layer.attention.learned[axis][name]
+                parameter[...] = jnp.asarray(value, parameter.dtype).reshape(parameter.shape)
+
+
+def read_calibration(workdir: Path) -> list[dict[str, Any]]:
+    """The entries of DIR/calibration.json, none where there is no such file.
+
+    Raises:
+      UserError: for a file that is not what `write_calibration` wrote.
+    """
+    path = workdir / FILE
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text())["calibrations"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: should be as lenext.evaluate --calibrate writes it") from None
+    return entries
+
+
+def write_calibration(run: Pretrained, workdir: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Adds entries to DIR/calibration.json, in place of those of the same methods."""
+    new = {run.read_methods(entry["method"]): entry for entry in entries}
+    old = {run.read_methods(entry["method"]): entry for entry in read_calibration(workdir)}
+    content = {"calibrations": [*(old | new).values()]}
+    write_atomically(workdir / FILE, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,304 @@
+"""Orbax checkpoints of a run: parameters, their average, optimiser state, place in the data."""
+
+import contextlib
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from lenext.errors import TrainingError, UserError
+from lenext.parallel.processes import is_first, is_peer_lost
+from lenext.workdirs.seals import damage, seal
+
+State = dict[str, Any]
+"""What a step takes and gives: {"params": pure dict of arrays, "optimizer": Optax state of the
+parameters with their layers stacked}, and "ema", averaged parameters, in runs that keep them."""
+
+SEALS = "seals"
+"""Folder beside "checkpoints", see `lenext.workdirs.seals`."""
+
+HANDLERS = {
+    "params": ocp.StandardCheckpointHandler,
+    "optimizer": ocp.StandardCheckpointHandler,
+    "ema": ocp.StandardCheckpointHandler,  # in runs that keep an average
+    "data": ocp.JsonCheckpointHandler,
+}
+
+
+class Checkpoints:
+    """DIR/checkpoints: the newest few and the best by one metric; written in the background.
+
+    All processes of a run make one, and call its methods together.
+
+    Args:
+      workdir: DIR.
+      keep_latest: how many of the newest to keep.
+      best_metric: name of the metric whose best checkpoint is kept too; a name that holds "loss"
+        or "perplexity" is better when low. None where nothing will be saved.
+    """
+
+    def __init__(self, workdir: Path, *, keep_latest: int = 1, best_metric: str | None = None):
+        policies: list[Any] = [checkpoint_managers.LatestN(keep_latest)]
+        best: dict[str, Any] = {}
+        if best_metric:
+            low_is_better = "loss" in best_metric or "perplexity" in best_metric
+
+            def figure(metrics: dict[str, float]) -> float:
+                return metrics[best_metric]
+
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=figure,
+                    reverse=low_is_better,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+            # The policy decides; without a best_fn Orbax would not write the metrics, and a
+            # resumed run would drop the best checkpoint of the one before.
+            best = {"best_fn": figure, "best_mode": "min" if low_is_better else "max"}
+        self.directory = workdir / "checkpoints"
+        self.best_metric = best_metric
+        self._underway: int | None = None  # the step that is being written
+        self.manager = ocp.CheckpointManager(
+            self.directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                create=best_metric is not None,
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                **best,
+            ),
+            item_handlers={name: handler() for name, handler in HANDLERS.items()},
+        )
+
+    def save(
+        self, step: int, state: State, data: dict[str, Any], metrics: dict[str, float]
+    ) -> None:
+        """Starts writing the checkpoint of `step`, once that before is written; `data` is JSON.
+
+        Raises:
+          TrainingError: one of the two cannot be written.
+        """
+        self.wait()
+        judged = {name: float(value) for name, value in metrics.items() if name == self.best_metric}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
+        with self._writing(step):
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(**items, data=ocp.args.JsonSave(data)),
+                metrics=judged or None,
+            )
+        self._underway = step
+
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self.manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, in order."""
+        return sorted(self.manager.all_steps())
+
+    def restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
+        """State and data of a step, in the shapes and on the devices of `like`.
+
+        Raises:
+          UserError: naming the first part of `like` that the checkpoint has otherwise or not.
+        """
+        self.check_parameters(step, like["params"])
+        if "ema" in like:
+            self.check_average(step)
+        self.check_optimizer(step, like["optimizer"])
+        items = {name: ocp.args.StandardRestore(_abstract(like[name])) for name in like}
+        out = self.manager.restore(
+            step, args=ocp.args.Composite(**items, data=ocp.args.JsonRestore())
+        )
+        return {name: out[name] for name in like}, out["data"]
+
+    def restore_params(self, step: int, like: Any, item: str = "params") -> Any:
+        """Parameters alone: those of the step ("params"), or their average ("ema").
+
+        Raises:
+          UserError: naming the first that differs from `like`, or for an average that the run did
+            not keep.
+        """
+        if item not in ("params", "ema"):
+            raise ValueError(f"item {item!r}: should be params or ema")
+        self.check_parameters(step, like)
+        if item == "ema":
+            self.check_average(step)
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_abstract(like))})
+        return self.manager.restore(step, args=args)[item]
+
+    def restore_data(self, step: int) -> dict[str, Any]:
+        """What `save` was given as `data`."""
+        args = ocp.args.Composite(data=ocp.args.JsonRestore())
+        return self.manager.restore(step, args=args)["data"] or {}
+
+    def has_optimizer(self, step: int) -> bool:
+        """Whether a step has optimiser state, which imported weights have not."""
+        return self.manager.item_metadata(step).get("optimizer") is not None
+
+    def vocab_size(self, step: int) -> int:
+        """Rows of the token embedding of a step's parameters."""
+        shapes = self.manager.item_metadata(step)["params"].tree
+        name = "word_embedding" if "word_embedding" in shapes else "embedding"
+        return int(shapes[name]["embedding"].shape[0])
+
+    def check_parameters(self, step: int, params: Any) -> None:
+        """Checks that a checkpoint's parameters are the model's.
+
+        Raises:
+          UserError: naming the first that differs.
+        """
+        difference = self._difference(step, "params", params)
+        if difference:
+            name, ours, theirs = difference
+            raise UserError(
+                f"{self.directory / str(step)}: parameter {name} is {theirs} there and {ours} "
+                "in the config's model; give the config that it was trained with"
+            )
+
+    def check_optimizer(self, step: int, optimizer_state: Any) -> None:
+        """Checks that a checkpoint's optimiser state is of the same kind.
+
+        Raises:
+          UserError: naming the first part that differs.
+        """
+        difference = self._difference(step, "optimizer", optimizer_state)
+        if difference:
+            name, ours, theirs = difference
+            raise UserError(
+                f"{self.directory / str(step)}: written by another optimizer, whose state has "
+                f"{name} as {theirs} and the config's as {ours}; give the config.optimizer.name "
+                "that it was trained with"
+            )
+
+    def check_average(self, step: int) -> None:
+        """Checks that a checkpoint holds averaged parameters.
+
+        Raises:
+          UserError: where it does not.
+        """
+        if self.manager.item_metadata(step).get("ema") is None:
+            raise UserError(
+                f"{self.directory / str(step)}: holds no average of the parameters; "
+                "config.training.ema_decay of its run was 0"
+            )
+
+    def _difference(self, step: int, item: str, tree: Any) -> tuple[str, str, str] | None:
+        """The first leaf that differs: name, shape in `tree`, shape in the checkpoint."""
+        stored, wanted = _shapes(self.manager.item_metadata(step)[item].tree), _shapes(tree)
+        for name in dict.fromkeys([*wanted, *stored]):
+            ours, theirs = wanted.get(name, "none"), stored.get(name, "none")
+            if ours != theirs:
+                return name, ours, theirs
+        return None
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk, and sealed.
+
+        Raises:
+          TrainingError: it cannot be written.
+        """
+        if self._underway is None:
+            return
+        with self._writing(self._underway):
+            self.manager.wait_until_finished()
+            if is_first():
+                self._seal_new()
+        self._underway = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Closes; but where a process is lost, the others do not wait for it."""
+        if not is_peer_lost(error):
+            self.close()
+
+    def close(self) -> None:
+        """Waits and lets go of the directory."""
+        try:
+            self.wait()
+        finally:
+            self.manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of whatever kind Orbax and TensorStore make of a full disk
+            self._underway = None
+            if is_peer_lost(error):
+                raise
+            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            kept = max((other for other in self.steps() if other != step), default=None)
+            rest = f"the last good one is of step {kept}" if kept else "there is none before it"
+            raise TrainingError(
+                f"{self.directory / str(step)}: the checkpoint cannot be written ({reason[0]}); "
+                f"{rest}"
+            ) from error
+
+    def _seal_new(self) -> None:
+        """Seals what has no seal yet, and removes those of checkpoints that are gone."""
+        steps = self.steps()
+        for path in (self.directory.parent / SEALS).glob("*.json"):
+            if path.stem not in map(str, steps):
+                path.unlink()
+        for step in steps:
+            path = _seal_of(self.directory.parent, step)
+            if not path.exists():
+                seal(self.directory / str(step), path)
+
+
+def newest_step(workdir: Path, *, set_aside: bool = False) -> int | None:
+    """Step of the newest checkpoint in DIR that is as it was written, None where there is none.
+
+    Warns of newer ones that are damaged. No process of several waits for another.
+
+    Args:
+      workdir: DIR.
+      set_aside: move those to DIR/damaged, so that their steps can be written again.
+
+    Raises:
+      UserError: all of them are damaged.
+    """
+    directory = workdir / "checkpoints"
+    steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+    damaged: dict[int, str] = {}
+    for step in sorted(steps, reverse=True):
+        found = damage(directory / str(step), _seal_of(workdir, step))
+        if found is None:
+            break
+        damaged[step] = found
+    said = "; ".join(f"{step}: {found}" for step, found in damaged.items())
+    if damaged and len(damaged) == len(steps):
+        raise UserError(f"{directory}: every checkpoint is damaged ({said})")
+    if damaged:
+        print(f"warning: {directory}: damaged, and not used: {said}", file=sys.stderr)
+    for step in damaged if set_aside else ():
+        target = workdir / "damaged" / f"{step}-{uuid.uuid4().hex[:8]}"
+        target.parent.mkdir(exist_ok=True)
+        (directory / str(step)).rename(target)
+        _seal_of(workdir, step).unlink()
+    return max((step for step in steps if step not in damaged), default=None)
+
+
+def _seal_of(workdir: Path, step: int) -> Path:
+    return workdir / SEALS / f"{step}.json"
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """Leaf's name to shape, such as {"layers.0.i_dense.kernel": "[32, 144]"}."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): str(list(leaf.shape))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -1,0 +1,121 @@
+"""Models from workdirs."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from lenext.attention import Method
+from lenext.config import Config, check_model, read_methods, to_config
+from lenext.data import Tokenizer
+from lenext.errors import UserError
+from lenext.models.build import Model, build_model
+from lenext.models.swap import model_methods
+from lenext.parallel.meshes import shardings_of
+from lenext.workdirs.checkpoints import Checkpoints, newest_step
+from lenext.workdirs.workdir import read_run_config
+
+
+class Pretrained(NamedTuple):
+    """A trained model and where it comes from.
+
+    Attributes:
+      model: under the methods that it was trained with.
+      config: of the run.
+      step: of the checkpoint.
+      weights: "params", or "ema" for their moving average.
+      tokenizer: fingerprint of the one that it was trained with; "" where that is not known.
+    """
+
+    model: Model
+    config: Config
+    step: int
+    weights: str
+    tokenizer: str
+
+    def read_methods(self, text: str) -> tuple[Method, ...]:
+        """The method of each layer by a pattern, "a|b", in which a name may be "trained".
+
+        Raises:
+          UserError: for an unknown method or option.
+        """
+        return read_methods(text, self.config.data.train_length, model_methods(self.model))
+
+    def check_tokenizer(self, tokenizer: Tokenizer, name: str) -> None:
+        """Checks that ids mean what they meant in training.
+
+        Raises:
+          UserError: the tokeniser called `name` gives other ids than the run's.
+        """
+        if self.tokenizer not in ("", tokenizer.fingerprint):
+            raise UserError(
+                f"tokenizer {name}: gives other ids than {self.config.data.tokenizer} did when the "
+                f"weights were trained: fingerprint {tokenizer.fingerprint}, was {self.tokenizer}"
+            )
+
+
+def load_run(
+    workdir: Path,
+    *,
+    weights: str = "params",
+    model_config: Config | None = None,
+    vocab_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> Pretrained:
+    """The newest checkpoint of a workdir.
+
+    Args:
+      workdir: of a run.
+      weights: "params", or "ema" for their moving average.
+      model_config: sizes to take in place of the run's own (section `model`), which must be the
+        same but may say another compute type.
+      vocab_size: that the model must have; default: what it has.
+      mesh: over which the parameters are split, see `lenext.parallel.meshes`; default: one device.
+
+    Raises:
+      UserError: for a workdir without a checkpoint, a checkpoint of another shape, or a run that
+        kept no average.
+    """
+    stored = read_run_config(workdir)
+    step = newest_step(workdir)
+    if stored is None or step is None:
+        raise UserError(f"workdir {workdir}: holds no checkpoint; train there first")
+    checkpoints = Checkpoints(workdir)
+    config = to_config(stored)
+    sizes = config.model if model_config is None else model_config
+    check_model(sizes, config.model, str(workdir))
+    methods = read_methods(config.model.method, config.data.train_length)
+    if vocab_size is None:
+        vocab_size = checkpoints.vocab_size(step)
+    graphdef, abstract = nnx.split(
+        nnx.eval_shape(lambda: build_model(sizes, methods, vocab_size, seed=0))
+    )
+    like = nnx.to_pure_dict(abstract)
+    if mesh is not None:
+        shardings = shardings_of(like, mesh, config.model.family)
+        like = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            like, shardings,
+        )  # fmt: skip
+    params = checkpoints.restore_params(step, like, weights)
+    tokenizer = checkpoints.restore_data(step).get("tokenizer", "")
+    checkpoints.close()
+    return Pretrained(nnx.merge(graphdef, params), config, step, weights, tokenizer)
+
+
+def load_pretrained(workdir: str | Path) -> Model:
+    """The model of a workdir's newest checkpoint, under the methods that it was trained with.
+
+    Args:
+      workdir: of a run.
+
+    Returns:
+      A model: `model(tokens)` gives float32 logits [B, T, V] for int tokens [B, T];
+      `lenext.models.with_method(model, method)` gives the same weights under another method.
+
+    Raises:
+      UserError: for a workdir without a checkpoint, or a checkpoint that its config does not fit.
+    """
+    return load_run(Path(workdir)).model

@@ -1,0 +1,68 @@
+"""Versions of results, raised by hand, and what else decides whether a result is still good.
+
+Whoever changes what a training or an evaluation computes raises the number here; whoever moves,
+renames or rewrites code that computes the same leaves it. `tests/workdirs/test_versions.py` holds
+short runs against figures that were made at these numbers, and fails where one changed alone.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lenext.attention.axes.method import AXES
+from lenext.attention.catalogue import BUILT_IN, CATALOGUE
+from lenext.attention.grammar import names
+
+TRAINING_VERSION = 1
+"""Of what a config trains: initial values, order of the data, masks, steps."""
+FIGURES_VERSION = 1
+"""Of what is measured on trained weights: documents, methods, figures, intervals."""
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def results_version() -> dict[str, int]:
+    """Both numbers, as JSON values."""
+    return {"training": TRAINING_VERSION, "figures": FIGURES_VERSION}
+
+
+def changes(config: Mapping[str, Any], defaults: Mapping[str, Any], path: str = "") -> dict:
+    """What a plain config changes of the defaults, by path; None for what it lacks of them.
+
+    So a key that comes new, at a default that means how things were, changes nothing.
+    """
+    found: dict[str, Any] = {}
+    for key in sorted({*config, *defaults}):
+        name = f"{path}.{key}" if path else key
+        ours, usual = config.get(key), defaults.get(key)
+        if isinstance(ours, Mapping) and isinstance(usual, Mapping):
+            found |= changes(ours, usual, name)
+        elif ours != usual:
+            found[name] = ours
+    return found
+
+
+def outside_sources(texts: Iterable[str]) -> dict[str, list[str]]:
+    """For each method in `texts` that lenext does not bring: its axes, and the code that they are.
+
+    Args:
+      texts: method strings.
+
+    Returns:
+      By name, what its entry chooses and a SHA-256 of each file outside lenext that defines a
+      choice. The file counts as a whole, for a choice may call what stands beside it.
+    """
+    named = {name for text in texts for name in names(text)}
+    found = {}
+    for name in sorted(named & (CATALOGUE.keys() - BUILT_IN)):
+        axes = [getattr(CATALOGUE[name], axis) for axis in AXES]
+        files = {Path(inspect.getfile(type(choice))) for choice in axes}
+        digests = [
+            hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in files
+            if not file.is_relative_to(PACKAGE)
+        ]
+        found[name] = [*map(repr, axes), *sorted(digests)]
+    return found

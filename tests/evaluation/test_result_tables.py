@@ -1,0 +1,188 @@
+import csv
+import io
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from lenext.evaluation import plot as plot_module
+from lenext.evaluation.plot import plot, plot_by_position
+from lenext.evaluation.result_tables import label, markdown, text_table, to_csv
+
+
+def record(method, length, value, metric="accuracy", unsuited=(), positions=None):
+    return {
+        "method": method, "length": length, "metric": metric, "positions": positions,
+        "value": value,
+        "interval": [value - 0.01, value + 0.01], "difference": 0.0,
+        "difference_interval": [-0.125, 0.125], "protocol": "mlm15", "documents": 1024 // length,
+        "sequences": 20, "tokens": 20 * length, "predictions": 3 * length, "seconds": 0.5,
+        "compile_seconds": 1.5, "peak_bytes": 1000, "unsuited": list(unsuited),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def records():
+    """Lengths out of order, as a user may type them; one unsuited method and one pattern."""
+    return [
+        record(method, length, value, metric, unsuited)
+        for length, factor in [(512, 0.5), (16, 1.0)]
+        for method, start, unsuited in [
+            ("softmax", 0.5, ()),
+            ("rerope(window=16)+infoscale", 0.75, ()),
+            ("cosscale", 0.25, ("similarity", "temperature")),
+            ("windowed|softmax", 0.625, ()),
+        ]
+        for metric, value in [("accuracy", start * factor), ("loss", 1 - start * factor)]
+    ]
+
+
+def test_table_for_terminals(records):
+    assert text_table(records, "accuracy").splitlines() == [
+        "accuracy                         16     512",
+        "softmax                       0.500   0.250",
+        "rerope(window=16)+infoscale   0.750   0.375",
+        "cosscale †                    0.250   0.125",
+        "windowed|softmax              0.625   0.312",
+        "documents (predicted tokens) a length: 64 (48), 2 (1,536); protocol mlm15",
+        "† wants weights trained for it, which these were not (cosscale: similarity, temperature)",
+    ]
+
+
+def test_no_mark_no_footnote(records):
+    assert "†" not in text_table([r for r in records if not r["unsuited"]], "accuracy")
+
+
+def test_only_the_unsuited_are_marked(records):
+    assert {label(r) for r in records if "†" in label(r)} == {"cosscale †"}
+
+
+def cells(line):
+    """A Markdown row's cells; an escaped border is none."""
+    parts = line.replace(r"\|", "\0").strip("|").split("|")
+    return [part.strip().replace("\0", "|") for part in parts]
+
+
+def test_markdown_has_every_metric(records):
+    lines = markdown(records, "A heading").splitlines()
+    assert lines[0] == "# A heading"
+    assert [line for line in lines if line.startswith("##")] == [
+        "## accuracy", "## loss", "## cost"
+    ]  # fmt: skip
+    first = lines.index("## accuracy") + 2
+    assert [cells(line) for line in lines[first : first + 6]] == [
+        ["method", "16", "512"],
+        ["---", "---:", "---:"],
+        ["softmax", "0.500 [0.490, 0.510]", "0.250 [0.240, 0.260]"],
+        ["rerope(window=16)+infoscale", "0.750 [0.740, 0.760]", "0.375 [0.365, 0.385]"],
+        ["cosscale †", "0.250 [0.240, 0.260]", "0.125 [0.115, 0.135]"],
+        ["windowed|softmax", "0.625 [0.615, 0.635]", "0.312 [0.302, 0.323]"],
+    ]
+    assert any("† wants weights trained for it" in line for line in lines)
+    costs = lines.index("## cost") + 4
+    assert cells(lines[costs]) == ["softmax", *2 * ["0.5 s (+1.5), 0 MB"]]
+
+
+def test_csv_is_a_line_a_record(records):
+    rows = list(csv.DictReader(io.StringIO(to_csv(records))))
+    assert len(rows) == len(records)
+    for row, expected in zip(rows, records, strict=True):
+        assert row["method"] == expected["method"]
+        assert float(row["value"]) == expected["value"]
+        assert [float(row["interval_low"]), float(row["interval_high"])] == expected["interval"]
+        assert float(row["difference_interval_high"]) == 0.125
+        assert row["unsuited"].split() == expected["unsuited"]
+    assert "interval" not in rows[0]
+
+
+@pytest.fixture
+def causal_records():
+    """Loss overall and by position, at two lengths."""
+    return [
+        record(method, length, value + 0.01 * low, metric, positions=positions)
+        for length, buckets in [(32, [(0, 16), (16, 32)]), (48, [(0, 16), (16, 32), (32, 48)])]
+        for method, value in [("softmax", 2.0), ("lssar", 1.0)]
+        for metric, positions, low in [
+            ("loss", None, 0),
+            *(("loss_by_position", list(bucket), bucket[0]) for bucket in buckets),
+        ]
+    ]
+
+
+def test_loss_by_position_is_a_table_of_its_own(causal_records):
+    lines = markdown(causal_records, "A heading").splitlines()
+    titles = [line for line in lines if line.startswith("##")]
+    assert titles == ["## loss", "## loss by position, at length 48", "## cost"]
+    first = lines.index(titles[1]) + 2
+    assert [cells(line) for line in lines[first : first + 4]] == [
+        ["method", "0 … 15", "16 … 31", "32 … 47"],
+        ["---", "---:", "---:", "---:"],
+        ["softmax", "2.000 [1.990, 2.010]", "2.160 [2.150, 2.170]", "2.320 [2.310, 2.330]"],
+        ["lssar", "1.000 [0.990, 1.010]", "1.160 [1.150, 1.170]", "1.320 [1.310, 1.330]"],
+    ]
+    assert cells(lines[lines.index("## loss") + 2]) == ["method", "32", "48"]
+    rows = list(csv.DictReader(io.StringIO(to_csv(causal_records))))
+    assert [row["positions"] for row in rows[:3]] == ["", "0 16", "16 32"]
+
+
+def test_picture_of_loss_by_position(causal_records, drawn):
+    assert plot_by_position(causal_records, 32, "A title").startswith(b"\x89PNG")
+    (axes,) = drawn[0].axes
+    curves = {line.get_label(): line.get_xydata() for line in axes.lines}
+    # The longest length's, each bucket at its end.
+    np.testing.assert_allclose(curves["softmax"], [[16, 2.0], [32, 2.16], [48, 2.32]])
+    assert "48" in axes.get_ylabel()
+
+
+def test_large_figures_fit_their_columns():
+    records = [
+        record("softmax", n, value, "perplexity") for n, value in [(16, 999.9), (32, 123456.7)]
+    ]
+    assert text_table(records, "perplexity").splitlines()[1] == "softmax    999.9001.235e+05"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that `plot` makes."""
+    figures = []
+    real = plot_module.Figure
+
+    def remember(*args, **kwargs):
+        figures.append(real(*args, **kwargs))
+        return figures[-1]
+
+    monkeypatch.setattr(plot_module, "Figure", remember)
+    return figures
+
+
+def test_picture_shows_the_records(records, drawn):
+    image = matplotlib.image.imread(io.BytesIO(plot(records, "accuracy", 16, "A title")))
+    assert image.shape[0] > 500
+    assert image.shape[1] > 1000
+    assert np.ptp(image[..., :3]) > 0.5
+    (axes,) = drawn[0].axes
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["16", "512"]
+    assert "accuracy" in axes.get_ylabel()
+    assert axes.get_title(loc="left") == "A title"
+    curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert curves["softmax"] == [[16, 0.5], [512, 0.25]]
+    assert curves["cosscale †"] == [[16, 0.25], [512, 0.125]]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    # As the curves end, top to bottom.
+    assert legend == [
+        "rerope(window=16)+infoscale", "windowed|softmax", "softmax", "cosscale †",
+    ]  # fmt: skip
+    assert any("trained at 16" in text.get_text() for text in axes.texts)
+
+
+def test_picture_tells_many_methods_apart(drawn):
+    records = [record(f"method{i}", n, i / 50) for i in range(28) for n in (16, 32)]
+    plot(records, "accuracy", 16, "")
+    (axes,) = drawn[0].axes
+    curves = [line for line in axes.lines if line.get_label().startswith("method")]
+    assert len({(line.get_color(), line.get_linestyle()) for line in curves}) == 28
+
+
+def test_picture_of_one_length():
+    assert plot([record("softmax", 16, 0.5)], "accuracy", 16, "").startswith(b"\x89PNG")

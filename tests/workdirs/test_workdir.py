@@ -1,0 +1,118 @@
+import json
+
+import pytest
+
+from lenext.config import base_config, plain
+from lenext.errors import UserError
+from lenext.workdirs.workdir import check_run, read_run_config, write_run_config
+from tests.training.common import snapshot
+
+
+def test_a_free_folder_will_do(config, tmp_path):
+    check_run(tmp_path, config)
+    check_run(tmp_path / "not" / "there", config)
+    assert read_run_config(tmp_path / "not" / "there") is None
+    assert snapshot(tmp_path) == {}
+
+
+def test_what_is_written_is_read_back(config, tmp_path):
+    workdir = tmp_path / "a" / "b"
+    write_run_config(workdir, config)
+    assert read_run_config(workdir) == plain(config)
+    check_run(workdir, config)
+
+
+def test_the_config_is_written_once(config, tmp_path):
+    write_run_config(tmp_path, config)
+    config.eval.methods = "nope"
+    write_run_config(tmp_path, config)
+    assert read_run_config(tmp_path)["eval"]["methods"] != "nope"
+
+
+def test_another_config_is_refused_by_every_key_that_differs(config, tmp_path):
+    write_run_config(tmp_path, config)
+    config.seed = 7
+    config.model.method = "infoscale"
+    config.optimizer.learning_rate = 0.5
+    config.evaluators.validation.tokens = 99
+    with pytest.raises(UserError) as error:
+        check_run(tmp_path, config)
+    for part in [
+        "holds a run of another config",
+        "seed (7, was 0)",
+        "model.method ('infoscale', was 'softmax')",
+        "optimizer.learning_rate (0.5, was 0.002)",
+        "evaluators.validation.tokens (99, was 128)",
+    ]:
+        assert part in str(error.value)
+    assert "model.dtype" not in str(error.value)
+
+
+def test_a_key_more_is_named(config, tmp_path):
+    stored = plain(config)
+    stored["training"]["momentum"] = 0.9
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"config: training\.momentum \(gone\);"):
+        check_run(tmp_path, config)
+
+
+def older(config):
+    """What a run wrote before there was a certain key, a section, and a key of the evaluators'."""
+    stored = plain(config)
+    del stored["training"]["z_loss"], stored["optimizer"], stored["evaluators"]["validation"]
+    return stored
+
+
+def test_a_run_older_than_a_key_had_its_default(tmp_path):
+    config = base_config()
+    del config.evaluators["validation"]
+    (tmp_path / "config.json").write_text(json.dumps(older(base_config())))
+    check_run(tmp_path, config)
+    assert read_run_config(tmp_path) == plain(config)
+    assert json.loads((tmp_path / "config.json").read_text()) == older(base_config())
+
+
+def test_a_newer_key_that_is_set_is_named(config, tmp_path):
+    stored = older(config)
+    stored["evaluators"] = plain(config)["evaluators"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    config.training.z_loss = 0.5
+    with pytest.raises(UserError) as error:
+        check_run(tmp_path, config)
+    # The fixture's warm-up is another than the default.
+    assert "config: optimizer.warmup_steps (3, was 100), training.z_loss (0.5, was 0.0);" in str(
+        error.value
+    )
+
+
+def test_an_evaluator_is_never_taken_to_have_been_there(config, tmp_path):
+    stored = plain(config)
+    del stored["evaluators"]["validation"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"config: evaluators\.validation \(new\);"):
+        check_run(tmp_path, config)
+
+
+def test_the_evaluation_section_may_differ(config, tmp_path):
+    write_run_config(tmp_path, config)
+    config.eval.update(methods="nope", lengths="5", documents=1)
+    check_run(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "should be JSON"), ("", "should be JSON"), ("[1]", "should be a JSON object")],
+)
+def test_a_broken_config_is_named(config, tmp_path, text, message):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=rf"config\.json: {message}"):
+        check_run(tmp_path, config)
+
+
+def test_a_file_is_no_workdir(config, tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    with pytest.raises(UserError, match="should be a folder"):
+        check_run(path, config)
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\)"):
+        write_run_config(path / "under", config)
