@@ -32,7 +32,8 @@ ROOMS = {
     "cli": ("config", "errors", "parallel", "workdirs"),
 }  # fmt: skip
 COMMANDS = (
-    "train", "evaluate", "generate", "methods", "import_checkpoint", "export_checkpoint", "__init__",
+    "__init__", "train", "evaluate", "generate", "methods", "import_checkpoint",
+    "export_checkpoint",
 )  # fmt: skip
 
 
