@@ -12,7 +12,6 @@ from lenext.attention.axes.method import (
     Weighting,
     init_params,
     option,
-    pin_scale,
     unsuited_axes,
 )
 from lenext.attention.axes.weighting import KeyByKey
@@ -34,6 +33,7 @@ from lenext.attention.compute.attend import (
 )
 from lenext.attention.compute.choice import Choice
 from lenext.attention.compute.diagnostics import RowStatistics
+from lenext.attention.compute.places import count_tokens
 from lenext.attention.flax_adapter import flax_attention_fn
 from lenext.attention.grammar import Pattern
 
@@ -55,6 +55,7 @@ __all__ = [
     "attend",
     "attention_weights",
     "choose_implementation",
+    "count_tokens",
     "flax_attention_fn",
     "init_params",
     "make_method",
@@ -63,7 +64,6 @@ __all__ = [
     "method_options",
     "option",
     "overruled_parts",
-    "pin_scale",
     "register",
     "row_statistics",
     "spell_trained",

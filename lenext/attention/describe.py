@@ -121,11 +121,11 @@ def last_row_temperatures(
 
 @functools.partial(jax.jit, static_argnames=("method", "head_dim"))
 def _temperatures(places, *, method, head_dim):
-    length, key_length = places.q_positions.shape[1], places.kv_positions.shape[1]
+    length = places.q_positions.shape[1]
     places = located(places)
     rows = rows_at(
         method, places, count(visible(method, places, causal=True)), causal=True,
-        key_length=key_length, num_heads=HEADS, head_dim=head_dim,
+        length=places.kv_positions.shape[1], num_heads=HEADS, head_dim=head_dim,
     )  # fmt: skip
     params = init_params(method, HEADS, head_dim).get("temperature", {})
     factor = method.temperature(rows, jnp.zeros((1, length, HEADS, head_dim)), params)

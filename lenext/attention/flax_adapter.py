@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from lenext.attention.axes.method import Method, Params
 from lenext.attention.compute.attend import Ar, attend
+from lenext.attention.compute.places import count_tokens
 
 
 def flax_attention_fn(
@@ -24,8 +25,8 @@ def flax_attention_fn(
     Masks come from Flax as arrays, whose values cannot be looked at under `jax.jit`. So padding is
     known by its shape, [..., 1, 1, S], and causality is an option, here or as the layer's
     `is_causal`. Keys stand at 0..S-1 and as many queries beside them. One query on several keys
-    stands at the last that the mask shows it: there the layer's cache is when it decodes. S is then
-    the cache's capacity, which methods that follow S want fixed by `pin_scale`.
+    stands at the last that the mask shows it: there the layer's cache is when it decodes. Methods
+    that follow the length count the keys that the mask shows.
 
     Products are computed in float32 at the highest precision, whatever the layer's `precision`. A
     row that sees no key gives zeros, where Flax gives the mean of all values.
@@ -98,6 +99,7 @@ def flax_attention_fn(
             causal=causal or is_causal,
             q_positions=_last_seen(kv_mask) if length == 1 and kv_mask is not None else None,
             kv_mask=kv_mask,
+            length=count_tokens(kv_mask, None, key_length),
             params=params,
             implementation=implementation,
             block_size=block_size,

@@ -118,7 +118,7 @@ def figures_of(
       graphdef: the model's, with the method to evaluate.
       params: its parameters, a pure dict.
       sequences: arrays of C rows: tokens [C, n], targets, weights [C, P], and for a masked
-        language model positions [C, P] (see `lenext.models.token_figures`).
+        language model predicted [C, P] (see `lenext.models.token_figures`).
       batch_size: rows a forward pass; a last one that is not full is filled up, not compiled anew.
       probe_rows: attention rows a sequence to look at; 0 for none.
       pad_to: tokens and predictions to which rows are filled up, with padding that nothing sees.

@@ -9,12 +9,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from lenext.attention import Method, pin_scale
+from lenext.attention import Method
 from lenext.evaluation.bootstrap import resample
 from lenext.evaluation.figures import figures_of
 from lenext.evaluation.metrics import Estimate, by_head, metrics_of
 from lenext.evaluation.protocols import Sequences
-from lenext.models import Model, model_methods, unsuited, with_method
+from lenext.models import Model, unsuited
 from lenext.parallel.processes import is_first
 
 
@@ -58,7 +58,7 @@ def bucket_shapes(
     """Tokens and predictions to which sequences are filled up, for lengths that share a bucket.
 
     A bucket holds a longest length and those of more than its `ratio`-th part. A length alone in
-    its bucket is left out. Methods whose rotations follow the length are compiled for each anyway.
+    its bucket is left out.
     """
     shapes: dict[int, tuple[int, int]] = {}
     left = sorted(sequences_by_length, reverse=True)
@@ -124,9 +124,6 @@ def sweep(
             baseline: dict[Any, Estimate] = {}
             for name, model in models.items():
                 bar.set_postfix_str(f"{name} at {length}", refresh=False)
-                if shape:  # padding is no length to follow
-                    pinned = [pin_scale(method, length) for method in model_methods(model)]
-                    model = with_method(model, pinned)
                 graphdef, params = nnx.split(model)
                 figures, cost = figures_of(
                     graphdef,

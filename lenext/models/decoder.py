@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, Pattern, row_statistics
+from lenext.attention import Method, Pattern, count_tokens, row_statistics
 from lenext.models.blocks import (
     INIT_STDDEV,
     MLP,
@@ -185,7 +185,8 @@ class Decoder(nnx.Module):
         dropout_key, keys = split_dropout(dropout_key, len(self.layers))
         x = self._embed(tokens, positions)
         x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
-        context = Context(mask, positions, segment_ids, probe, look)
+        length = count_tokens(mask, segment_ids, tokens.shape[1])
+        context = Context(mask, positions, segment_ids, length, probe, look)
 
         def apply(layer: DecoderLayer, x: Array, key: Array | None):
             def call(attention: Attention, q: Array, k: Array, v: Array):
@@ -245,7 +246,11 @@ class Decoder(nnx.Module):
         ]
 
     def step(
-        self, tokens: Int[Array, "B T"], first: Int[Array, ""], caches: list[KVCache]
+        self,
+        tokens: Int[Array, "B T"],
+        first: Int[Array, ""],
+        caches: list[KVCache],
+        length: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B V"], list[KVCache]]:
         """Logits for the token after the last, and caches that hold the T tokens given.
 
@@ -253,10 +258,10 @@ class Decoder(nnx.Module):
           tokens: the next T tokens of every sequence: all of a prompt, a part of it, or one.
           first: position of the first of them.
           caches: from `empty_caches` or the step before.
-
-        A factor that follows the whole length (`pi`, `ntk`, `yarn` without `scale`) would follow
-        the cache's size here: fix it beforehand, with `lenext.attention.pin_scale`.
+          length: of the text, in tokens, for methods that follow it; default: up to the last of
+            these tokens. Where a prompt comes in parts, that of all of it.
         """
+        length = first + tokens.shape[1] if length is None else length
         positions = first + jnp.arange(tokens.shape[1])
         x = self._embed(tokens, positions)
         after = []
@@ -264,7 +269,7 @@ class Decoder(nnx.Module):
         for layer, cache in zip(self.layers, caches, strict=True):
 
             def call(attention: Attention, q: Array, k: Array, v: Array, cache: KVCache = cache):
-                return attention.step(q, k, v, positions, cache)
+                return attention.step(q, k, v, positions, length, cache)
 
             x, cache = layer(x, call, dropout_key=None)
             after.append(cache)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, Pattern, row_statistics
+from lenext.attention import Method, Pattern, count_tokens, row_statistics
 from lenext.models.blocks import INIT_STDDEV, MLP, LayerNorm, Linears, SelfAttention, dropped
 from lenext.models.layers import Attention, Context, Head, dense, run_layers, split_dropout
 
@@ -159,7 +159,8 @@ class Encoder(nnx.Module):
         dropout_key, keys = split_dropout(dropout_key, len(self.layers))
         x = self.embedding_norm(self.word_embedding(tokens) + self.type_embedding(types))
         x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
-        context = Context(mask, positions, segment_ids, probe, look)
+        length = count_tokens(mask, segment_ids, tokens.shape[1])
+        context = Context(mask, positions, segment_ids, length, probe, look)
 
         def apply(layer: EncoderLayer, x: Array, key: Array | None):
             return layer(x, context, dropout_key=key)

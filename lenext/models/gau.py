@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, Pattern, row_statistics
+from lenext.attention import Method, Pattern, count_tokens, row_statistics
 from lenext.models.layers import (
     Attention,
     Context,
@@ -161,7 +161,8 @@ class GAUEncoder(nnx.Module):
         x = rms_norm(x, self.config.norm_epsilon)
         x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
 
-        context = Context(mask, positions, segment_ids, probe, look)
+        length = count_tokens(mask, segment_ids, tokens.shape[1])
+        context = Context(mask, positions, segment_ids, length, probe, look)
 
         def apply(layer: GAULayer, x: Array, key: Array | None):
             return layer(x, context, dropout_key=key)

@@ -11,11 +11,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lenext.attention import pin_scale
 from lenext.errors import UserError
 from lenext.models.decoder import Decoder
 from lenext.models.layers import KVCache
-from lenext.models.swap import model_methods, with_method
 
 PREFILL_TOKENS = 512  # of a prompt in one pass, so that rows of attention stay small
 
@@ -69,13 +67,14 @@ def _advance(
     params: Any,
     tokens: Int[Array, "B T"],
     first: Int[Array, ""],
+    length: Int[Array, ""],
     caches: list[KVCache],
     key: Array,
     *,
     graphdef: Any,
     sampling: Sampling,
 ) -> tuple[Int[Array, " B"], list[KVCache]]:
-    logits, caches = nnx.merge(graphdef, params).step(tokens, first, caches)
+    logits, caches = nnx.merge(graphdef, params).step(tokens, first, caches, length)
     return draw(logits, jax.random.fold_in(key, first + tokens.shape[1]), sampling), caches
 
 
@@ -90,7 +89,9 @@ def generate(
     """The next tokens of every row, `max_tokens` of them, one by one.
 
     Each layer keeps the keys and values that its method can still see: all of them, or a window's.
-    Position factors that follow the whole length take that of prompt and `max_tokens` together.
+    What follows the length follows the text as it grows: the first token is that of the full
+    context, whatever `max_tokens`. Keys and values of earlier tokens stay as they were made, so
+    that later tokens are the full context's too only where nothing follows the length.
 
     Args:
       model: a decoder, under any method.
@@ -108,8 +109,6 @@ def generate(
     if max_tokens < 1:
         raise UserError(f"max_tokens={max_tokens}: should be at least 1")
     capacity = length + max_tokens
-    pinned = [pin_scale(method, capacity) for method in model_methods(model)]
-    model = with_method(model, pinned)
     graphdef, state = nnx.split(model)
     params, caches = nnx.to_pure_dict(state), model.empty_caches(batch, capacity)
     advance = functools.partial(
@@ -128,8 +127,8 @@ def _stream(
     token = jnp.zeros((batch,), jnp.int32)
     for first in range(0, length, PREFILL_TOKENS):
         part = jnp.asarray(prompt[:, first : first + PREFILL_TOKENS], jnp.int32)
-        token, caches = advance(part, jnp.int32(first), caches)
+        token, caches = advance(part, jnp.int32(first), jnp.int32(length), caches)
     yield np.asarray(token)
     for first in range(length, length + max_tokens - 1):
-        token, caches = advance(token[:, None], jnp.int32(first), caches)
+        token, caches = advance(token[:, None], jnp.int32(first), jnp.int32(first + 1), caches)
         yield np.asarray(token)

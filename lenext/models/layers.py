@@ -64,6 +64,7 @@ class Context(NamedTuple):
       mask: False marks padding.
       positions: of every token, in tokens; default 0..T-1. One axis where all sequences agree.
       segment_ids: documents of a pack.
+      length: tokens in each document, see `lenext.attention.count_tokens`; None: T.
       probe: indices of query rows to look at.
       look: at those rows, by a function of `row_statistics`' arguments.
     """
@@ -71,6 +72,7 @@ class Context(NamedTuple):
     mask: Bool[Array, "B T"] | None = None
     positions: Int[Array, "..."] | None = None
     segment_ids: Int[Array, "B T"] | None = None
+    length: int | Int[Array, "..."] | None = None
     probe: Int[Array, " R"] | None = None
     look: Callable[..., Any] = row_statistics
 
@@ -122,6 +124,7 @@ class Attention(nnx.Module):
         shared = self._shared()
         out = self._attend(q, k, v, context, shared["params"])
         shared |= {"kv_mask": context.mask, "kv_segment_ids": context.segment_ids}
+        shared |= {"length": q.shape[1] if context.length is None else context.length}
         if context.probe is None:
             return out, None
         at = context.probe
@@ -140,28 +143,34 @@ class Attention(nnx.Module):
         the method. (A ring of partial rows, arXiv 2310.01889, would move as many bytes and serve
         some methods only.)
         """
-        length = q.shape[1]
+        tokens = q.shape[1]
+        length = tokens if context.length is None else context.length
         places = {"positions": context.positions, "segment_ids": context.segment_ids}
         places = {name: x for name, x in places.items() if x is not None}
         if "positions" in places:  # one row of them where all sequences agree
-            places["positions"] = places["positions"].reshape(-1, length)
+            places["positions"] = places["positions"].reshape(-1, tokens)
+        if not isinstance(length, int) and self.method.follows_length:
+            by_row = length if length.ndim == 2 else length.reshape(-1, 1)
+            lengths = {"length": jnp.broadcast_to(by_row, (by_row.shape[0], tokens))}
+        else:
+            lengths = {}
         mask = {} if context.mask is None else {"mask": context.mask}
 
         def attended(rows, params, gather):
-            q, k, v, places, mask = rows
+            q, k, v, places, mask, lengths = rows
             some = q.shape[1]
-            k, v, kv_places = gather((k, v, places | mask))
-            if some < length and "positions" not in places:
+            k, v, kv_places, lengths = gather((k, v, places | mask, lengths))
+            if some < tokens and "positions" not in places:
                 first = jax.lax.axis_index("sequence") * some
                 places = places | {"positions": first + jnp.arange(some)}
             return attend(
                 q, k, v, self.method, causal=self.causal, params=params,
-                implementation=self.implementation,
+                implementation=self.implementation, **({"length": length} | lengths),
                 **{f"q_{name}": x for name, x in places.items()},
                 **{f"kv_{name}": x for name, x in kv_places.items()},
             )  # fmt: skip
 
-        return on_shares(attended, (q, k, v, places, mask), params)
+        return on_shares(attended, (q, k, v, places, mask, lengths), params)
 
     def _shared(self) -> dict[str, Any]:
         params = jax.tree.map(lambda p: p[...], self.learned, is_leaf=_is_param)
@@ -185,9 +194,13 @@ class Attention(nnx.Module):
         k: Float[Array, "B T K H"],
         v: Float[Array, "B T K V"],
         positions: Int[Array, " T"],
+        length: Int[Array, ""] | int,
         cache: KVCache,
     ) -> tuple[Float[Array, "B T N V"], KVCache]:
-        """Attention of the next T tokens to the cache and each other; and the cache with them."""
+        """Attention of the next T tokens to the cache and each other; and the cache with them.
+
+        `length` is that of the text, in tokens, for methods that follow it.
+        """
         joined = KVCache(
             jnp.concatenate([cache.k, k], axis=1),
             jnp.concatenate([cache.v, v], axis=1),
@@ -196,7 +209,7 @@ class Attention(nnx.Module):
         batch, places = q.shape[0], joined.positions
         out = attend(
             q, joined.k, joined.v, self.method, q_positions=positions, kv_positions=places,
-            kv_mask=jnp.broadcast_to(places >= 0, (batch, places.size)),
+            kv_mask=jnp.broadcast_to(places >= 0, (batch, places.size)), length=length,
             implementation=self.implementation, **self._shared(),
         )  # fmt: skip
         # The first keys keep their places, the others go round; later ones take the place of those

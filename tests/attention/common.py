@@ -20,7 +20,6 @@ from lenext.attention import (
     make_method,
     method_names,
     method_options,
-    pin_scale,
     row_statistics,
 )
 from tests.attention.reference import METHODS
@@ -117,17 +116,15 @@ def inputs(seed: int, batch: int, queries: int, keys: int, dim: int = DIM):
     )
 
 
-def with_fixed_scale(method: str, train_length: int, scale: float = 2.5):
-    """The method with `scale` given where it has that option, so that it does not follow S.
+def beyond_its_floor(method: str, train_length: int):
+    """The method; where it has a `floor`, with one that short sequences get beyond."""
+    options = {"floor": 8} if "floor" in method_options(method) else {}
+    return make_method(method, train_length=train_length, **options)
 
-    Likewise a `floor` that short sequences get beyond. dynamic_ntk, which follows S whatever its
-    `scale`, is pinned as it is for generation.
-    """
-    known = method_options(method)
-    wanted = {"scale": scale, "floor": 8}
-    options = {name: value for name, value in wanted.items() if name in known}
-    made = make_method(method, train_length=train_length, **options)
-    return pin_scale(made, round(scale * train_length))
+
+def with_length(k, places):
+    """A test's places, with the number of keys for the length where they say nothing of it."""
+    return {"length": k.shape[1]} | places
 
 
 def unequal_params(method, dim: int = DIM):
@@ -165,7 +162,7 @@ def value_and_grads(
     def function(q, k, v, params):
         return attend(
             q, k, v, method, causal=causal, params=params,
-            implementation=implementation, block_size=block_size, **places,
+            implementation=implementation, block_size=block_size, **with_length(k, places),
         )  # fmt: skip
 
     out, pull = jax.vjp(function, q, k, v, params)
@@ -183,14 +180,14 @@ def quick_attend(
     """attend, compiled quickly."""
     return attend(
         q, k, v, method, causal=causal,
-        implementation=implementation, block_size=block_size, **places,
+        implementation=implementation, block_size=block_size, **with_length(k, places),
     )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=("method", "causal"), compiler_options=QUICK)
 def quick_weights(q, k, method, *, causal=False, **places):
     """attention_weights, compiled quickly."""
-    return attention_weights(q, k, method, causal=causal, **places)
+    return attention_weights(q, k, method, causal=causal, **with_length(k, places))
 
 
 @functools.partial(
@@ -198,12 +195,15 @@ def quick_weights(q, k, method, *, causal=False, **places):
 )
 def quick_statistics(q, k, method, *, causal=False, block_size=None, **places):
     """row_statistics, compiled quickly."""
-    return row_statistics(q, k, method, causal=causal, block_size=block_size, **places)
+    return row_statistics(
+        q, k, method, causal=causal, block_size=block_size, **with_length(k, places)
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("method", "causal"), compiler_options=QUICK)
 def out_and_weights(q, k, v, params, places, *, method, causal):
     """attend's output and attention_weights."""
+    places = with_length(k, places)
     return (
         attend(q, k, v, method, causal=causal, params=params, implementation="naive", **places),
         attention_weights(q, k, method, causal=causal, params=params, **places),

@@ -14,7 +14,6 @@ from lenext.attention import (
     make_method,
     method_names,
     method_options,
-    pin_scale,
     unsuited_axes,
 )
 from tests.attention.common import (
@@ -331,15 +330,16 @@ def test_factors_are_one_a_pair():
         quick_attend(q, k, v, made)
 
 
-def test_pinned():
-    """What follows the number of keys is fixed, once; the rest comes back as it is."""
-    for name in method_names():
-        made, pinned = make(name), pin_scale(make(name), 640)
-        follows = name in ("pi", "ntk", "yarn", "llama3", "longrope", "dynamic_ntk")
-        assert (pinned != made) == follows or name not in SURFACE, name
-        assert pin_scale(pinned, 1280) == pinned
-    assert pin_scale(make("yarn"), 640) == make("yarn", scale=10)
-    assert pin_scale(make("llama3"), 32) == make("llama3", scale=1)
+def test_what_follows_the_length_says_so():
+    following = {name for name in method_names() if make(name).follows_length}
+    assert following & set(SURFACE) == {"pi", "ntk", "yarn", "llama3", "longrope", "dynamic_ntk"}
+    for name in ("pi", "ntk", "yarn", "llama3", "longrope"):
+        assert not make(name, scale=2).follows_length
+        assert not make(name, position="none").follows_length
+    assert make("dynamic_ntk", scale=2).follows_length
+    assert not make("longrope", factors=(1.0, 2.0)).follows_length
+    assert make("yarn+infoscale").follows_length
+    assert not make("yarn+rerope").follows_length
 
 
 @pytest.mark.parametrize(

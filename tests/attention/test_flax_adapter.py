@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lenext.attention import flax_attention_fn, init_params, make_method, pin_scale
+from lenext.attention import flax_attention_fn, init_params, make_method
 from lenext.models.layers import Attention, Context
 from tests.attention.common import QUICK, unchecked_types
 from tests.attention.reference import reference_attend
@@ -93,14 +93,15 @@ def test_any_number_of_batch_axes(batch):
     q, k, v = (RNG.normal(size=(*batch, 5, n, 8)).astype(np.float32) for n in (4, 2, 2))
     valid = RNG.random((*batch, 5)) < 0.7
     valid[..., 0] = True
-    method = make_method("yarn+ssmax", train_length=TRAIN_LENGTH)
+    name = "yarn(scale=3)+ssmax"  # without a scale it would follow what each mask shows
+    method = make_method(name, train_length=TRAIN_LENGTH)
     params = {"temperature": {"slope": jnp.asarray([0.5, 1.0, 1.5, 2.0])}}
     out = flax_attention_fn(method, causal=True, params=params)(
         q, k, v, mask=jnp.asarray(valid[..., None, None, :])
     )
     flat_q, flat_k, flat_v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
     expected = reference_attend(
-        flat_q, flat_k, flat_v, "yarn+ssmax", TRAIN_LENGTH,
+        flat_q, flat_k, flat_v, name, TRAIN_LENGTH,
         causal=True, kv_mask=valid.reshape(-1, 5), params=params,
     )  # fmt: skip
     np.testing.assert_allclose(out, expected.reshape(*batch, 5, 4, 8), atol=3e-5)
@@ -129,16 +130,23 @@ class TestDecoding:
         return np.concatenate(outs, axis=1)
 
     @pytest.mark.parametrize(
-        "name", ["rerope(window=3)+log_length", "alibi+mistral3", "pi+lssar", "streaming_llm"]
+        "name",
+        ["rerope(window=3)+log_length", "alibi+mistral3", "pi(scale=2)+lssar", "streaming_llm"],
     )
     def test_gives_what_the_whole_gives(self, name):
-        # `pi` would follow the cache's capacity in one and the length in the other.
-        method = pin_scale(make_method(name, train_length=TRAIN_LENGTH), self.CAPACITY)
+        method = make_method(name, train_length=TRAIN_LENGTH)
         function = flax_attention_fn(method, causal=True)
         whole = layer(function)(X)
         np.testing.assert_allclose(self.decoded(function), whole, atol=2e-5)
         # So it does where only the cache hides what is to come.
         np.testing.assert_allclose(self.decoded(flax_attention_fn(method)), whole, atol=2e-5)
+
+    @pytest.mark.parametrize("name", ["pi", "yarn+infoscale", "dynamic_ntk", "longrope", "llama3"])
+    def test_what_follows_the_length_counts_what_the_mask_shows(self, name):
+        """The last token's row is that of the whole text, whatever the cache's capacity."""
+        function = flax_attention_fn(make_method(name, train_length=TRAIN_LENGTH), causal=True)
+        whole = layer(function)(X)
+        np.testing.assert_allclose(self.decoded(function)[:, -1], whole[:, -1], atol=2e-5)
 
     def test_with_padding_on_the_left(self):
         method = make_method("rerope(window=3)+log_length", train_length=TRAIN_LENGTH)

@@ -16,6 +16,7 @@ from tests.attention.common import (
     EVERY_NAME,
     QUICK,
     SURFACE,
+    beyond_its_floor,
     inputs,
     out_and_weights,
     quick_attend,
@@ -23,7 +24,6 @@ from tests.attention.common import (
     quick_weights,
     unequal_params,
     value_and_grads,
-    with_fixed_scale,
 )
 from tests.attention.reference import infoscale
 
@@ -44,7 +44,7 @@ def document():
 @functools.cache
 def alone(method: str, causal: bool):
     """Output and weights of the document on its own."""
-    made = with_fixed_scale(method, TRAIN_LENGTH)
+    made = beyond_its_floor(method, TRAIN_LENGTH)
     params = unequal_params(made)
     out, weights = out_and_weights(*document(), params, {}, method=made, causal=causal)
     return np.asarray(out), np.asarray(weights)
@@ -130,7 +130,7 @@ def test_every_temperature_is_one_factor_a_row(method):
 def test_decoding_equals_prefill(method):
     """64 steps as one batch: a query each, on a cache with room whose unused part holds noise."""
     q, k, v = document()
-    made = with_fixed_scale(method, TRAIN_LENGTH)
+    made = beyond_its_floor(method, TRAIN_LENGTH)
     room = DOCUMENT + 7
     noise = np.random.default_rng(13).normal(scale=30, size=(DOCUMENT, room, 2, 16))
     filled = np.arange(room) <= np.arange(DOCUMENT)[:, None]  # [step, cache]
@@ -140,6 +140,7 @@ def test_decoding_equals_prefill(method):
     out = quick_attend(
         np.swapaxes(q, 0, 1), cache_k, cache_v, made, causal=True,
         q_positions=np.arange(DOCUMENT)[:, None], kv_mask=filled, params=unequal_params(made),
+        length=np.int32(DOCUMENT),
     )  # fmt: skip
     np.testing.assert_allclose(np.asarray(out)[:, 0], alone(method, True)[0][0], atol=EXACT)
 
@@ -148,7 +149,7 @@ def test_decoding_equals_prefill(method):
 def test_continuing_equals_prefill(method):
     """The last 9 queries on all keys, with default positions; in blocks, each on its prefix."""
     q, k, v = document()
-    made = with_fixed_scale(method, TRAIN_LENGTH)
+    made = beyond_its_floor(method, TRAIN_LENGTH)
     out = quick_attend(
         q[:, -9:], k, v, made, causal=True, params=unequal_params(made),
         implementation="blockwise", block_size=5,
@@ -159,7 +160,7 @@ def test_continuing_equals_prefill(method):
 @every_name
 def test_what_a_cache_drops_is_seen_no_more(method):
     """Causal rows see a document's first and last keys, as many as they say, and all of those."""
-    visibility = with_fixed_scale(method, TRAIN_LENGTH).visibility
+    visibility = beyond_its_floor(method, TRAIN_LENGTH).visibility
     place = np.arange(DOCUMENT)
     delta, ordinal = place[:, None] - place, np.tile(place, (DOCUMENT, 1))
     seen = visibility(*(jnp.asarray(x, jnp.int32)[None, None] for x in (delta, ordinal)))
@@ -181,7 +182,7 @@ def test_padding_and_packing(method, causal):
     keys and the sinks have to start over by themselves; once more with positions that start over.
     """
     q, k, v = document()
-    made = with_fixed_scale(method, TRAIN_LENGTH)
+    made = beyond_its_floor(method, TRAIN_LENGTH)
     keys, other = 103, 39
     starts = [0, other, other, 0, other]
     rng = np.random.default_rng(14)
@@ -191,6 +192,7 @@ def test_padding_and_packing(method, causal):
     mask = np.ones((5, keys), bool)
     segments = np.zeros((5, keys), np.int32)
     positions = np.tile(np.arange(keys), (5, 1))
+    lengths = np.full((5, keys), DOCUMENT)
     for i, start in enumerate(starts):
         inside = slice(start, start + DOCUMENT)
         for part, x in zip(parts, (q, k, v), strict=True):
@@ -200,12 +202,13 @@ def test_padding_and_packing(method, causal):
             mask[i, inside] = True
         else:
             segments[i, inside] = [3, -1, 3][i - 2]
+            lengths[i, segments[i] == 0] = keys - DOCUMENT
     positions[4, other:] -= other
     out, weights = out_and_weights(
         *parts, unequal_params(made),
         {
             "q_positions": positions, "kv_positions": positions, "kv_mask": mask,
-            "q_segment_ids": segments, "kv_segment_ids": segments,
+            "q_segment_ids": segments, "kv_segment_ids": segments, "length": lengths,
         },
         method=made, causal=causal,
     )  # fmt: skip
@@ -232,8 +235,10 @@ def test_every_method_differs_from_softmax(method, causal):
 def test_methods_differ_from_each_other():
     """Two names for one thing would be a mix-up in the catalogue."""
     outs = {method: alone(method, False)[0] for method in EVERY_NAME}
-    # The factors of LongRoPE are a model's own; without any it is position interpolation.
-    for a, b in [(a, b) for a in outs for b in outs if a < b and (a, b) != ("longrope", "pi")]:
+    # The factors of LongRoPE are a model's own; without any it is position interpolation. Dynamic
+    # NTK is NTK at the length at hand; they part where a scale is given, which one adds to that.
+    same = {("longrope", "pi"), ("dynamic_ntk", "ntk")}
+    for a, b in [(a, b) for a in outs for b in outs if a < b and (a, b) not in same]:
         assert np.max(np.abs(outs[a] - outs[b])) > 1e-3, (a, b)
 
 

@@ -28,7 +28,7 @@ def test_the_suite_takes_the_readmes_method(tmp_path):
         [
             sys.executable, "-m", "pytest", "-p", "recipe_plugin", "-p", "no:cacheprovider",
             "-q", "-rA", "--tb=line", "tests/attention",
-            "-k", "power_length or (idle_length and differs) or test_names or test_pinned",
+            "-k", "power_length or (idle_length and differs) or test_names or test_what_follows",
         ],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip

@@ -159,8 +159,7 @@ def test_lengths_in_a_bucket_share_what_is_compiled(family, protocol, methods, r
     assert len(set(programs)) == 2 * len(methods)
     programs.clear()
     shared = run(methods, (40, 71), bucket=2.0, **changes)
-    # That one follows the length as a constant.
-    assert len(set(programs)) == len(methods) + ("dynamic_ntk" in methods)
+    assert len(set(programs)) == len(methods)  # what follows the length counts the mask
     for record, expected in zip(shared, apart, strict=True):
         # The gap scale divides by differences of logits that are nearly one.
         near = 0.1 if record["metric"] == "gap_scale" else 1e-4

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lenext.attention import init_params, make_method, method_options, pin_scale
+from lenext.attention import init_params, make_method, method_options
 from lenext.config import base_config, read_methods
-from lenext.models import Decoder, DecoderConfig, build_model, model_methods, with_method
+from lenext.models import Decoder, DecoderConfig, build_model, model_methods
 from lenext.models.layers import Context
 
 SIZES = DecoderConfig(
@@ -174,17 +174,20 @@ def test_row_statistics_of_a_pack_are_the_documents():
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def quick_step(state, tokens, first, caches, *, graphdef):
-    return nnx.merge(graphdef, state).step(tokens, first, caches)
+def quick_step(state, tokens, first, caches, length, *, graphdef):
+    return nnx.merge(graphdef, state).step(tokens, first, caches, length)
 
 
 def cached_logits(model, tokens, parts):
-    """Logits after each part, of which the sizes are given."""
+    """Logits after each part, of which the sizes are given; the length is that of all of them."""
+    length = jnp.int32(tokens.shape[1])
     graphdef, state = nnx.split(model)
     caches, first, out = model.empty_caches(tokens.shape[0], tokens.shape[1]), 0, []
     for size in parts:
         part = tokens[:, first : first + size]
-        logits, caches = quick_step(state, part, jnp.int32(first), caches, graphdef=graphdef)
+        logits, caches = quick_step(
+            state, part, jnp.int32(first), caches, length, graphdef=graphdef
+        )
         first += size
         out.append(logits)
     return jnp.stack(out, axis=1), caches
@@ -207,7 +210,6 @@ def test_prefill_equals_one_token_at_a_time(name):
     options = "(cos_scale=16)" if "cosscale" in name else options
     # Two layers, so that the second one's keys follow from the first one's attention.
     model = build(name + options, num_layers=2)
-    model = with_method(model, [pin_scale(m, 25) for m in model_methods(model)])
     tokens = tokens_of(2, 25)
     expected = jax.jit(model.__call__)(tokens)
     one_by_one, caches = cached_logits(model, tokens, [1] * 25)

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenext.attention import pin_scale
 from lenext.errors import UserError
-from lenext.models import generation, model_methods, with_method
+from lenext.models import generation
 from lenext.models.generation import Sampling, draw, generate
 from tests.models.test_decoder import build, tokens_of
 
@@ -21,7 +20,7 @@ def texts(model, prompt, count, **options):
 @pytest.mark.parametrize(
     "methods",
     [
-        "softmax", "rerope(window=4)+infoscale", "lssar", "yarn", "dynamic_ntk", "alibi",
+        "softmax", "rerope(window=4)+infoscale", "lssar", "yarn(scale=3)", "alibi",
         "lm_infinite(window=6)", "streaming_llm(window=6)", "self_extend(window=6, group=2)",
         "windowed(window=3)|windowed(window=3)|nope",
     ],
@@ -32,9 +31,7 @@ def test_greedy_text_is_the_full_contexts_argmax(methods, monkeypatch):
     model = build(methods)
     tokens = np.asarray(tokens_of(2, 10))
     ours = texts(model, tokens, 20, sampling=GREEDY)
-    # The whole context anew for every token; what a method takes for the length is the final one.
-    pinned = with_method(model, [pin_scale(m, 30) for m in model_methods(model)])
-    full = jax.jit(pinned.__call__)
+    full = jax.jit(model.__call__)  # the whole context anew for every token
     for _ in range(20):
         padded = np.pad(tokens, [(0, 0), (0, 30 - tokens.shape[1])])
         logits = np.asarray(full(jnp.asarray(padded)))[:, tokens.shape[1] - 1]
@@ -43,6 +40,25 @@ def test_greedy_text_is_the_full_contexts_argmax(methods, monkeypatch):
         tokens = np.concatenate([tokens, logits.argmax(-1)[:, None]], axis=1)
     np.testing.assert_array_equal(ours, tokens[:, 10:])
     assert len(np.unique(ours)) > 2
+
+
+@pytest.mark.parametrize("methods", ["dynamic_ntk", "pi+infoscale", "yarn|llama3"])
+def test_the_first_token_is_the_full_contexts_however_many_follow(methods, monkeypatch):
+    """And nothing is compiled anew as the text grows, though its length does."""
+    monkeypatch.setattr(generation, "PREFILL_TOKENS", 8)
+    model = build(methods)
+    for seed in range(4):
+        tokens = np.asarray(tokens_of(2, 24, seed))  # three parts of the prompt, of one shape
+        logits = np.asarray(jax.jit(model.__call__)(jnp.asarray(tokens)))[:, -1]
+        two = np.sort(logits, axis=-1)[:, -2:]
+        assert (two[:, 1] - two[:, 0] > 1e-4).all()  # no tie that rounding could turn
+        generation._advance.clear_cache()
+        for count in (1, 40):
+            np.testing.assert_array_equal(
+                texts(model, tokens, count, sampling=GREEDY)[:, 0], logits.argmax(-1)
+            )
+        # The prompt's parts with either capacity, and one token.
+        assert generation._advance._cache_size() == 3
 
 
 def test_draws_follow_the_seed():

@@ -217,7 +217,7 @@ step = make_train_step(
     nnx.graphdef(model), optimizer, seed=0, dropout=False, accumulate=2, mesh=mesh,
     shardings=shardings,
 )
-batch = {name: np.ones((8, 3), np.int32) for name in ("positions", "targets")}
+batch = {name: np.ones((8, 3), np.int32) for name in ("predicted", "targets")}
 batch |= {"tokens": np.ones((8, 16), np.int32), "weights": np.ones((8, 3), np.float32)}
 state = place(state, shardings)
 print(step.lower(state, shard_batch(batch, mesh), np.int32(1)).compile().as_text())

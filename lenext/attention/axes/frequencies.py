@@ -3,47 +3,73 @@
 import dataclasses
 import math
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from lenext.attention.axes.method import option
-from lenext.attention.axes.position import Frequencies, Rope, plain_frequencies
+from lenext.attention.axes.method import Rows, option
+from lenext.attention.axes.position import Ratio, Rope, plain_frequencies
+
+
+def lengthening(lengths: int | Array, over: int) -> float | Array:
+    """max(1, lengths / over): a float, or [B, T, 1] beside the pairs of traced lengths [B, T]."""
+    if isinstance(lengths, int):
+        return max(1.0, lengths / over)
+    return jnp.maximum(lengths.astype(jnp.float32) / over, 1.0)[:, :, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class ScaledRope(Rope):
-    """RoPE that follows the extension factor s: `scale`, or max(1, S / L) where it is not set."""
+    """RoPE that follows the extension factor s: `scale`, or max(1, length / L) where it is unset.
+
+    The length is that of each token's document, in tokens, see `attend`.
+    """
 
     scale: float | None = option(None, float, at_least=1.0)
 
-    def pin(self, key_length: int, train_length: int) -> "ScaledRope":  # noqa: D102
-        if self.scale is not None:
-            return self
-        return dataclasses.replace(self, scale=max(1.0, key_length / train_length))
+    @property
+    def follows_length(self):  # noqa: D102
+        return self.rotary and self.scale is None
+
+    def extension(self, rows: Rows, lengths: int | Array) -> float | Array:
+        """s: a float, or [B, T, 1] for traced lengths [B, T]."""
+        return lengthening(lengths, rows.train_length) if self.scale is None else float(self.scale)
 
     def scaled(self) -> Rope | None:  # noqa: D102
         return self.trained if self.scale is None else self
 
 
-def stretch(frequencies: Frequencies, factor: float) -> Frequencies:
-    """What RoPE's become at base * factor^(H / (H - 2)): the slowest pair slows by `factor`."""
-    last = max(len(frequencies) - 1, 1)  # the only pair of two dimensions stays as it is
-    return frequencies * factor ** (-np.arange(len(frequencies)) / last)
+def by_pair(values: np.ndarray, extension: float | Array) -> np.ndarray:
+    """Values [H/2] in the shape that broadcasts with an extension factor."""
+    return values if isinstance(extension, float) else values[None, None]
+
+
+def stretch(pairs: int, factor: float | Array) -> Ratio:
+    """What the base times factor^(H / (H - 2)) makes of RoPE's: the slowest pair slows by it."""
+    last = max(pairs - 1, 1)  # the only pair of two dimensions stays as it is
+    return factor ** by_pair(-np.arange(pairs) / last, factor)
+
+
+def partly(extension: float | Array, slowed: np.ndarray) -> Ratio:
+    """1 / s for pairs of which `slowed` [H/2] is 1, 1 where it is 0, and between in proportion."""
+    slowed = by_pair(slowed, extension)
+    return slowed / extension + (1.0 - slowed)
 
 
 @dataclasses.dataclass(frozen=True)
 class Interpolated(ScaledRope):
     """PI (arXiv 2306.15595): positions divided by s."""
 
-    def frequencies(self, rows):  # noqa: D102
-        return self.trained_frequencies(rows) / rows.extension(self.scale)
+    def ratio(self, rows, lengths):  # noqa: D102
+        return 1 / self.extension(rows, lengths)
 
 
 @dataclasses.dataclass(frozen=True)
 class NTK(ScaledRope):
     """NTK-aware base change: base * s^(H / (H - 2)), so the slowest pair slows by just s."""
 
-    def frequencies(self, rows):  # noqa: D102
-        return stretch(self.trained_frequencies(rows), rows.extension(self.scale))
+    def ratio(self, rows, lengths):  # noqa: D102
+        return stretch(rows.head_dim // 2, self.extension(rows, lengths))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +109,7 @@ class Yarn(BandedRope):
         if self.base <= 1:  # all pairs turn alike: none is slow or fast
             raise ValueError(f"option base={self.base!r}: should be above 1")
 
-    def frequencies(self, rows):  # noqa: D102
+    def ratio(self, rows, lengths):  # noqa: D102
         dim, trained = rows.head_dim, self.trained_frequencies(rows)
         length = self.original_length or rows.train_length
         step = 2 * math.log(self.base) / dim  # of the log of frequencies, from pair to pair
@@ -98,37 +124,38 @@ class Yarn(BandedRope):
         high = min(math.ceil(pair_turning(self.slow_turns)), dim - 1)
         width = max(high - low, 1e-3)  # a step where the two meet
         ramp = np.clip((pairs - low) / width, 0.0, 1.0)
-        return trained / rows.extension(self.scale) * ramp + trained * (1.0 - ramp)
+        return partly(self.extension(rows, lengths), ramp)
 
     def gain(self, rows):  # noqa: D102
-        factor = self.attention_factor
+        factor: float | Array | None = self.attention_factor
         if factor is None:
-            factor = 0.1 * math.log(rows.extension(self.scale)) + 1.0
+            extension = self.extension(rows, rows.q_lengths)
+            if isinstance(extension, float):
+                factor = 0.1 * math.log(extension) + 1.0
+            else:
+                factor = 0.1 * jnp.log(extension)[:, None] + 1.0  # [B, 1, T, 1]
         before = super().gain(rows)
         return factor**2 if before is None else before * factor**2
 
 
 @dataclasses.dataclass(frozen=True)
 class DynamicNTK(Rope):
-    """Dynamic NTK (emozilla 2023): base * (s S / L - (s - 1))^(H / (H - 2)) for S > L.
+    """Dynamic NTK (emozilla 2023): base * (s n / L - (s - 1))^(H / (H - 2)) for n > L.
 
-    S is the length of the key array, padding included, whatever `scale` (s, default 1) says; `pin`
-    fixes it. `original_length` stands in place of L, where that is not what weights follow.
+    n is the length of each token's document, in tokens, whatever `scale` (s, default 1) says.
+    `original_length` stands in place of L, where that is not what weights follow.
     """
 
     scale: float = option(1.0, float, at_least=1.0)
     original_length: int | None = option(None, int, at_least=2)
-    length: int | None = None  # S, where it is fixed
 
-    def pin(self, key_length: int, train_length: int) -> "DynamicNTK":  # noqa: D102
-        del train_length
-        return self if self.length is not None else dataclasses.replace(self, length=key_length)
+    @property
+    def follows_length(self):  # noqa: D102
+        return self.rotary
 
-    def frequencies(self, rows):  # noqa: D102
-        length = rows.key_length if self.length is None else self.length
-        extension = max(1.0, length / (self.original_length or rows.train_length))
-        factor = self.scale * extension - (self.scale - 1)
-        return stretch(self.trained_frequencies(rows), factor)
+    def ratio(self, rows, lengths):  # noqa: D102
+        extension = lengthening(lengths, self.original_length or rows.train_length)
+        return stretch(rows.head_dim // 2, self.scale * extension - (self.scale - 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +168,11 @@ class Llama3(BandedRope):
 
     fast_turns: float = option(4.0, float, above=0.0)
 
-    def frequencies(self, rows):  # noqa: D102
+    def ratio(self, rows, lengths):  # noqa: D102
         trained = self.trained_frequencies(rows)
         turns = (self.original_length or rows.train_length) * trained / (2 * math.pi)
         kept = np.clip((turns - self.slow_turns) / (self.fast_turns - self.slow_turns), 0.0, 1.0)
-        return trained * kept + trained / rows.extension(self.scale) * (1.0 - kept)
+        return partly(self.extension(rows, lengths), 1.0 - kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,13 +185,17 @@ class LongRope(ScaledRope):
 
     factors: tuple | None = option(None, tuple, at_least=1.0)
 
-    def frequencies(self, rows):  # noqa: D102
-        trained = self.trained_frequencies(rows)
+    @property
+    def follows_length(self):  # noqa: D102
+        return super().follows_length and self.factors is None
+
+    def ratio(self, rows, lengths):  # noqa: D102
+        pairs = rows.head_dim // 2
         if self.factors is None:
-            return trained / rows.extension(self.scale)
-        if len(self.factors) != len(trained):
-            raise ValueError(f"{len(self.factors)} factors: should be {len(trained)}, one a pair")
-        return trained / np.asarray(self.factors, np.float64)
+            return 1 / self.extension(rows, lengths)
+        if len(self.factors) != pairs:
+            raise ValueError(f"{len(self.factors)} factors: should be {pairs}, one a pair")
+        return 1 / np.asarray(self.factors, np.float64)
 
     def scaled(self):  # noqa: D102
         return super().scaled() if self.factors is None else self

@@ -144,7 +144,9 @@ class Rows:
       kv_ordinals: each key's place in its own document, from 0.
       causal: whether keys after the query are hidden.
       train_length: L, the length trained at.
-      key_length: S, the whole key array's length (also where fewer keys are at hand).
+      q_lengths: tokens in each query's document, for what follows the length; an int where that is
+        known beforehand, and the same everywhere.
+      kv_lengths: the same of the keys.
       num_heads: N, query heads.
       head_dim: H, key size per head.
     """
@@ -157,13 +159,10 @@ class Rows:
     kv_ordinals: Int[Array, "#B S"]
     causal: bool
     train_length: int
-    key_length: int
+    q_lengths: int | Int[Array, "#B T"]
+    kv_lengths: int | Int[Array, "#B S"]
     num_heads: int
     head_dim: int
-
-    def extension(self, scale: float | None) -> float:
-        """The extension factor s: `scale`, or max(1, S / L) where it is None."""
-        return max(1.0, self.key_length / self.train_length) if scale is None else float(scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +181,10 @@ class Piece:
 class Position(Axis):
     """How positions enter: rotations of q and k, and a gain and a bias on the logits."""
 
-    def pin(self, key_length: int, train_length: int) -> "Position":
-        """Fixes what would follow the number of keys at hand; most follow nothing."""
-        del key_length, train_length
-        return self
+    @property
+    def follows_length(self) -> bool:
+        """Whether rotations, gain or bias depend on `Rows.q_lengths` and `kv_lengths`."""
+        return False
 
     def arrange(self, x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
         """Reorders dimensions so that the pair (p, p + H/2) turns together."""
@@ -273,6 +272,11 @@ class Method:
     train_length: int
     name: str = dataclasses.field(default="", compare=False)
 
+    @property
+    def follows_length(self) -> bool:
+        """Whether anything depends on how many tokens a document has, see `attend`'s `length`."""
+        return self.position.follows_length
+
     def axes(self) -> dict[str, Axis]:
         """The five choices by axis name."""
         return {axis: getattr(self, axis) for axis in AXES}
@@ -298,14 +302,3 @@ def unsuited_axes(method: Method, trained: Method) -> list[str]:
     """
     ours, theirs = method.axes(), trained.axes()
     return [axis for axis in AXES if ours[axis].kind not in ("any", theirs[axis].kind)]
-
-
-def pin_scale(method: Method, key_length: int) -> Method:
-    """The method with a scale s that would follow the keys at hand fixed at `key_length` keys.
-
-    For generation, where the number of keys grows: a method whose `scale` is not set (pi, ntk,
-    yarn, llama3, longrope) takes max(1, key_length / L) throughout, and dynamic_ntk the base for
-    `key_length`. Others come back as they are.
-    """
-    position = method.position.pin(key_length, method.train_length)
-    return dataclasses.replace(method, position=position)

@@ -22,10 +22,26 @@ from lenext.attention.axes.method import Piece, Position, Rows, option
 Frequencies = np.ndarray  # [H/2] float64, radians a position
 
 
-def phase(positions: Int[Array, "B T"], frequencies: Frequencies) -> UInt32[Array, "B T P"]:
-    """Angles of `positions` in units of 2**-32 turns, modulo one turn."""
-    steps = np.round(frequencies / (2 * math.pi) * 2**32).astype(np.uint64) % 2**32
-    return positions.astype(jnp.uint32)[:, :, None] * jnp.asarray(steps, jnp.uint32)[None, None, :]
+Ratio = float | np.ndarray | Array
+"""Of frequencies to those trained at: a number, [H/2], or traced and [B, T, H/2 or 1]."""
+
+
+def phase(
+    positions: Int[Array, "#B #T"], frequencies: Frequencies, ratio: Ratio = 1.0
+) -> UInt32[Array, "#B #T P"]:
+    """Angles of `positions` at ratio * frequencies, in units of 2**-32 turns, modulo one turn.
+
+    A ratio that is known beforehand counts in float64; one that is traced, in float32, so that
+    frequencies are off by 1e-7 of what it takes off them, and not at all where it is 1.
+    """
+    known = not isinstance(ratio, Array)
+    turns = (frequencies * ratio if known else frequencies) / (2 * math.pi)
+    steps = jnp.asarray(np.round(turns * 2**32).astype(np.uint64) % 2**32, jnp.uint32)
+    steps = steps[None, None, :]
+    if not known:
+        less = jnp.round(steps.astype(jnp.float32) * (1 - ratio))
+        steps = steps - less.astype(jnp.int32).astype(jnp.uint32)
+    return positions.astype(jnp.uint32)[:, :, None] * steps
 
 
 def rotate(
@@ -74,9 +90,14 @@ class Rope(Position):
             return x
         return jnp.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1)
 
+    def ratio(self, rows: Rows, lengths: int | Array) -> Ratio:
+        """Of each pair's frequency to that trained at, in documents of `lengths` tokens."""
+        del rows, lengths
+        return 1.0
+
     def frequencies(self, rows: Rows) -> Frequencies:
-        """Radians a position for each pair of dimensions."""
-        return self.trained_frequencies(rows)
+        """Radians a position for each pair of dimensions, where they follow no length."""
+        return self.trained_frequencies(rows) * self.ratio(rows, rows.train_length)
 
     def trained_frequencies(self, rows: Rows) -> Frequencies:
         """The frequencies that weights were trained at: base^(-2p/H), unless they were scaled."""
@@ -94,8 +115,15 @@ class Rope(Position):
     def pieces(self, rows):  # noqa: D102
         if not self.rotary:
             return [Piece()]
-        frequencies = self.frequencies(rows)
-        return [Piece(phase(rows.q_positions, frequencies), phase(rows.kv_positions, frequencies))]
+        trained = self.trained_frequencies(rows)
+        q, k = (
+            phase(positions, trained, self.ratio(rows, lengths))
+            for positions, lengths in (
+                (rows.q_positions, rows.q_lengths),
+                (rows.kv_positions, rows.kv_lengths),
+            )
+        )
+        return [Piece(q, k)]
 
 
 def plain_frequencies(head_dim: int, base: float) -> Frequencies:
@@ -113,7 +141,7 @@ class PartialRope(Rope):
     def kind(self) -> str:  # noqa: D102
         return f"{super().kind}, {self.fraction:g} of the pairs" if self.rotary else "nope"
 
-    def frequencies(self, rows):  # noqa: D102
-        trained = self.trained_frequencies(rows)
-        turning = np.arange(len(trained)) < int(self.fraction * len(trained))
-        return np.where(turning, trained, 0.0)
+    def ratio(self, rows, lengths):  # noqa: D102
+        del lengths
+        pairs = rows.head_dim // 2
+        return np.where(np.arange(pairs) < int(self.fraction * pairs), 1.0, 0.0)

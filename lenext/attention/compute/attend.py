@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention.axes.method import Method, Params, init_params
+from lenext.attention.axes.method import MOST_TOKENS, Method, Params, init_params
 from lenext.attention.compute import diagnostics, naive, tiles
 from lenext.attention.compute.blocks import default_block_size, map_blocks
 from lenext.attention.compute.call import Call
@@ -31,6 +31,7 @@ def attend(
     kv_mask: Bool[Ar, "B S"] | None = None,
     q_segment_ids: Int[Ar, "B T"] | None = None,
     kv_segment_ids: Int[Ar, "B S"] | None = None,
+    length: int | np.integer | Int[Ar, "..."] | None = None,
     params: Params | None = None,
     implementation: str = "auto",
     block_size: int | None = None,
@@ -49,6 +50,11 @@ def attend(
       q_segment_ids: documents of a pack; a query sees keys of its own document only. Ids are only
         compared. Given together with `kv_segment_ids`.
       kv_segment_ids: see `q_segment_ids`.
+      length: tokens in each key's document, for what follows that (such as `pi` without a `scale`):
+        a number, [B], or [B, S], the same within a document. Default: S, where nothing hides keys
+        and no positions are given. A Python number is known when compiling, and rotations follow it
+        in float64; an array is not, and compiles once for all its values. Ignored by methods that
+        follow no length.
       params: the method's learned parts; default `init_params(method, N, H)`.
       implementation: "naive" (all rows at once), "blockwise" (memory linear in T + S, backward
         pass included), "fused" (a library's kernel; raises where it cannot take the call) or
@@ -60,18 +66,20 @@ def attend(
       Outputs in q's dtype, computed in float32; zeros for rows that see no key.
 
     Raises:
-      ValueError: for shapes, positions, implementations or params that do not fit.
+      ValueError: for shapes, positions, implementations or params that do not fit; where the method
+        follows the length, and padding, documents or positions leave open what that is.
     """
     _check_block_size(block_size)
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     if v.ndim != 4 or v.shape[:3] != k.shape[:3]:
         raise ValueError(f"v {v.shape}: should be [B, S, K, V] beside k {k.shape}")
     _check_floating("v", v)
-    places, ordered, params = _resolve(
-        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
-    )
+    places, ordered, static_length, params = _resolve(
+        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
+        params,
+    )  # fmt: skip
     masked = places.kv_mask is not None or places.kv_segment_ids is not None
-    call = _call(q, k, v, method, causal=causal, ordered=ordered, masked=masked)
+    call = _call(q, k, v, method, causal, ordered, masked, static_length)
     choice = _choose(call, implementation, block_size)
     return _attend(q, k, v, params, places, call=call, choice=choice)
 
@@ -104,7 +112,7 @@ def choose_implementation(
     Raises:
       ValueError: for an implementation that is unknown, or cannot take the call.
     """
-    call = _call(q, k, v, method, causal=causal, ordered=ordered, masked=masked)
+    call = _call(q, k, v, method, causal, ordered, masked, k.shape[1])
     return _choose(call, implementation, block_size)
 
 
@@ -119,14 +127,18 @@ def attention_weights(
     kv_mask: Bool[Ar, "B S"] | None = None,
     q_segment_ids: Int[Ar, "B T"] | None = None,
     kv_segment_ids: Int[Ar, "B S"] | None = None,
+    length: int | np.integer | Int[Ar, "..."] | None = None,
     params: Params | None = None,
 ) -> Float[Array, "B N T S"]:
     """The weights that `attend` gives the values, float32. Arguments as in `attend`."""
     q, k = jnp.asarray(q), jnp.asarray(k)
-    places, _, params = _resolve(
-        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
+    places, _, static_length, params = _resolve(
+        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
+        params,
+    )  # fmt: skip
+    return _attention_weights(
+        q, k, params, places, method=method, causal=causal, length=static_length
     )
-    return _attention_weights(q, k, params, places, method=method, causal=causal)
 
 
 def row_statistics(
@@ -140,6 +152,7 @@ def row_statistics(
     kv_mask: Bool[Ar, "B S"] | None = None,
     q_segment_ids: Int[Ar, "B T"] | None = None,
     kv_segment_ids: Int[Ar, "B S"] | None = None,
+    length: int | np.integer | Int[Ar, "..."] | None = None,
     params: Params | None = None,
     block_size: int | None = None,
 ) -> diagnostics.RowStatistics:
@@ -149,18 +162,21 @@ def row_statistics(
     """
     _check_block_size(block_size)
     q, k = jnp.asarray(q), jnp.asarray(k)
-    places, ordered, params = _resolve(
-        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
-    )
+    places, ordered, static_length, params = _resolve(
+        q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
+        params,
+    )  # fmt: skip
     if block_size is None:
         block_size = default_block_size(q.shape[0], q.shape[2], k.shape[1])
-    statics: dict[str, Any] = {"method": method, "causal": causal, "ordered": ordered}
-    return _row_statistics(q, k, params, places, block_size=block_size, **statics)
+    return _row_statistics(
+        q, k, params, places, method=method, causal=causal, ordered=ordered,
+        length=static_length, block_size=block_size,
+    )  # fmt: skip
 
 
-def _call(q, k, v, method, *, causal, ordered, masked) -> Call:
+def _call(q, k, v, method, causal, ordered, masked, length) -> Call:
     dtype = jnp.result_type(q.dtype, k.dtype, v.dtype).name
-    return Call(method, q.shape, k.shape, v.shape, dtype, causal, ordered, masked)
+    return Call(method, q.shape, k.shape, v.shape, dtype, causal, ordered, masked, length)
 
 
 def _choose(call: Call, wanted: str, block_size: int | None) -> Choice:
@@ -172,7 +188,7 @@ def _choose(call: Call, wanted: str, block_size: int | None) -> Choice:
 def _attend(q, k, v, params, places, *, call: Call, choice: Choice):
     places, method = located(places), call.method
     if choice.implementation == "naive":
-        scored = _complete_scores(q, k, params, places, method=method, causal=call.causal)
+        scored = _complete_scores(q, k, params, places, method, call.causal, call.length)
         out = naive.combine(naive.weights(scored, method), v.swapaxes(1, 2))
         return out.swapaxes(1, 2).astype(q.dtype)
     if choice.implementation == "fused":
@@ -187,54 +203,61 @@ def _attend(q, k, v, params, places, *, call: Call, choice: Choice):
 
     return map_blocks(
         outputs, q, k, v, method, params, places,
-        causal=call.causal, ordered=call.ordered, block_size=choice.block_size,
+        causal=call.causal, ordered=call.ordered, length=call.length, block_size=choice.block_size,
     )  # fmt: skip
 
 
-def _complete_scores(q, k, params, places, *, method, causal):
-    k_sides = naive.sides_of_keys(k, method, places, causal=causal, num_heads=q.shape[2])
-    return naive.scores(q, k_sides, method, params, places, causal=causal, key_length=k.shape[1])
+def _complete_scores(q, k, params, places, method, causal, length):
+    known: dict[str, Any] = {"causal": causal, "length": length}
+    k_sides = naive.sides_of_keys(k, method, places, num_heads=q.shape[2], **known)
+    return naive.scores(q, k_sides, method, params, places, **known)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "causal"))
-def _attention_weights(q, k, params, places, *, method, causal):
-    scored = _complete_scores(q, k, params, located(places), method=method, causal=causal)
+@functools.partial(jax.jit, static_argnames=("method", "causal", "length"))
+def _attention_weights(q, k, params, places, *, method, causal, length):
+    scored = _complete_scores(q, k, params, located(places), method, causal, length)
     return naive.weights(scored, method)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "block_size"))
-def _row_statistics(q, k, params, places, *, method, causal, ordered, block_size):
+@functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "length", "block_size"))
+def _row_statistics(q, k, params, places, *, method, causal, ordered, length, block_size):
     def figures(scored, _):
         per_row = diagnostics.statistics(scored, method)
         return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 2), per_row)  # [B, T, N]
 
     out = map_blocks(
         figures, q, k, None, method, params, located(places),
-        causal=causal, ordered=ordered, block_size=block_size,
+        causal=causal, ordered=ordered, length=length, block_size=block_size,
     )  # fmt: skip
     return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), out)
 
 
 def _resolve(
-    q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, params
-) -> tuple[Places, bool, Params]:
-    """Checks the arguments and fills in the defaults; also whether positions are the defaults."""
+    q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
+    params,
+) -> tuple[Places, bool, int, Params]:  # fmt: skip
+    """Checks the arguments and fills in the defaults.
+
+    Returns:
+      Where queries and keys stand, whether positions are the defaults, the length where it is one
+      that is known (S, where it counts for nothing), and the learned parts.
+    """
     if not isinstance(method, Method):
         raise ValueError(f"method {method!r}: should come from make_method")
     if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(f"q {q.shape}, k {k.shape}: should be [B, T, N, H] and [B, S, K, H]")
     _check_floating("q", q)
     _check_floating("k", k)
-    (batch, length, num_heads, head_dim), (key_length, kv_heads) = q.shape, k.shape[1:3]
+    (batch, queries, num_heads, head_dim), (key_length, kv_heads) = q.shape, k.shape[1:3]
     if num_heads % kv_heads:
         raise ValueError(f"{num_heads} query heads: should be a multiple of {kv_heads} key heads")
     if (q_segment_ids is None) != (kv_segment_ids is None):
         raise ValueError("q_segment_ids and kv_segment_ids: should be given both or neither")
     ordered = q_positions is None and kv_positions is None
     if q_positions is None:
-        if length > key_length:
-            raise ValueError(f"{length} queries on {key_length} keys: should have q_positions")
-        q_positions = np.arange(key_length - length, key_length)
+        if queries > key_length:
+            raise ValueError(f"{queries} queries on {key_length} keys: should have q_positions")
+        q_positions = np.arange(key_length - queries, key_length)
     if kv_positions is None:
         kv_positions = np.arange(key_length)
 
@@ -250,16 +273,28 @@ def _resolve(
         return x if kind is jnp.bool_ else x.astype(jnp.int32)
 
     places = Places(
-        q_positions=per_token("q_positions", q_positions, length, jnp.integer),
+        q_positions=per_token("q_positions", q_positions, queries, jnp.integer),
         kv_positions=per_token("kv_positions", kv_positions, key_length, jnp.integer),
         kv_mask=per_token("kv_mask", kv_mask, key_length, jnp.bool_),
-        q_segment_ids=per_token("q_segment_ids", q_segment_ids, length, jnp.integer),
+        q_segment_ids=per_token("q_segment_ids", q_segment_ids, queries, jnp.integer),
         kv_segment_ids=per_token("kv_segment_ids", kv_segment_ids, key_length, jnp.integer),
     )
-    if ordered and kv_mask is None and kv_segment_ids is None:
+    plain = ordered and kv_mask is None and kv_segment_ids is None
+    if plain:
         # Known, and left to XLA a constant to fold, which takes seconds for a million keys.
         q_starts, kv_starts = (jnp.zeros_like(x) for x in (places.q_positions, places.kv_positions))
         places = places._replace(q_starts=q_starts, kv_starts=kv_starts)
+    if not method.follows_length:
+        length = key_length
+    elif length is None and not plain:
+        raise ValueError(
+            f"method {method.name!r} follows the length of documents, which padding, segments or "
+            "positions leave open: give length=, in tokens, or a method that follows none, such as "
+            "one with scale="
+        )
+    known, given = _length(length, batch, key_length)
+    if given is not None:
+        places = places._replace(kv_lengths=given)
     initial = init_params(method, num_heads, head_dim)
     if params is None:
         params = initial
@@ -267,7 +302,27 @@ def _resolve(
         raise ValueError(
             f"params {_form(params)}: should be {_form(initial)}, as init_params gives"
         )
-    return places, ordered, params
+    return places, ordered, known, params
+
+
+def _length(length: Any, batch: int, key_length: int) -> tuple[int, Int[Array, "#B S"] | None]:
+    """A length that is known (or S), and one by key that is not."""
+    if length is None:
+        return key_length, None
+    if isinstance(length, int | np.integer) and not isinstance(length, bool):
+        if not 1 <= length < MOST_TOKENS:
+            raise ValueError(f"length={length}: should be at least 1 and below 2^31")
+        return int(length), None
+    length = jnp.asarray(length)
+    if not jnp.issubdtype(length.dtype, jnp.integer):
+        raise ValueError(f"length is {length.dtype}: should be an integer")
+    if length.shape not in ((), (1,), (batch,), (1, key_length), (batch, key_length)):
+        raise ValueError(
+            f"length {length.shape}: should be a number, [{batch}] or [{batch}, {key_length}]"
+        )
+    by_row = length.reshape(-1, 1) if length.ndim < 2 else length
+    by_key = jnp.broadcast_to(by_row, (by_row.shape[0], key_length))
+    return key_length, by_key.astype(jnp.int32)
 
 
 def _form(params: Any) -> Any:

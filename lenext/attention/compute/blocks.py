@@ -43,6 +43,7 @@ def map_blocks(
     *,
     causal: bool,
     ordered: bool,
+    length: int,
     block_size: int,
 ) -> Any:
     """Applies `row_function` to blocks of complete rows and joins the results along axis 1.
@@ -58,20 +59,21 @@ def map_blocks(
       causal: whether a row sees later keys.
       ordered: the positions are the defaults (keys 0..S-1, queries the last T of them), so that
         what a causal row can see is known without looking.
+      length: tokens in every document, unless `places` say otherwise.
       block_size: queries a block.
 
     Returns:
       What `row_function` gives, with T in place of the block.
     """
-    length, key_length = q.shape[1], k.shape[1]
-    block_size = min(block_size, length)
+    queries_length, key_length = q.shape[1], k.shape[1]
+    block_size = min(block_size, queries_length)
     # Float32 before the blocks: gradients are summed over them, which 16 bits do not bear.
-    k_sides = sides_of_keys(k, method, places, causal=causal, num_heads=q.shape[2])
+    k_sides = sides_of_keys(k, method, places, causal=causal, length=length, num_heads=q.shape[2])
     v = None if v is None else v.astype(jnp.float32).swapaxes(1, 2)
 
     def one_block(block_q, block_places, k_sides, v, params):
         scored = scores(
-            block_q, k_sides, method, params, block_places, causal=causal, key_length=key_length
+            block_q, k_sides, method, params, block_places, causal=causal, length=length
         )
         return row_function(scored, v)
 
@@ -110,13 +112,13 @@ def map_blocks(
         return jax.tree.map(join, out)
 
     if not (causal and ordered):
-        return queries(0, length, key_length)
-    blocks = -(-length // block_size)
+        return queries(0, queries_length, key_length)
+    blocks = -(-queries_length // block_size)
     group = block_size * -(-blocks // CAUSAL_GROUPS)
-    starts = range(0, length, group)
-    hidden_before = key_length - length  # keys before the first query
+    starts = range(0, queries_length, group)
+    hidden_before = key_length - queries_length  # keys before the first query
     outs = [
-        queries(start, min(start + group, length), hidden_before + min(start + group, length))
-        for start in starts
+        queries(start, stop, hidden_before + stop)
+        for start, stop in ((start, min(start + group, queries_length)) for start in starts)
     ]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *outs)

@@ -18,6 +18,7 @@ class Call:
       causal: whether keys after the query are hidden.
       ordered: positions are the defaults (keys 0..S-1, queries the last T of them).
       masked: padding or documents hide some keys.
+      length: tokens in every document, for what follows that; unless it is given as an array.
     """
 
     method: Method
@@ -28,6 +29,7 @@ class Call:
     causal: bool
     ordered: bool
     masked: bool
+    length: int
 
     @property
     def batch(self) -> int:

@@ -62,7 +62,7 @@ def _position_shapes(method: Method, num_heads: int, head_dim: int) -> tuple[lis
         places = located(Places(jnp.arange(3)[None, :], jnp.arange(3)[None, :]))
         n = jnp.full((1, 1, 3, 1), 3)
         rows = rows_at(
-            method, places, n, causal=False, key_length=3, num_heads=num_heads, head_dim=head_dim
+            method, places, n, causal=False, length=3, num_heads=num_heads, head_dim=head_dim
         )
         params = init_params(method, num_heads, head_dim).get("position", {})
         position = method.position
@@ -143,7 +143,7 @@ def attend_fused(
     method, causal = call.method, call.causal
     rows = rows_at(
         method, places, visible_keys(plan_of(call, TILE), places), causal=causal,
-        key_length=call.keys, num_heads=call.num_heads, head_dim=call.head_dim,
+        length=call.length, num_heads=call.num_heads, head_dim=call.head_dim,
     )  # fmt: skip
     (q_side,) = naive.query_sides(q, method, params, rows)
     (k_side,) = naive.key_sides(k, method, rows)

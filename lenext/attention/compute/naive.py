@@ -79,12 +79,12 @@ def scores(
     places: Places,
     *,
     causal: bool,
-    key_length: int,
+    length: int,
 ) -> Scores:
-    """Complete rows of the queries at hand; `key_length` is the whole array's S."""
+    """Complete rows of the queries at hand; `length` as in `rows_at`."""
     mask = visible(method, places, causal)
     rows = rows_at(
-        method, places, count(mask), causal=causal, key_length=key_length,
+        method, places, count(mask), causal=causal, length=length,
         num_heads=q.shape[2], head_dim=q.shape[3],
     )  # fmt: skip
     similarities = [
@@ -95,15 +95,22 @@ def scores(
 
 
 def sides_of_keys(
-    k: Float[Array, "B S K H"], method: Method, places: Places, *, causal: bool, num_heads: int
+    k: Float[Array, "B S K H"],
+    method: Method,
+    places: Places,
+    *,
+    causal: bool,
+    length: int,
+    num_heads: int,
 ) -> KeySides:
     """`key_sides` of a whole array of keys."""
     first = places._replace(
         q_positions=places.q_positions[:, :1],
         q_starts=None if places.q_starts is None else places.q_starts[:, :1],
+        q_lengths=None if places.q_lengths is None else places.q_lengths[:, :1],
     )
     rows = rows_at(
-        method, first, jnp.ones((1, 1, 1, 1), jnp.int32), causal=causal, key_length=k.shape[1],
+        method, first, jnp.ones((1, 1, 1, 1), jnp.int32), causal=causal, length=length,
         num_heads=num_heads, head_dim=k.shape[3],
     )  # fmt: skip
     return key_sides(k, method, rows)

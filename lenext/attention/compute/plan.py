@@ -109,7 +109,7 @@ def _even(length: int, tile: int) -> int:
 def tile_rows(plan: Plan, places: Places, n: Int[Array, "#B 1 T 1"]) -> Rows:
     """The rows of one tile, at its places."""
     return rows_at(
-        plan.method, places, n, causal=plan.causal, key_length=plan.keys,
+        plan.method, places, n, causal=plan.causal, length=plan.length,
         num_heads=plan.num_heads, head_dim=plan.head_dim,
     )  # fmt: skip
 

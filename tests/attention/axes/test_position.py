@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenext.attention import init_params, make_method, pin_scale
+from lenext.attention import init_params, make_method
 from lenext.attention.compute.places import Places, located
 from tests.attention.common import (
     EVERY_NAME,
@@ -24,7 +24,7 @@ from tests.attention.reference import alibi_slopes, yarn_frequencies
 DISTANCES = np.array([0, 1, 2, 3, 7, -5, 19, 64, 250, -511])
 
 
-def turns(made, dim: int, q_positions, kv_positions):
+def turns(made, dim: int, q_positions, kv_positions, statistics=quick_statistics, **more):
     """gain * cos and gain * sin of every pair's angle, each [D, H/2], for D pairs of positions."""
     count, pairs = len(q_positions), dim // 2
     own, partner = np.eye(dim)[0::2], np.eye(dim)[1::2]  # [P, H]; head p looks at pair p
@@ -34,13 +34,15 @@ def turns(made, dim: int, q_positions, kv_positions):
         "q_positions": np.tile(np.asarray(q_positions, np.int32), 2)[:, None],
         "kv_positions": np.tile(np.asarray(kv_positions, np.int32), 2)[:, None],
     }
-    logits = np.asarray(quick_statistics(q, k, made, **positions).max_logit)
+    logits = np.asarray(statistics(q, k, made, **positions, **more).max_logit)
     return np.split(logits.reshape(2 * count, pairs), 2)
 
 
-def assert_turns(made, dim, frequencies, distances, *, start=0, gain=1.0, slack=0.0, drift=0.0):
+def assert_turns(
+    made, dim, frequencies, distances, *, start=0, gain=1.0, slack=0.0, drift=0.0, **more
+):
     """Angles are distance * frequency, to `slack` of the angle and `drift` a token of distance."""
-    cosines, sines = turns(made, dim, start + distances, np.full(len(distances), start))
+    cosines, sines = turns(made, dim, start + distances, np.full(len(distances), start), **more)
     angles = distances[:, None] * np.asarray(frequencies, np.float64)
     allowed = 3e-6 + slack * np.abs(angles) + drift * np.abs(distances[:, None])
     assert np.all(np.abs(cosines / gain - np.cos(angles)) < allowed)
@@ -99,9 +101,9 @@ def test_more_frequencies_of_transformers(name, setting):
     if name == "longrope":
         options["factors"] = tuple(1 + 0.25 * p for p in range(setting["dim"] // 2))
     made = make_method(name, train_length=setting["train_length"], **options)
-    made = pin_scale(made, 3 * setting["train_length"])
+    length = np.int32(3 * setting["train_length"])
     # In float32 there; a base near 1e8 loses some more.
-    assert_turns(made, setting["dim"], setting[name], DISTANCES, slack=2e-6)
+    assert_turns(made, setting["dim"], setting[name], DISTANCES, slack=2e-6, length=length)
 
 
 class TestScaledWeights:

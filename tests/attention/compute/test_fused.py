@@ -132,7 +132,7 @@ def test_splash_in_the_interpreter(method, causal, queries):
     positions = jnp.arange(256)[None]
     places = located(Places(positions[:, -queries:], positions))
     shapes = q.shape, k.shape, v.shape
-    call = Call(made, *shapes, "bfloat16", causal, ordered=True, masked=False)
+    call = Call(made, *shapes, "bfloat16", causal, ordered=True, masked=False, length=shapes[1][1])
 
     def fused(q, k, v):
         return attend_fused(q, k, v, call, {}, places, backend="tpu", interpret=True)
