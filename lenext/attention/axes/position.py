@@ -15,9 +15,10 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Int, UInt32
 
 from lenext.attention.axes.method import Piece, Position, Rows, option
+from lenext.attention.axes.method import rotate as rotate
 
 Frequencies = np.ndarray  # [H/2] float64, radians a position
 
@@ -26,18 +27,6 @@ def phase(positions: Int[Array, "B T"], frequencies: Frequencies) -> UInt32[Arra
     """Angles of `positions` in units of 2**-32 turns, modulo one turn."""
     steps = np.round(frequencies / (2 * math.pi) * 2**32).astype(np.uint64) % 2**32
     return positions.astype(jnp.uint32)[:, :, None] * jnp.asarray(steps, jnp.uint32)[None, None, :]
-
-
-def rotate(
-    x: Float[Array, "B T N H"], phase: UInt32[Array, "#B #T P"] | None
-) -> Float[Array, "B T N H"]:
-    """Turns the pair (p, p + H/2) of x by the angle of `phase`; None turns nothing."""
-    if phase is None:
-        return x
-    angle = phase.astype(jnp.int32).astype(jnp.float32) * np.float32(2 * math.pi / 2**32)
-    cos, sin = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
