@@ -42,10 +42,11 @@ NOTHING = 2.0**-26
 def suits(method: Method) -> bool:
     """Whether the method's rows can be summed up key by key."""
     weighting = method.weighting
-    # The largest weight, which a second stage is told, is looked for at the largest logit.
-    return isinstance(weighting, KeyByKey) and (
-        weighting.rises or not isinstance(weighting, TwoStage)
-    )
+    if isinstance(weighting, TwoStage):
+        # The largest weight, which a second stage is told, is looked for at the largest logit.
+        return weighting.rises and type(weighting).__call__ is TwoStage.__call__
+    # Whoever makes rows in a way of its own gets them complete.
+    return isinstance(weighting, KeyByKey) and type(weighting).__call__ is KeyByKey.__call__
 
 
 def default_tile(batch: int, num_heads: int, window: int | None) -> int:
