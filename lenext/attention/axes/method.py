@@ -290,7 +290,7 @@ class KeyByKey(Weighting):
 
     @property
     def rises(self) -> bool:
-        """Whether no value is above that of the row's largest logit: asked by a second stage."""
+        """Whether values never fall as the logit grows, which a second stage asks."""
         return True
 
     def shift(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
