@@ -81,6 +81,14 @@ def test_nothing_in_lenext_imports_experiments_or_configs():
             assert module.split(".")[0] not in ("experiments", "configs", "tests"), path
 
 
+def test_no_implementation_knows_a_choice_on_an_axis():
+    """What compute has to know of an axis the axis says of itself."""
+    for path in (REPOSITORY / "lenext" / "attention" / "compute").glob("*.py"):
+        for module in imported(path, lazily=True):
+            if module.startswith("lenext.attention.axes."):
+                assert module.startswith("lenext.attention.axes.method."), (path, module)
+
+
 HEAVY = ("tensorflow_datasets", "orbax", "grain", "matplotlib", "optax")
 
 

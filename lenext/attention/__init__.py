@@ -1,6 +1,7 @@
 """Attention whose behaviour at length is data: see `make_method` and `attend`."""
 
 from lenext.attention.axes.method import (
+    KeyByKey,
     Method,
     Params,
     Piece,
@@ -8,13 +9,13 @@ from lenext.attention.axes.method import (
     Rows,
     Similarity,
     Temperature,
+    TwoStage,
     Visibility,
     Weighting,
     init_params,
     option,
     unsuited_axes,
 )
-from lenext.attention.axes.weighting import KeyByKey
 from lenext.attention.catalogue import (
     Entry,
     make_method,
@@ -50,6 +51,7 @@ __all__ = [
     "Rows",
     "Similarity",
     "Temperature",
+    "TwoStage",
     "Visibility",
     "Weighting",
     "attend",

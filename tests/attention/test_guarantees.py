@@ -159,15 +159,20 @@ def test_continuing_equals_prefill(method):
 
 @every_name
 def test_what_a_cache_drops_is_seen_no_more(method):
-    """Causal rows see a document's first and last keys, as many as they say, and all of those."""
+    """Rows see no more than a document's first and nearest keys, as many as they say."""
     visibility = beyond_its_floor(method, TRAIN_LENGTH).visibility
     place = np.arange(DOCUMENT)
     delta, ordinal = place[:, None] - place, np.tile(place, (DOCUMENT, 1))
     seen = visibility(*(jnp.asarray(x, jnp.int32)[None, None] for x in (delta, ordinal)))
-    seen = True if seen is None else np.asarray(seen)[0, 0]
-    first, last = visibility.keeps() or (DOCUMENT, DOCUMENT)
-    kept = (ordinal < first) | (delta < last)
-    np.testing.assert_array_equal((delta >= 0) & seen, (delta >= 0) & kept)
+    assert (seen is None) == visibility.sees_all
+    if visibility.keeps() is None:
+        return
+    assert seen is not None
+    seen, (first, last) = np.asarray(seen)[0, 0], visibility.keeps()
+    assert not np.any(seen & (ordinal >= first) & (np.abs(delta) >= last))
+    # And they say no more than they see: it would be kept for nothing.
+    assert np.max(delta[seen & (ordinal >= first)]) == last - 1
+    assert first == 0 or seen[-1, first - 1]
 
 
 # 4. A document gives the same alone, padded, and packed beside others.

@@ -8,6 +8,9 @@
 `Visibility` the rest. Each axis class is a small frozen dataclass with one pure function; its
 `option` fields are what a user may set. Everything an axis may ask about where it stands is in
 `Rows`.
+
+What an implementation has to know of a choice, the choice says itself, by its base class or by one
+of the answers declared here: so none of `lenext.attention.compute` knows a choice by name.
 """
 
 import dataclasses
@@ -16,8 +19,12 @@ import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from lenext.attention.checked import checked
 
 Params = dict[str, Any]
 
@@ -169,13 +176,25 @@ class Rows:
 class Piece:
     """One pair of rotations and where it counts.
 
-    Phases are in units of 2**-32 turns (see `position.phase`); None leaves vectors as they are.
+    Phases are as `rotate` takes them (see `position.phase`); None leaves vectors as they are.
     `where` selects the entries this piece is for; None selects all.
     """
 
     q_phase: UInt32[Array, "#B #T P"] | None = None
     k_phase: UInt32[Array, "#B S P"] | None = None
     where: Bool[Array, "#B 1 T S"] | None = None
+
+
+def rotate(
+    x: Float[Array, "B T N H"], phase: UInt32[Array, "#B #T P"] | None
+) -> Float[Array, "B T N H"]:
+    """Turns the pair (p, p + H/2) of x by a phase, in units of 2**-32 turns; None turns nothing."""
+    if phase is None:
+        return x
+    angle = phase.astype(jnp.int32).astype(jnp.float32) * np.float32(2 * math.pi / 2**32)
+    cos, sin = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
 class Position(Axis):
@@ -207,7 +226,10 @@ class Position(Axis):
 
 
 class Similarity(Axis):
-    """How alike a (rotated) query and key are: the dot product of what is made of each."""
+    """How alike a (rotated) query and key are: the dot product of what is made of each.
+
+    The two sides may be of any size I, the same for both. Fused kernels take those of size H.
+    """
 
     def of_queries(self, q: Float[Array, "B T N H"]) -> Float[Array, "B T N I"]:
         """The queries' side of the product."""
@@ -230,13 +252,147 @@ class Temperature(Axis):
 
 
 class Weighting(Axis):
-    """Turns complete rows of logits into weights."""
+    """Turns complete rows of logits into weights.
+
+    Those of `KeyByKey` need not be complete.
+    """
+
+    @property
+    def is_softmax(self) -> bool:
+        """Whether the weights are exp(logit) over its sum, as the fused kernels have them."""
+        return False
 
     def __call__(
         self, logits: Float[Array, "B N T S"], mask: Bool[Array, "#B 1 T S"], rows: Rows
     ) -> Float[Array, "B N T S"]:
         """Weights, 0 where `mask` is False, all 0 in a row that sees nothing."""
         raise TypeError(f"{type(self).__name__} defines no weighting")
+
+
+class KeyByKey(Weighting):
+    """Weights value(logit, shift) / total, total = `rest` + the sum of the values, or 1.
+
+    Such a row can be summed up key by key, without ever being complete.
+
+    The shift is a number a row that keeps values from over- and underflowing: a function of the
+    row's largest logit such that value(logit, shift) = e^-shift value(logit, 0). Totals taken with
+    one shift can so be carried over to another.
+    """
+
+    shifted: ClassVar[bool] = True
+    """Whether there is a shift; without one it is 0."""
+
+    @property
+    def normalised(self) -> bool:
+        """Whether weights are over their row's total."""
+        return True
+
+    @property
+    def rises(self) -> bool:
+        """Whether values never fall as the logit grows, which a second stage asks."""
+        return True
+
+    def shift(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+        """The shift for rows of these largest logits, finite ones; never falls as they grow."""
+        return jnp.zeros_like(largest)
+
+    def values(
+        self, logits: Float[Array, "B N T S"], shift: Float[Array, "B N T 1"], rows: Rows
+    ) -> Float[Array, "B N T S"]:
+        """What each visible key counts, not below 0."""
+        raise TypeError(f"{type(self).__name__} defines no values")
+
+    def rest(self, shift: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+        """What the total counts besides the keys."""
+        return jnp.zeros_like(shift)
+
+    def shift_at(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+        """The shift, 0 in rows of no finite logit; weights do not follow it, so no gradient."""
+        largest = jax.lax.stop_gradient(largest)
+        shift = self.shift(jnp.where(jnp.isfinite(largest), largest, 0.0))
+        return checked(shift, self, "shift", "B N T 1", _sizes(largest))
+
+    def rest_at(self, shift: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+        """`rest`, checked."""
+        return checked(self.rest(shift), self, "rest", "B N T 1", _sizes(shift))
+
+    def visible_values(
+        self,
+        logits: Float[Array, "B N T S"],
+        mask: Bool[Array, "#B #N #T S"] | None,
+        shift: Float[Array, "B N T 1"],
+        rows: Rows,
+    ) -> Float[Array, "B N T S"]:
+        """The values, 0 where `mask` is False (None hides nothing).
+
+        Hidden logits are replaced before they meet any exp, so no gradient turns NaN there.
+        """
+        visible = logits if mask is None else jnp.where(mask, logits, shift)
+        values = self.values(visible, shift, rows)
+        values = checked(values, self, "values", "B N T S", _sizes(logits))
+        return values if mask is None else jnp.where(mask, values, 0.0)
+
+    def __call__(self, logits, mask, rows):  # noqa: D102
+        largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf)
+        shift = self.shift_at(largest)
+        values = self.visible_values(logits, mask, shift, rows)
+        if not self.normalised:
+            return values
+        total = self.rest_at(shift) + jnp.sum(values, axis=-1, keepdims=True)
+        return values / jnp.where(total > 0, total, 1.0)
+
+
+def _sizes(rows: Array) -> dict[str, int]:
+    return dict(zip("BNTS", rows.shape, strict=True))
+
+
+class TwoStage(KeyByKey):
+    """Weights a, made key by key, and then second(a) over its sum.
+
+    Values may here follow the logit and the row, but nothing else of the key: what a row's largest
+    logit gives is asked for without one. Where they do not rise with the logit (`rises`), rows are
+    made complete.
+    """
+
+    def second(
+        self, weights: Float[Array, "B N T S"], largest: Float[Array, "B N T 1"], rows: Rows
+    ) -> Float[Array, "B N T S"]:
+        """What each key counts in the end, not below 0, never falling as its weight grows.
+
+        `largest` is the row's largest weight: for a factor on the whole row that keeps values from
+        over- and underflowing. The outcome does not follow it, so it has no gradient. In flat rows
+        it is 1, and what is returned for them goes unused.
+        """
+        raise TypeError(f"{type(self).__name__} defines no second stage")
+
+    def is_flat(self, largest: Float[Array, "B N T 1"], rows: Rows) -> Bool[Array, "B N T 1"]:
+        """Whether rows of these largest weights keep all weights; rows of zeros do anyway."""
+        del rows
+        return jnp.zeros_like(largest, dtype=bool)
+
+    def flat_at(self, largest: Float[Array, "B N T 1"], rows: Rows) -> Bool[Array, "B N T 1"]:
+        """`is_flat`, checked, or a row of zeros."""
+        flat = self.is_flat(largest, rows)
+        flat = checked(flat, self, "is_flat", "B N T 1", _sizes(largest), jnp.bool_)
+        return flat | (largest <= 0)
+
+    def last_values(
+        self, weights: Float[Array, "B N T S"], largest: Float[Array, "B N T 1"], rows: Rows
+    ) -> Float[Array, "B N T S"]:
+        """What each key counts: over its sum, or in flat rows, where it is a, over 1."""
+        flat = self.flat_at(largest, rows)
+        second = self.second(weights, jnp.where(flat, 1.0, largest), rows)
+        second = checked(second, self, "second", "B N T S", _sizes(weights))
+        return jnp.where(flat, weights, second)
+
+    def __call__(self, logits, mask, rows):  # noqa: D102
+        first = super().__call__(logits, mask, rows)
+        largest = jax.lax.stop_gradient(jnp.max(first, axis=-1, keepdims=True))
+        last = jnp.where(mask, self.last_values(first, largest, rows), 0.0)
+        total = jnp.sum(last, axis=-1, keepdims=True)
+        # Rows that are not flat have a sum, unless all of it has underflowed.
+        usable = (total > 0) & ~self.flat_at(largest, rows)
+        return last / jnp.where(usable, total, 1.0)
 
 
 class Visibility(Axis):
@@ -250,8 +406,22 @@ class Visibility(Axis):
         return None
 
     def keeps(self) -> tuple[int, int] | None:
-        """How many first and last keys of a document causal rows to come may see; None for all."""
+        """(first, last): rows see no more than a document's `first` first keys and the near ones.
+
+        Near are those less than `last` away, on either side. Caches drop the others and blockwise
+        rows never touch them, so a choice that sees further says None, which is any key.
+        """
         return None
+
+    def plain_window(self) -> int | None:
+        """w, if rows see all keys less than w away and no others, as fused kernels have it."""
+        return None
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether it hides no key, which it says by giving None in place of a mask."""
+        nowhere = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.int32)
+        return jax.eval_shape(self.__call__, nowhere, nowhere) is None
 
 
 AXES = ("position", "similarity", "temperature", "weighting", "visibility")

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Int, UInt32
 
 from lenext.attention.axes.method import Piece, Position, Rows, option
 
@@ -42,18 +42,6 @@ def phase(
         less = jnp.round(steps.astype(jnp.float32) * (1 - ratio))
         steps = steps - less.astype(jnp.int32).astype(jnp.uint32)
     return positions.astype(jnp.uint32)[:, :, None] * steps
-
-
-def rotate(
-    x: Float[Array, "B T N H"], phase: UInt32[Array, "#B #T P"] | None
-) -> Float[Array, "B T N H"]:
-    """Turns the pair (p, p + H/2) of x by the angle of `phase`; None turns nothing."""
-    if phase is None:
-        return x
-    angle = phase.astype(jnp.int32).astype(jnp.float32) * np.float32(2 * math.pi / 2**32)
-    cos, sin = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

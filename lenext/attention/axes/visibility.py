@@ -23,6 +23,9 @@ class Window(Visibility, Windowed):
     def keeps(self):  # noqa: D102
         return 0, self.reach
 
+    def plain_window(self):  # noqa: D102
+        return self.reach if type(self) is Window else None  # one derived from it may see less
+
 
 @dataclasses.dataclass(frozen=True)
 class SinkWindow(Visibility, Windowed):

@@ -1,7 +1,8 @@
 """Weighting: rows of logits to weights.
 
 Most weights are a value of each logit over the row's sum of values, or over nothing. Such a row can
-be summed up key by key (`KeyByKey`), without ever being complete; others take the complete row.
+be summed up key by key (`KeyByKey`), without ever being complete, also where a second stage follows
+(`TwoStage`); others take the complete row.
 """
 
 import dataclasses
@@ -10,72 +11,12 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from lenext.attention.axes.method import Rows, Weighting, option
+from lenext.attention.axes.method import KeyByKey, Rows, TwoStage, Weighting, option
 
 # An excess over LSSAR's offset below this is float32 noise on equal weights, not a preference.
 NO_EXCESS = 1e-5
-
-
-class KeyByKey(Weighting):
-    """Weights value(logit, shift) / total, total = `rest` + the sum of the values, or 1.
-
-    The shift is a number a row that keeps values from over- and underflowing: a function of the
-    row's largest logit such that value(logit, shift) = e^-shift value(logit, 0). Totals taken with
-    one shift can so be carried over to another.
-    """
-
-    shifted: ClassVar[bool] = True
-    """Whether there is a shift; without one it is 0."""
-
-    @property
-    def normalised(self) -> bool:
-        """Whether weights are over their row's total."""
-        return True
-
-    def shift(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
-        """The shift for rows of these largest logits, finite ones; never falls as they grow."""
-        return jnp.zeros_like(largest)
-
-    def values(
-        self, logits: Float[Array, "B N T S"], shift: Float[Array, "B N T 1"], rows: Rows
-    ) -> Float[Array, "B N T S"]:
-        """What each visible key counts, not below 0."""
-        raise TypeError(f"{type(self).__name__} defines no values")
-
-    def rest(self, shift: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
-        """What the total counts besides the keys."""
-        return jnp.zeros_like(shift)
-
-    def shift_at(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
-        """The shift, 0 in rows of no finite logit; weights do not follow it, so no gradient."""
-        largest = jax.lax.stop_gradient(largest)
-        return self.shift(jnp.where(jnp.isfinite(largest), largest, 0.0))
-
-    def visible_values(
-        self,
-        logits: Float[Array, "B N T S"],
-        mask: Bool[Array, "#B #N #T S"] | None,
-        shift: Float[Array, "B N T 1"],
-        rows: Rows,
-    ) -> Float[Array, "B N T S"]:
-        """The values, 0 where `mask` is False (None hides nothing).
-
-        Hidden logits are replaced before they meet any exp, so no gradient turns NaN there.
-        """
-        if mask is None:
-            return self.values(logits, shift, rows)
-        return jnp.where(mask, self.values(jnp.where(mask, logits, shift), shift, rows), 0.0)
-
-    def __call__(self, logits, mask, rows):  # noqa: D102
-        largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf)
-        shift = self.shift_at(largest)
-        values = self.visible_values(logits, mask, shift, rows)
-        if not self.normalised:
-            return values
-        total = self.rest(shift) + jnp.sum(values, axis=-1, keepdims=True)
-        return values / jnp.where(total > 0, total, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +24,10 @@ class Softmax(KeyByKey):
     """exp(logit) over its sum."""
 
     trained_kind: ClassVar[str] = "softmax"
+
+    @property
+    def is_softmax(self):  # noqa: D102
+        return type(self) is Softmax  # whoever derives from it changes something
 
     def shift(self, largest):  # noqa: D102
         return largest
@@ -139,6 +84,10 @@ class Activated(KeyByKey):
     def normalised(self):  # noqa: D102
         return self.norm == "l1"
 
+    @property
+    def rises(self):  # noqa: D102
+        return self.phi != "gelu_shifted"  # which falls before it rises
+
     def shift(self, largest):  # noqa: D102
         if self.phi == "exp":
             return largest
@@ -172,7 +121,7 @@ class Activated(KeyByKey):
 
 
 @dataclasses.dataclass(frozen=True)
-class Reweighted(Activated):
+class Reweighted(TwoStage, Activated):
     """Weights a of phi(logit), sharpened: relu(a n - offset)^power over its sum.
 
     LSSAR's second stage, after softplus (arXiv 2501.13428). No offset in rows of n <= 3 keys; a row
@@ -186,33 +135,21 @@ class Reweighted(Activated):
     def kind(self) -> str:  # noqa: D102
         return f"{super().kind}, re-weighted"
 
-    def __call__(self, logits, mask, rows):  # noqa: D102
-        first = super().__call__(logits, mask, rows)
-        largest = jax.lax.stop_gradient(jnp.max(first, axis=-1, keepdims=True))
-        sharp = self.sharpened(first, largest, rows)
-        total = jnp.sum(sharp, axis=-1, keepdims=True)
-        return sharp / jnp.where(self.is_flat(largest, rows), 1.0, total)
-
     def excess(self, weights: Float[Array, "B N T S"], rows: Rows) -> Float[Array, "B N T S"]:
         """relu(a n - offset), with no offset in rows of three keys or fewer."""
         return jax.nn.relu(weights * rows.n - jnp.where(rows.n <= 3, 0.0, self.offset))
 
-    def is_flat(self, largest: Float[Array, "B N T 1"], rows: Rows) -> Bool[Array, "B N T 1"]:
-        """Whether nothing exceeds the offset in rows of these largest first-stage weights."""
+    def is_flat(self, largest, rows):  # noqa: D102
         return self.excess(largest, rows) < NO_EXCESS
 
-    def sharpened(
-        self, weights: Float[Array, "B N T S"], largest: Float[Array, "B N T 1"], rows: Rows
-    ) -> Float[Array, "B N T S"]:
-        """(excess / the row's largest)^power, which its sum is to divide; a itself in flat rows.
-
-        The row's maximum comes off before the power, and goes with the sum: n^15 would overflow.
-        """
-        flat = self.is_flat(largest, rows)
-        largest = jnp.where(flat, 1.0, self.excess(largest, rows))
+    def second(self, weights, largest, rows):
+        """(excess / the row's largest)^power: n^15 would overflow."""
+        largest = self.excess(largest, rows)
+        # In flat rows anything that has no infinite gradient.
+        largest = jnp.where(largest < NO_EXCESS, 1.0, largest)
         # A whole power by multiplications.
         power = int(self.power) if self.power == int(self.power) else self.power
-        return jnp.where(flat, weights, (self.excess(weights, rows) / largest) ** power)
+        return (self.excess(weights, rows) / largest) ** power
 
 
 # The authors' fit, from h^4 down: the factor that makes up for a row's entropy h.

@@ -1,7 +1,7 @@
 """Softmax-shaped methods on the libraries' fused kernels: cuDNN's on GPUs, splash on TPUs.
 
-Which methods they can compute is a rule over the axes, not a list; a call that they cannot honour
-in full is declined with the reason.
+Which methods they can compute is a rule over what the axes say of themselves, not a list; a call
+that they cannot honour in full is declined with the reason.
 """
 
 from typing import Any
@@ -11,9 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lenext.attention.axes.method import Method, Params, init_params
-from lenext.attention.axes.similarity import Cosine, Dot, UnitDot
-from lenext.attention.axes.visibility import Full, Window
-from lenext.attention.axes.weighting import Softmax
 from lenext.attention.compute import naive
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, located, rows_at
@@ -25,8 +22,8 @@ def why_not_fused(method: Method, num_heads: int, head_dim: int) -> str | None:
 
     Such a kernel gives softmax(scale * q . k) over full, causal, padded or windowed rows, in memory
     linear in the length. A factor on whole rows (the temperature, a constant gain) goes into q, and
-    a cosine is the dot product of unit vectors. A bias is declined: kernels take it as an array of
-    all queries by all keys, and linear memory is what they are for.
+    a similarity into both, where its sides are as wide as the heads. A bias is declined: kernels
+    take it as an array of all queries by all keys, and linear memory is what they are for.
 
     Args:
       method: the method.
@@ -36,11 +33,12 @@ def why_not_fused(method: Method, num_heads: int, head_dim: int) -> str | None:
     Returns:
       Half a sentence that may follow "because", or None.
     """
-    if type(method.weighting) is not Softmax:
+    if not method.weighting.is_softmax:
         return "its weights are not a plain softmax of the logits"
-    if type(method.similarity) not in (Dot, Cosine, UnitDot):
-        return "its similarity is neither a scaled dot product nor a cosine"
-    if type(method.visibility) not in (Full, Window):
+    inner_size = naive.inner_size(method.similarity, head_dim)
+    if inner_size != head_dim:
+        return f"its similarity multiplies vectors of {inner_size} dimensions, not of {head_dim}"
+    if not method.visibility.sees_all and method.visibility.plain_window() is None:
         return "its rows see something other than all keys or a window"
     wheres, gain, bias = _position_shapes(method, num_heads, head_dim)
     if wheres != [None]:
@@ -102,7 +100,7 @@ def why_declined(call: Call, backend: str) -> str | None:
         if call.queries % LANES or call.keys % LANES:
             return f"splash attention takes lengths that are multiples of {LANES}"
         return None
-    window = type(call.method.visibility) is Window
+    window = call.method.visibility.plain_window() is not None
     if (call.causal or window) and call.queries != call.keys:
         return "cuDNN's causal mask wants as many queries as keys"
     if window and not call.causal:
@@ -148,9 +146,12 @@ def attend_fused(
     (q_side,) = naive.query_sides(q, method, params, rows)
     (k_side,) = naive.key_sides(k, method, rows)
     gain = method.position.gain(rows)  # of whole rows
-    q_side = q_side if gain is None else gain * q_side
+    if gain is not None:
+        sizes = dict(zip("BNT", q_side.shape, strict=False))
+        q_side = naive.gain_of(method.position, gain, "B? N? T? 1", sizes) * q_side
     q_side, k_side = q_side.astype(q.dtype), k_side.astype(q.dtype)
-    reach = method.visibility.reach - 1 if isinstance(method.visibility, Window) else None
+    window = method.visibility.plain_window()
+    reach = None if window is None else window - 1
     if backend == "tpu":
         return _splash(q_side, k_side, v, causal=causal, reach=reach, interpret=interpret)
     return jax.nn.dot_product_attention(

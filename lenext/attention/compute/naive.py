@@ -6,14 +6,14 @@ position. The sides take O(T + S) memory and are made once, whoever then makes t
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lenext.attention.axes.method import Method, Params, Rows
-from lenext.attention.axes.position import rotate
+from lenext.attention.axes.method import Method, Params, Position, Rows, Similarity, rotate
+from lenext.attention.checked import checked
 from lenext.attention.compute.places import Places, count, rows_at, visible
 
 QuerySides = tuple[Float[Array, "B N T I"], ...]
@@ -32,22 +32,57 @@ def query_sides(
     q: Float[Array, "B T N H"], method: Method, params: Params, rows: Rows
 ) -> QuerySides:
     """Queries as their products with `key_sides` want them: one for each piece, heads first."""
-    q = q.astype(jnp.float32)
-    turned = method.position.arrange(q)
-    factor = method.temperature(rows, q, params.get("temperature", {}))
-    return tuple(
-        factor * method.similarity.of_queries(rotate(turned, piece.q_phase)).swapaxes(1, 2)
-        for piece in method.position.pieces(rows)
-    )
+    factor = method.temperature(rows, q.astype(jnp.float32), params.get("temperature", {}))
+    sizes = dict(zip("BTN", q.shape[:3], strict=True))
+    factor = checked(factor, method.temperature, "temperature", "B? N? T? 1", sizes)
+    return tuple(factor * side for side in _sides(q, method, rows, "q"))
 
 
 def key_sides(k: Float[Array, "B S K H"], method: Method, rows: Rows) -> KeySides:
     """Keys as their products with `query_sides` want them."""
-    turned = method.position.arrange(k.astype(jnp.float32))
-    return tuple(
-        method.similarity.of_keys(rotate(turned, piece.k_phase)).swapaxes(1, 2)
-        for piece in method.position.pieces(rows)
+    return tuple(_sides(k, method, rows, "k"))
+
+
+def _sides(x: Array, method: Method, rows: Rows, side: str) -> list[Array]:
+    """What position and similarity make of queries ("q") or keys ("k"): [B, heads, tokens, I]."""
+    position, similarity = method.position, method.similarity
+    form = {"q": "B T N H", "k": "B S K H"}[side]
+    sizes = dict(zip(form.split(), x.shape, strict=True)) | {
+        "P": x.shape[3] // 2,
+        "I": inner_size(similarity, x.shape[3]),
+    }
+    x = checked(position.arrange(x.astype(jnp.float32)), position, "arrange", form, sizes)
+    pieces = position.pieces(rows)
+    if not pieces:
+        raise ValueError(f"pieces of {type(position).__name__} returned none: should be some")
+    make, name = {
+        "q": (similarity.of_queries, "of_queries"),
+        "k": (similarity.of_keys, "of_keys"),
+    }[side]
+    sides = []
+    for piece in pieces:
+        phase = {"q": piece.q_phase, "k": piece.k_phase}[side]
+        if phase is not None:
+            of_tokens = {"q": "B? T? P", "k": "B? S? P"}[side]
+            checked(phase, position, f"{side}_phase", of_tokens, sizes, jnp.uint32)
+        made = checked(make(rotate(x, phase)), similarity, name, form[:-1] + "I", sizes)
+        sides.append(made.swapaxes(1, 2))
+    return sides
+
+
+def inner_size(similarity: Similarity, head_dim: int) -> int:
+    """I, the size of the vectors that a similarity multiplies: traced, not computed."""
+    x = jax.ShapeDtypeStruct((1, 1, 1, head_dim), jnp.float32)
+    q, k = (
+        checked(jax.eval_shape(make, x), similarity, name, "1 1 1 I", {}).shape[3]
+        for name, make in [("of_queries", similarity.of_queries), ("of_keys", similarity.of_keys)]
     )
+    if q != k:
+        raise ValueError(
+            f"of_queries and of_keys of {type(similarity).__name__} returned {q} and {k} "
+            "dimensions: should be as many"
+        )
+    return q
 
 
 def products(q: Float[Array, "B N T I"], k: Float[Array, "B K S I"]) -> Float[Array, "B N T S"]:
@@ -63,12 +98,24 @@ def logits(
 ) -> Float[Array, "B N T S"]:
     """Logits of the rows against the keys at hand, hidden ones too, of the sides' products."""
     value = jnp.zeros((), jnp.float32)
-    position = method.position
+    position, sizes = method.position, dict(zip("BNTS", similarities[0].shape, strict=True))
     for piece, similarity in zip(position.pieces(rows), similarities, strict=True):
-        value = similarity if piece.where is None else jnp.where(piece.where, similarity, value)
+        if piece.where is None:
+            value = similarity
+        else:
+            where = checked(piece.where, position, "where", "B? 1 T? S?", sizes, jnp.bool_)
+            value = jnp.where(where, similarity, value)
     gain, bias = position.gain(rows), position.bias(rows, params.get("position", {}))
-    value = value if gain is None else gain * value
-    return value if bias is None else value + bias
+    if gain is not None:
+        value = gain_of(position, gain, "B? N? T? S?", sizes) * value
+    if bias is not None:
+        value = value + checked(bias, position, "bias", "B? N? T? S?", sizes)
+    return value
+
+
+def gain_of(position: Position, gain: Any, form: str, sizes: dict[str, int]) -> Array | float:
+    """The gain of a position, checked: a number, or an array as `form` says."""
+    return gain if jnp.ndim(gain) == 0 else checked(gain, position, "gain", form, sizes)
 
 
 def scores(
@@ -118,7 +165,9 @@ def sides_of_keys(
 
 def weights(scored: Scores, method: Method) -> Float[Array, "B N T S"]:
     """The rows' weights, float32."""
-    return method.weighting(scored.logits, scored.mask, scored.rows)
+    made = method.weighting(scored.logits, scored.mask, scored.rows)
+    sizes = dict(zip("BNTS", scored.logits.shape, strict=True))
+    return checked(made, method.weighting, "weighting", "B N T S", sizes)
 
 
 def combine(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from lenext.attention.axes.method import Method, Rows
+from lenext.attention.checked import checked
 
 Ar = Array | np.ndarray
 
@@ -138,8 +139,13 @@ def visible(method: Method, places: Places, causal: bool) -> Bool[Array, "#B 1 #
         mask &= same
     if causal:
         mask &= delta >= 0
-    in_reach = method.visibility(delta, places.kv_ordinals[:, None, None, :])
-    return mask if in_reach is None else mask & in_reach
+    ordinal = places.kv_ordinals[:, None, None, :]
+    in_reach = method.visibility(delta, ordinal)
+    if in_reach is None:
+        return mask
+    sizes = {"B": max(len(delta), len(ordinal)), "T": delta.shape[2], "S": delta.shape[3]}
+    form = "B? 1 T? S?"
+    return mask & checked(in_reach, method.visibility, "visibility", form, sizes, jnp.bool_)
 
 
 def rows_at(

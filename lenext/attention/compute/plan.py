@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from lenext.attention.axes.method import Rows
-from lenext.attention.axes.weighting import KeyByKey
+from lenext.attention.axes.method import KeyByKey, Rows
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, count, rows_at, visible
 
@@ -62,9 +61,8 @@ class Plan(Call):
     @property
     def sees_all(self) -> bool:
         """Whether nothing hides a key but causality, where positions are the defaults."""
-        nowhere = jnp.zeros((1, 1, 1, 1), jnp.int32)
         known = self.ordered or not self.causal
-        return known and not self.masked and self.method.visibility(nowhere, nowhere) is None
+        return known and not self.masked and self.method.visibility.sees_all
 
     def tiles(self, block: Array) -> tuple[Array, Array, Array, Array]:
         """(first, whole, stop, sinks): what a block of queries meets.

@@ -1,8 +1,8 @@
 """Rows summed up key by key: tiles of queries by keys, for `KeyByKey` weightings.
 
 Each block of queries meets its keys tile by tile and keeps a largest logit, a total and a sum of
-values (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135). Re-weighted rows
-take two passes: totals first, then the sharpened sums, without the tiles that add nothing to them.
+values (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135). Rows of `TwoStage`
+take two passes: totals first, then the second sums, without the tiles that add nothing to them.
 The backward pass makes the tiles anew. Memory is O(tile + T + S), whatever the weighting.
 Which tiles there are: `lenext.attention.compute.plan`.
 """
@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.axes.method import Method, Params, Rows
-from lenext.attention.axes.weighting import KeyByKey, Reweighted
+from lenext.attention.axes.method import KeyByKey, Method, Params, Rows, TwoStage
 from lenext.attention.compute import naive
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, visible
@@ -36,16 +35,18 @@ from lenext.attention.compute.plan import (
 # Float32 entries of a tile over batch and heads. Measured in experiments/benchmarks/block_size.py.
 TILE_ENTRIES = 2**20
 SMALLEST, LARGEST = 128, 1024
-# Re-weighted shares of a row below this are nothing beside its total, 1 or more, in float32.
+# Second values below this part of their row's largest, taken n times, are nothing in float32.
 NOTHING = 2.0**-26
 
 
 def suits(method: Method) -> bool:
     """Whether the method's rows can be summed up key by key."""
     weighting = method.weighting
-    # What sharpens looks for the largest value at the largest logit, where this phi has none.
-    falls = isinstance(weighting, Reweighted) and weighting.phi == "gelu_shifted"
-    return isinstance(weighting, KeyByKey) and not falls
+    if isinstance(weighting, TwoStage):
+        # The largest weight, which a second stage is told, is looked for at the largest logit.
+        return weighting.rises and type(weighting).__call__ is TwoStage.__call__
+    # Whoever makes rows in a way of its own gets them complete.
+    return isinstance(weighting, KeyByKey) and type(weighting).__call__ is KeyByKey.__call__
 
 
 def default_tile(batch: int, num_heads: int, window: int | None) -> int:
@@ -97,7 +98,7 @@ class _RowSums(NamedTuple):
     """What a row's weights are made with, each [B, N, T, 1].
 
     Attributes:
-      largest: the largest visible logit (0 where the weighting has no shift).
+      largest: the largest visible logit (0 where nobody asks for it: no shift, no second stage).
       total: the (first) total of the values, or 1.
       divisor: what the last values are over: the total, the second one, or 1.
       centred: 1 where that divisor follows the logits, 0 where it does not.
@@ -193,7 +194,7 @@ def _attend(plan, q_sides, k_sides, v, params, places, n):
 def _forward(plan, q_sides, k_sides, v, params, places, n):
     """Outputs [B, N, T, V], and the `_RowSums`."""
     tiles = _Tiles(plan, q_sides, k_sides, v, params, places, n)
-    twice = isinstance(plan.weighting, Reweighted)
+    twice = isinstance(plan.weighting, TwoStage)
 
     def of_block(block):
         largest, total, out, tops = _first_pass(tiles, block, twice=twice)
@@ -215,12 +216,13 @@ def _joined(plan: Plan, x: Array) -> Array:
 def _first_pass(tiles: _Tiles, block: Array, *, twice: bool):
     """(largest, total, sums of values, None), or (…, None, each tile's largest) before a second."""
     weighting = tiles.weighting
+    tracked = weighting.shifted or twice
 
     def step(tile, carry, whole):
         largest, total, out, tops = carry
         logits, mask, rows = tiles.seen(block, tile, whole)
         shift = largest
-        if weighting.shifted:
+        if tracked:
             seen = True if mask is None else mask
             top = jnp.max(logits, axis=-1, keepdims=True, where=seen, initial=-jnp.inf)
             tops = None if tops is None else tops.at[..., tile].set(top[..., 0])
@@ -236,50 +238,54 @@ def _first_pass(tiles: _Tiles, block: Array, *, twice: bool):
         return largest, total, out, tops
 
     start = (
-        tiles.per_row(-jnp.inf if weighting.shifted else 0.0),
+        tiles.per_row(-jnp.inf if tracked else 0.0),
         tiles.per_row(0.0),
         None if twice else tiles.per_row(0.0, tiles.value_dim),
         tiles.per_row(-jnp.inf, tiles.plan.key_blocks) if twice else None,
     )
     largest, total, out, tops = over_tiles(tiles.plan, block, step, start)
-    total = total + weighting.rest(weighting.shift_at(largest))
+    total = total + weighting.rest_at(weighting.shift_at(largest))
     usable = total > 0 if weighting.normalised else jnp.zeros_like(total, dtype=bool)
     return largest, jnp.where(usable, total, 1.0), out, tops
 
 
-def _sharpened(weighting, logits, mask, largest, total, rows):
+def _peak(weighting: TwoStage, largest: Array, total: Array, rows: Rows) -> Array:
+    """The largest first weight of each row; 0 where it sees nothing."""
+    seen, shift = jnp.isfinite(largest), weighting.shift_at(largest)
+    return weighting.visible_values(largest, seen, shift, rows) / jax.lax.stop_gradient(total)
+
+
+def _last_values(weighting: TwoStage, logits, mask, largest, total, rows):
     """Second-stage values, as a function of their logits and of their rows' first total."""
-    shift = weighting.shift_at(largest)
-    peak = weighting.values(largest, shift, rows) / jax.lax.stop_gradient(total)
-    first = weighting.visible_values(logits, mask, shift, rows) / total
-    sharp = weighting.sharpened(first, peak, rows)
-    return sharp if mask is None else jnp.where(mask, sharp, 0.0)
+    first = weighting.visible_values(logits, mask, weighting.shift_at(largest), rows) / total
+    last = weighting.last_values(first, _peak(weighting, largest, total, rows), rows)
+    return last if mask is None else jnp.where(mask, last, 0.0)
 
 
 def _second_pass(tiles: _Tiles, block: Array, largest: Array, total: Array, tops: Array):
-    """Re-weighted rows, from the tiles that count beside their totals: outputs and sums."""
-    weighting = tiles.weighting
+    """Rows of a second stage, from the tiles that count beside their totals: outputs and sums."""
+    weighting: Any = tiles.weighting
     _, rows = tiles.rows(block, 0)
-    peak = weighting.values(largest, weighting.shift_at(largest), rows) / total
-    flat = weighting.is_flat(peak, rows)
+    flat = weighting.flat_at(_peak(weighting, largest, total, rows), rows)
     seen = jnp.isfinite(tops)
-    best = _sharpened(weighting, tops, seen, largest, total, rows)
-    counts = jnp.any(seen & (flat | (best * rows.n > NOTHING)), axis=(0, 1, 2))
+    best = _last_values(weighting, tops, seen, largest, total, rows)
+    least = NOTHING * jnp.max(best, axis=-1, keepdims=True)
+    counts = jnp.any(seen & (flat | (best * rows.n > least)), axis=(0, 1, 2))
 
     def step(tile, carry, whole):
         def add():
             divisor, out = carry
             logits, mask, rows = tiles.seen(block, tile, whole)
-            sharp = _once(_sharpened(weighting, logits, mask, largest, total, rows))
-            divisor = divisor + jnp.sum(sharp, axis=-1, keepdims=True)
-            return divisor, out + tiles.combine(sharp, tile)
+            last = _once(_last_values(weighting, logits, mask, largest, total, rows))
+            divisor = divisor + jnp.sum(last, axis=-1, keepdims=True)
+            return divisor, out + tiles.combine(last, tile)
 
         return jax.lax.cond(counts[tile], add, lambda: carry)
 
     start = tiles.per_row(0.0), tiles.per_row(0.0, tiles.value_dim)
     divisor, out = over_tiles(tiles.plan, block, step, start)
-    divisor = jnp.where(flat, 1.0, divisor)
-    centred = jnp.where(flat, 0.0, 1.0)
+    usable = (divisor > 0) & ~flat
+    divisor, centred = jnp.where(usable, divisor, 1.0), usable.astype(jnp.float32)
     return out / divisor, _RowSums(largest, total, divisor, centred)
 
 
@@ -317,18 +323,18 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
     """Adds one block's part to (d_k_sides, d_v, d_params); and gives its d_q_sides."""
     plan, weighting = tiles.plan, tiles.weighting
     shift = weighting.shift_at(sums.largest)
-    twice = isinstance(weighting, Reweighted)
+    twice = isinstance(weighting, TwoStage)
 
     def last_values(logits, mask, total, rows):
-        if twice:
-            return _sharpened(weighting, logits, mask, sums.largest, total, rows)
+        if isinstance(weighting, TwoStage):
+            return _last_values(weighting, logits, mask, sums.largest, total, rows)
         return weighting.visible_values(logits, mask, shift, rows)
 
     def d_values(tile):
         return (naive.products(d_out, tiles.keys_of(tiles.v, tile)) - mean) / sums.divisor
 
     d_total = jnp.zeros_like(sums.total)
-    if twice and weighting.normalised:  # a re-weighted row's first total is one of its own
+    if twice and weighting.normalised:  # the first total is one of its own
 
         def add(tile, d_total, whole):
             logits, mask, rows = tiles.seen(block, tile, whole)

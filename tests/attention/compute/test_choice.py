@@ -41,7 +41,7 @@ def test_reasons():
         ("lssa", {}, "not a plain softmax"),
         ("alibi", {}, "bias"),
         ("rerope", {}, "near and far"),
-        ("softmax", {"hidden": True}, "padding and packs"),
+        ("softmax", {"masked": True}, "padding and packs"),
         ("softmax", {"ordered": False}, "default positions"),
         ("softmax", {"keys": 512, "causal": True}, "as many queries as keys"),
         ("windowed", {}, "window is causal"),

@@ -15,7 +15,7 @@ from lenext.attention.compute.fused import attend_fused, why_not_fused
 from lenext.attention.compute.places import Places, located
 
 WEIGHTS = "its weights are not a plain softmax of the logits"
-SIMILARITY = "its similarity is neither a scaled dot product nor a cosine"
+SIMILARITY = "its similarity multiplies vectors of 18 dimensions, not of 16"
 VISIBILITY = "its rows see something other than all keys or a window"
 ROTATIONS = "it rotates near and far keys differently, which takes a score matrix each"
 GAIN = "its gain on the logits follows the distance"

@@ -185,7 +185,7 @@ def test_visible_keys(method, causal, given):
     places = located(places)
     q, k = (1, queries, 1, 8), (1, length, 1, 8)
     call = Call(
-        made, q, k, k, "float32", causal, ordered=True, masked=given != "nothing", length=k.shape[1]
+        made, q, k, k, "float32", causal, ordered=True, masked=given != "nothing", length=length
     )
     n = np.asarray(visible_keys(plan_of(call, 16), places))[0, 0, :, 0]
     for row, i in enumerate(range(length - queries, length)):
