@@ -14,7 +14,11 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from lenext.config import base_config, to_config
+from lenext.attention import overruled_parts
+from lenext.attention.catalogue import CATALOGUE
+from lenext.attention.grammar import split_list
+from lenext.config import Config, base_config, to_config
+from lenext.config.imports import join_imports, load
 from lenext.errors import Stopped, TrainingError, UserError
 from lenext.parallel import processes
 from lenext.workdirs.workdir import read_run_config
@@ -41,6 +45,7 @@ def run(
     purpose: str,
     entry: Callable[[ml_collections.ConfigDict, Path], Any],
     *,
+    told: Callable[[Config], list[str]],
     of_a_run: bool = False,
 ) -> None:
     """Parses --config and --workdir, calls `entry`, and exits; see `guard`.
@@ -48,13 +53,18 @@ def run(
     Args:
       purpose: what is done, for --help.
       entry: what does it.
-      of_a_run: where there is no --config, the config of the run in --workdir is taken.
+      told: the lists of methods in a config whose parts that change nothing are told.
+      of_a_run: all but the section `eval` is taken from the run in --workdir, and that too where
+        there is no --config.
     """
 
     def main() -> None:
         workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
         distributed_flag = flags.DEFINE_bool("distributed", False, "One of several processes.")
         config = _parse(_config_of_run() if of_a_run else None)
+        config.imports = join_imports(config.imports)
+        load(config.imports)
+        tell_overruled(told(config))
         if not workdir_flag.value:
             raise UserError("--workdir=DIR is missing")
         if distributed_flag.value:
@@ -69,17 +79,17 @@ def run(
 
 
 def _config_of_run() -> ml_collections.ConfigDict | None:
-    """The config of the run in --workdir; None where --config is given, or no workdir.
+    """The config of the run in --workdir; None where no workdir is given.
 
     Raises:
       UserError: the workdir holds no run.
     """
     workdir = _peek("workdir")
-    if _peek("config") or not workdir:
+    if not workdir:
         return None
     stored = read_run_config(Path(workdir))
     if stored is None:
-        raise UserError(f"workdir {workdir}: holds no run; train there first, or give --config")
+        raise UserError(f"workdir {workdir}: holds no run; train there first")
     config = to_config(stored)
     config.mesh = base_config().mesh  # the devices here need not be those that it was trained on
     return config
@@ -146,6 +156,20 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+def tell_overruled(lists: list[str]) -> None:
+    """A line on stderr for each part of a method that changes nothing, in lists of methods.
+
+    Those that cannot be read are left to whoever reads them next.
+    """
+    try:
+        texts = [text for each in lists for text in split_list(each)]
+        said = [line for text in texts for line in overruled_parts(text)]
+    except ValueError:
+        return
+    for line in dict.fromkeys(said):
+        warn(line)
+
+
 def parse_flags(*, words: bool = False) -> list[str]:
     """Parses the command line into the flags defined so far, and gives the words that are none.
 
@@ -162,15 +186,19 @@ def parse_flags(*, words: bool = False) -> list[str]:
     return rest
 
 
-def _parse(stored: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict:
-    """The config that the command line names, or else `stored`, with its overrides."""
+def _parse(stored: Config | None) -> Config:
+    """The config that the command line names, with its overrides; of a run, as `run` says.
+
+    A file that registers methods is one of the config's imports.
+    """
+    file, known = _peek("config"), set(CATALOGUE)
     try:
-        if stored is None:
+        if stored is None or file:
             config_flag = config_flags.DEFINE_config_file("config", None, "Config file[:argument].")
         else:
             config_flag = config_flags.DEFINE_config_dict("config", stored)
         rest = flags.FLAGS(sys.argv)[1:]
-        config = config_flag.value
+        config: Config = config_flag.value
         if config is not None:
             config.keys()  # a config that failed to load says so only when it is used
     except (
@@ -181,7 +209,17 @@ def _parse(stored: ml_collections.ConfigDict | None) -> ml_collections.ConfigDic
         raise UserError(f"argument {rest[0]!r}: should be a flag such as --config.key=value")
     if config is None:
         raise UserError("--config=configs/NAME.py[:ARGUMENT] is missing")
-    return config
+    if CATALOGUE.keys() - known:
+        config.imports = join_imports(config.imports, file.partition(":")[0])
+    if stored is None or not file:
+        return config
+    # Of a run and a file: what to evaluate from the file, all else from the run, and what the
+    # command line says on top.
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    stored.imports = join_imports(stored.imports, config.imports)
+    stored.eval = config.eval
+    stored.update_from_flattened_dict({k: v for k, v in given.items() if k != "imports"})
+    return stored
 
 
 def _reason(error: Exception) -> str:

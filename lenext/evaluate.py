@@ -15,4 +15,5 @@ if __name__ == "__main__":
         str(__doc__),
         lambda config, workdir: evaluate(config, workdir, calibrate_first=calibrate.value),
         of_a_run=True,
+        told=lambda config: [config.eval.methods],
     )

@@ -23,6 +23,7 @@ USAGE = f"""{__doc__}
   --prompt=TEXT       what to go on from
   --max_tokens=200    how many tokens to draw
   --method=METHOD     in place of the one it was trained with
+  --imports=FILE      that registers methods, in place of the run's own
   --tokenizer=NAME    in place of the run's, which may have none: bytes, or a file's path
   --temperature=1     0 takes the likeliest token
   --top_k=0           only the k likeliest tokens; 0 for all
@@ -39,6 +40,7 @@ def main() -> None:
     workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
     prompt_flag = flags.DEFINE_string("prompt", None, "What to go on from.")
     method_flag = flags.DEFINE_string("method", None, "In place of the trained one.")
+    imports_flag = flags.DEFINE_string("imports", None, "That register methods.")
     tokenizer_flag = flags.DEFINE_string("tokenizer", None, "In place of the run's.")
     max_tokens = flags.DEFINE_integer("max_tokens", 200, "How many tokens to draw.")
     temperature = flags.DEFINE_float("temperature", 1.0, "0 takes the likeliest token.")
@@ -55,10 +57,11 @@ def main() -> None:
     sampling = Sampling(temperature.value, top_k.value, top_p.value)
 
     workdir = Path(workdir_flag.value)
-    run = load_run(workdir)
+    run = load_run(workdir, imports=imports_flag.value)
     model, config = run.model, run.config
     if method_flag.value:
         pattern = run.read_methods(method_flag.value)
+        cli.tell_overruled([method_flag.value])
         trained = model_methods(model)
         model, uncalibrated = under_method(run, workdir, pattern)
         if uncalibrated:

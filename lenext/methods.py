@@ -7,12 +7,14 @@ from absl import flags
 
 from lenext import cli
 from lenext.attention.describe import catalogue_table, explain, markdown_table
+from lenext.config.imports import load
 from lenext.errors import UserError
 
 USAGE = f"""{__doc__}
 
   METHOD              name, or several joined by +, with options: "rerope(window=32)+infoscale";
                       without it, a table of all
+  --imports=FILE      that registers methods of your own; or a module, several with commas
   --train_length=64   L, tokens, of the method explained
   --head_dim=64       H, dimensions a head, of the method explained
   --markdown          the table as README.md has it"""
@@ -27,6 +29,7 @@ def main() -> None:
     train_length = flags.DEFINE_integer("train_length", 64, "L.", lower_bound=2, upper_bound=2**16)
     head_dim = flags.DEFINE_integer("head_dim", 64, "H.", lower_bound=1, upper_bound=2**12)
     markdown = flags.DEFINE_boolean("markdown", False, "The table as README.md has it.")
+    imports = flags.DEFINE_string("imports", "", "That register methods.")
     names = cli.parse_flags(words=True)
     if len(names) > 1:
         raise UserError(f"argument {names[1]!r}: should be one method; quote several, joined by +")
@@ -36,6 +39,7 @@ def main() -> None:
         if flag.present and not names:
             raise UserError(f"--{flag.name}: should come with a method to explain")
 
+    load(imports.value)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character
     if not names:

@@ -4,4 +4,4 @@ from lenext import cli
 from lenext.training import train
 
 if __name__ == "__main__":
-    cli.run(str(__doc__), train)
+    cli.run(str(__doc__), train, told=lambda config: [config.model.method])

@@ -29,7 +29,7 @@ ROOMS = {
     "sweeps": (
         "attention", "config", "errors", "evaluation", "files", "models", "training", "workdirs",
     ),
-    "cli": ("config", "errors", "parallel", "workdirs"),
+    "cli": ("attention", "config", "errors", "parallel", "workdirs"),
 }  # fmt: skip
 COMMANDS = (
     "__init__", "train", "evaluate", "generate", "methods", "import_checkpoint",

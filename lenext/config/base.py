@@ -15,6 +15,8 @@ def base_config() -> Config:
     """Every key there is, with its default. Configs set what they change; no key may be added."""
     config: Config = ConfigDict()
     config.seed = 0  # initial values, data order, masks, dropout
+    # Python files or modules that register methods, with commas. Kept with a run, which needs them.
+    config.imports = ""
 
     config.model = ConfigDict()
     # "gau", an encoder for masked language modelling; "decoder", causal; or "encoder", of

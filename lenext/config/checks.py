@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lenext.config.base import Config
+from lenext.config.imports import load
 from lenext.config.methods import read_methods
 from lenext.config.plain import differences, plain
 from lenext.errors import UserError
@@ -81,6 +82,8 @@ def check_positions(model: Config, length: int, key: str) -> None:
 def validate(config: Config) -> None:
     """Checks values that would otherwise fail far from where they were given.
 
+    What `config.imports` names is imported first, as methods may come from there.
+
     Raises:
       UserError: naming the first key that is off.
     """
@@ -94,6 +97,7 @@ def validate(config: Config) -> None:
         "eval.needles", "data.needles",
         "eval.calibration_documents", "eval.calibration_tokens",
     ]  # fmt: skip
+    load(config.imports)
     flat = dict(_flatten(plain(config)))
     for key in at_least_one:
         if flat[key] < 1:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lenext.attention import overruled_parts
 from lenext.config import (
     Config,
     check_positions,
@@ -93,6 +94,7 @@ def evaluate_run(
         model_config=config.model,
         vocab_size=vocab_size,
         mesh=mesh if mesh.size > 1 else None,
+        imports=config.imports,
     )
     run.check_tokenizer(tokenizer, data.tokenizer)
     model, trained, step = run.model, run.config, run.step
@@ -167,6 +169,10 @@ def _write(found: Evaluated, config: Config, workdir: Path, folder: Path) -> Non
     if found.uncalibrated:
         names = ", ".join(found.uncalibrated)
         about.append(f"Not calibrated (lenext.evaluate --calibrate): {names}.")
+    about += [
+        f"{said}." for name in dict.fromkeys(r["method"] for r in records)
+        for said in overruled_parts(name)
+    ]  # fmt: skip
     write_atomically(folder / "results.md", markdown(records, heading, about))
     write_atomically(folder / "results.png", plot(records, found.headline, train_length, heading))
     metrics = {record["metric"] for record in records}

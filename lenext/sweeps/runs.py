@@ -30,9 +30,11 @@ from lenext.workdirs.provenance import provenance
 from lenext.workdirs.versions import FIGURES_VERSION, TRAINING_VERSION, changes, outside_sources
 
 DIGITS = 12
-NO_TRAINING = ("eval", "mesh")
-"""Sections that have no part in a training."""
-NO_FIGURES = ("model", "data", "optimizer", "training", "evaluators", "mesh", "seed")
+NO_TRAINING = ("eval", "imports", "mesh")
+"""Sections that have no part in a training: what imports register counts by its source."""
+NO_FIGURES = (
+    "model", "data", "optimizer", "training", "evaluators", "imports", "mesh", "seed",
+)  # fmt: skip
 """Those that figures follow by the training alone."""
 
 

@@ -11,17 +11,19 @@ from flax import nnx
 
 from lenext.attention import spell_trained
 from lenext.config import Config, check_model, read_methods, to_config
+from lenext.config.imports import join_imports, load
 from lenext.errors import UserError
 from lenext.models import with_method
 from lenext.parallel.meshes import place
 from lenext.training.step import State
 from lenext.workdirs.checkpoints import Checkpoints, newest_step
 from lenext.workdirs.pretrained import load_run
+from lenext.workdirs.versions import changed_sources
 from lenext.workdirs.workdir import SOURCE, read_run_config
 
 
 def restore_origin(
-    config: Config, like: State, data: Mapping[str, str]
+    config: Config, like: State, data: Mapping[str, Any]
 ) -> tuple[int, State, dict[str, Any]]:
     """What a branch starts from: a step of the run in `config.training.branch_from`.
 
@@ -90,6 +92,8 @@ def spell_method(config: Config) -> Config:
     if stored is None:
         return config
     config = config.copy_and_resolve_references()
+    config.imports = join_imports(config.imports, stored["imports"])
+    load(config.imports)
     try:
         config.model.method = spell_trained(config.model.method, stored["model"]["method"])
     except ValueError as error:
@@ -112,18 +116,19 @@ def _start_from(origin: Path, config: Config, like: State) -> State:
 
 
 def check_data(
-    config: Config, data: Mapping[str, str], resumed: Mapping[str, Any], workdir: str
+    config: Config, data: Mapping[str, Any], resumed: Mapping[str, Any], workdir: str
 ) -> None:
     """Checks that a run goes on with the data and the tokeniser that it was trained on.
 
     Args:
       config: names them.
-      data: the "fingerprint" of the data at hand and that of its "tokenizer".
+      data: the "fingerprint" of the data at hand, that of its "tokenizer", and the sources of
+        "methods" from outside.
       resumed: holds what they were, as a checkpoint has it.
       workdir: of the run that wrote it.
 
     Raises:
-      UserError: saying which of the two is another.
+      UserError: saying which of them is another.
     """
     names = {"fingerprint": f"dataset {config.data.dataset}",
              "tokenizer": f"tokenizer {config.data.tokenizer}"}  # fmt: skip
@@ -133,6 +138,11 @@ def check_data(
                 f"{name} has changed since {workdir} was trained with it: fingerprint "
                 f"{data[key]}, was {resumed[key]}"
             )
+    for name in changed_sources([config.model.method], resumed.get("methods", {})):
+        raise UserError(
+            f"method {name}: its source has changed since {workdir} was trained with it; take "
+            "another workdir, or the source as it was"
+        )
 
 
 def keep_source(origin: Path, workdir: Path) -> None:

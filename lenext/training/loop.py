@@ -30,6 +30,7 @@ from lenext.training.optimizer import frozen_parameters, make_optimizer, make_sc
 from lenext.training.preemption import Preemption
 from lenext.training.step import State, init_state, make_train_step
 from lenext.workdirs.checkpoints import Checkpoints, newest_step
+from lenext.workdirs.versions import outside_sources
 from lenext.workdirs.workdir import check_run, sole_writer, write_run_config
 
 
@@ -43,7 +44,7 @@ class _Run:
     schedule: Callable[[int], Any]
     train_step: Callable[..., tuple[State, dict[str, Array]]]
     batches: Any
-    data: Mapping[str, str]  # fingerprints of the training data and its tokeniser
+    data: Mapping[str, Any]  # fingerprints of training data, tokeniser and registered methods
     evaluators: Mapping[str, Callable[..., Mapping[str, float]]]
     checkpoints: Checkpoints
     writer: MetricsWriter | None  # of the first process
@@ -71,7 +72,11 @@ def train(config: Config, workdir: Path) -> None:
         corpus = open_split(config.data, "train", tokenizer)
         batches = make_batches(config, corpus, tokenizer, mesh)
         evaluators = make_evaluators(config, tokenizer, mesh)
-    data = {"fingerprint": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
+    data = {
+        "fingerprint": corpus.fingerprint,
+        "tokenizer": tokenizer.fingerprint,
+        "methods": outside_sources([config.model.method]),
+    }
 
     methods = read_methods(config.model.method, config.data.train_length)
     vocab_size = read_vocab_size(config, tokenizer.vocab_size)

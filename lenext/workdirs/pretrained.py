@@ -1,5 +1,6 @@
 """Models from workdirs."""
 
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,12 +10,14 @@ from jax.sharding import Mesh
 
 from lenext.attention import Method
 from lenext.config import Config, check_model, read_methods, to_config
+from lenext.config.imports import load
 from lenext.data import Tokenizer
 from lenext.errors import UserError
 from lenext.models.build import Model, build_model
 from lenext.models.swap import model_methods
 from lenext.parallel.meshes import shardings_of
 from lenext.workdirs.checkpoints import Checkpoints, newest_step
+from lenext.workdirs.versions import changed_sources
 from lenext.workdirs.workdir import read_run_config
 
 
@@ -63,6 +66,7 @@ def load_run(
     model_config: Config | None = None,
     vocab_size: int | None = None,
     mesh: Mesh | None = None,
+    imports: str | None = None,
 ) -> Pretrained:
     """The newest checkpoint of a workdir.
 
@@ -73,6 +77,7 @@ def load_run(
         same but may say another compute type.
       vocab_size: that the model must have; default: what it has.
       mesh: over which the parameters are split, see `lenext.parallel.meshes`; default: one device.
+      imports: in place of the run's own `config.imports`.
 
     Raises:
       UserError: for a workdir without a checkpoint, a checkpoint of another shape, or a run that
@@ -84,6 +89,7 @@ def load_run(
         raise UserError(f"workdir {workdir}: holds no checkpoint; train there first")
     checkpoints = Checkpoints(workdir)
     config = to_config(stored)
+    load(config.imports if imports is None else imports)
     sizes = config.model if model_config is None else model_config
     check_model(sizes, config.model, str(workdir))
     methods = read_methods(config.model.method, config.data.train_length)
@@ -100,9 +106,14 @@ def load_run(
             like, shardings,
         )  # fmt: skip
     params = checkpoints.restore_params(step, like, weights)
-    tokenizer = checkpoints.restore_data(step).get("tokenizer", "")
+    data = checkpoints.restore_data(step)
     checkpoints.close()
-    return Pretrained(nnx.merge(graphdef, params), config, step, weights, tokenizer)
+    for name in changed_sources([config.model.method], data.get("methods", {})):
+        print(
+            f"warning: method {name}: its source has changed since {workdir} was trained with it",
+            file=sys.stderr,
+        )
+    return Pretrained(nnx.merge(graphdef, params), config, step, weights, data.get("tokenizer", ""))
 
 
 def load_pretrained(workdir: str | Path) -> Model:

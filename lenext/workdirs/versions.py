@@ -58,11 +58,26 @@ def outside_sources(texts: Iterable[str]) -> dict[str, list[str]]:
     found = {}
     for name in sorted(named & (CATALOGUE.keys() - BUILT_IN)):
         axes = [getattr(CATALOGUE[name], axis) for axis in AXES]
-        files = {Path(inspect.getfile(type(choice))) for choice in axes}
+        files = {_file(type(choice)) for choice in axes} - {None}
         digests = [
             hashlib.sha256(file.read_bytes()).hexdigest()
             for file in files
-            if not file.is_relative_to(PACKAGE)
+            if file is not None and not file.is_relative_to(PACKAGE)
         ]
         found[name] = [*map(repr, axes), *sorted(digests)]
     return found
+
+
+def _file(choice: type) -> Path | None:
+    """Where a class is defined; None for one that was typed in."""
+    try:
+        file = Path(inspect.getfile(choice))
+    except (OSError, TypeError):
+        return None
+    return file if file.exists() else None
+
+
+def changed_sources(texts: Iterable[str], stored: Mapping[str, Any]) -> list[str]:
+    """The methods in `texts` whose `outside_sources` are no longer those that were stored."""
+    now = outside_sources(texts)
+    return [name for name, source in stored.items() if now.get(name, source) != source]

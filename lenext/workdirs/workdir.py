@@ -48,7 +48,8 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
 def check_run(workdir: Path, config: Config) -> None:
     """Checks that DIR is free for this run, or holds this very run.
 
-    The sections `eval` and `mesh` may differ: what is trained does not follow from them.
+    The sections `eval` and `mesh` may differ: what is trained does not follow from them. Nor does
+    it from where code is that `imports` names; what it registers is held against its source.
 
     Raises:
       UserError: naming the keys that differ, or what stands where DIR should be.
@@ -108,7 +109,7 @@ def sole_writer(workdir: Path) -> Iterator[None]:
 
 
 def _training_part(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("eval", "mesh")}
+    return {key: value for key, value in config.items() if key not in ("eval", "imports", "mesh")}
 
 
 def _with_defaults(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from lenext.attention import (
     make_method,
     method_names,
     method_options,
+    register,
     unsuited_axes,
 )
+from lenext.attention.catalogue import CATALOGUE
 from tests.attention.common import (
     DIM,
     HEADS,
@@ -453,3 +455,30 @@ class TestOfTrainedWeights:
         assert make("softmax+trained", trained=WAS) == WAS
         method = make("infoscale+trained", trained=WAS)
         assert method == dataclasses.replace(WAS, temperature=make("infoscale").temperature)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "says"),
+    [
+        ("rerope", CATALOGUE["yarn"], "name 'rerope': lenext has a method of that name"),
+        ("trained", CATALOGUE["yarn"], "name 'trained': lenext has"),
+        ("two words", CATALOGUE["yarn"], "name 'two words': should be a word"),
+        ("mine", 3, "method 'mine': should be an Entry, and is int"),
+    ],
+)
+def test_what_cannot_be_registered(name, entry, says):
+    before = dict(CATALOGUE)
+    with unchecked_types(), pytest.raises(ValueError, match=says):
+        register(name, entry)
+    assert before == CATALOGUE
+
+
+def test_a_registered_name_is_as_good_as_ours(monkeypatch):
+    monkeypatch.setitem(CATALOGUE, "mine", CATALOGUE["softmax"])  # is taken away again
+    register("mine", CATALOGUE["yarn"])
+    assert make("mine+infoscale") == make("yarn+infoscale")
+    assert method_names()[-1] == "mine"
+    with pytest.raises(
+        ValueError, match=r"unknown method 'yarm'; did you mean 'yarn'\? choose from"
+    ):
+        make("yarm")
