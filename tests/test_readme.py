@@ -93,7 +93,7 @@ def test_maps_example(monkeypatch, tmp_path, tmp_path_factory):
 
 
 def test_own_method_example(clean_catalogue):
-    (code,) = [block for block in BLOCKS if "CATALOGUE[" in block]
+    (code,) = [block for block in BLOCKS if "register(" in block]
     names = {"__name__": "example"}
     exec(code, names)
     method = names["method"]

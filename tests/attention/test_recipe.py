@@ -14,14 +14,14 @@ def pytest_collection(session):
 """
 # Beside the README's method one that is none: softmax under another name.
 SHAM = """
-CATALOGUE["idle_length"] = Entry("nowhere", temperature=PowerLength(exponent=0.0))
+register("idle_length", Entry("nowhere", temperature=PowerLength(exponent=0.0)))
 """
 
 
 def test_the_suite_takes_the_readmes_method(tmp_path):
     """Its guarantees run and pass, what needs a reference skips and says so, and a sham fails."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    (code,) = [block for block in blocks if "CATALOGUE[" in block]
+    (code,) = [block for block in blocks if "register(" in block]
     (tmp_path / "recipe.py").write_text(code + SHAM)
     (tmp_path / "recipe_plugin.py").write_text(PLUGIN)
     done = subprocess.run(
