@@ -1,24 +1,29 @@
 """Trains, evaluates and tabulates an experiment; what is done already is not done again.
 
     python -m experiments.run NAME [--size=cpu]
+    python -m experiments.run FILE.py [--size=cpu]
 
 Runs are done one after the other; stopped at any time, the same command goes on where it was. At
 the end the results' folder has NAME.json, with where it comes from and every figure, NAME.md and
 pictures.
 """
 
+import difflib
 import importlib
+import importlib.util
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from absl import flags
 from ml_collections import config_flags
 
 from experiments.sizes import SIZES, check_size
 from lenext import cli
-from lenext.config import base_config, validate
+from lenext.config import base_config, read_methods, validate
 from lenext.errors import UserError
 from lenext.sweeps.experiment import Experiment, collect, write
 from lenext.sweeps.progress import Rates, duration
@@ -44,14 +49,24 @@ NAMES = (
     "associative_recall",
 )
 
+FILE_END = ".py"
+"""What tells a file of the user's own from a name."""
+FILE_MODULE = "lenext_file_"
+"""Before the stem of such a file, so that no json.py takes the place of Python's own."""
+
+CHOICES = f"{', '.join(NAMES)}; or FILE{FILE_END}, a file of yours"
+
 QUOTES = "'\""
 
 USAGE = f"""{__doc__}
   NAME             {", ".join(NAMES[:4])},
                    {", ".join(NAMES[4:])}
+  FILE.py          a file of yours that ends on EXPERIMENT, a lenext.sweeps.experiment.Experiment;
+                   it may register methods of its own
   --size=SIZE      {", ".join(SIZES)} (default: cpu); smoke takes seconds and shows nothing
   --runs=DIR       where runs are kept, for all experiments (default: runs/experiments)
-  --results=DIR    where tables go (default: experiments/results, and smoke's to runs/smoke)
+  --results=DIR    where tables go (default: experiments/results, and smoke's to runs/smoke; those
+                   of a FILE.py to runs/results, at every size)
   --also=DIR,DIR   folders with runs of other machines; read, never written
   --dry-run        lists the runs: number, seed, state, and about how long each still takes
   --only=NUMBER    does this run alone, as numbered by --dry-run, and writes no table: for an array
@@ -63,14 +78,71 @@ USAGE = f"""{__doc__}
 
 
 def read(name: str) -> Experiment:
-    """The experiment of a name.
+    """The experiment of a name, or of the user's own file.
 
     Raises:
       UserError: there is none.
     """
+    if name.endswith(FILE_END):
+        experiment = getattr(load_file(Path(name)), "EXPERIMENT", None)
+        if not isinstance(experiment, Experiment):
+            wanted = f"{Experiment.__module__}.{Experiment.__name__}"
+            raise UserError(f"{name}: should end on EXPERIMENT, which is to be a {wanted}")
+        return experiment
     if name not in NAMES:
-        raise UserError(f"experiment {name!r}: choose from {', '.join(NAMES)}")
+        near = difflib.get_close_matches(name, NAMES, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"experiment {name!r}: {meant}choose from {CHOICES}")
     return importlib.import_module(f"experiments.{name}").EXPERIMENT
+
+
+def load_file(path: Path) -> ModuleType:
+    """The module that a file of the user's own is.
+
+    Raises:
+      UserError: there is no such file, or it raises.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    name = f"{FILE_MODULE}{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None  # the name ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and inspect look a class's module up here, while the file still runs.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == module.__file__]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UserError(f"{where}: raised {type(error).__name__}: {error}") from None
+    return module
+
+
+def check(experiment: Experiment, runs: Sequence[Run]) -> None:
+    """Checks before hours of training what would otherwise fail after them.
+
+    Raises:
+      UserError: a config or method is off, or nothing is there to compare with.
+    """
+    for run in runs:
+        validate(run.config)
+        for method in run.rows.values():
+            read_methods(method, run.config.data.train_length)
+    rows = dict.fromkeys(label for run in runs for label in run.rows)
+    if experiment.baseline not in rows:
+        has = f"rows are {', '.join(rows)}" if rows else "its runs have no rows"
+        raise UserError(f"{experiment.name}: baseline {experiment.baseline!r} is no row; {has}")
+
+
+def default_results(name: str, size: str) -> str:
+    """Where results go that are to go nowhere in particular."""
+    if name.endswith(FILE_END):
+        return "runs/results"  # experiments/results is committed, and of this project alone
+    return "runs/smoke" if size == "smoke" else "experiments/results"
 
 
 def listing(runs: Sequence[Run], folders: Sequence[Path]) -> list[str]:
@@ -150,11 +222,11 @@ def main() -> None:
         ) from None
     names = cli.parse_flags(words=True)
     if len(names) != 1:
-        raise UserError(f"should be given the name of one experiment: {', '.join(NAMES)}")
-    experiment = read(names[0])
+        raise UserError(f"should be given the name of one experiment: {CHOICES}")
     check_size(size.value)
+    experiment = read(names[0])
     folder = Path(runs_folder.value)
-    into = Path(results.value or ("runs/smoke" if size.value == "smoke" else "experiments/results"))
+    into = Path(results.value or default_results(names[0], size.value))
     if tables.value:
         say(remake(experiment, into))
         return
@@ -163,7 +235,7 @@ def main() -> None:
         run.config.update_from_flattened_dict(
             config_flags.get_override_values(flags.FLAGS["config"])
         )
-        validate(run.config)
+    check(experiment, runs)
     folders = [folder, *map(Path, also.value)]
     for other in folders[1:]:
         if not other.is_dir():

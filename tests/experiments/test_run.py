@@ -16,7 +16,7 @@ from experiments import run as runner
 from experiments.pictures import draw_metrics
 from experiments.sizes import SIZES, with_changes
 from experiments.tables import metric_table, page, provenance_notes
-from lenext.attention.catalogue import CATALOGUE
+from lenext.attention.catalogue import BUILT_IN, CATALOGUE
 from lenext.config import plain
 from lenext.errors import UserError
 from lenext.sweeps import runs as experiment_runs
@@ -24,6 +24,51 @@ from lenext.sweeps.experiment import Experiment, _pooled, collect
 from lenext.sweeps.pool import Row
 from lenext.sweeps.runs import Run, alone, over_seeds, train_run
 from tests.training.common import REPOSITORY, Outcome, snapshot, tiny_config, tiny_decoder_config
+
+OWN = """
+import dataclasses
+
+import jax.numpy as jnp
+
+import lenext
+from experiments.sizes import encoder, with_changes
+from experiments.tables import metric_table, page, provenance_notes
+from lenext.attention.axes.method import Temperature, option
+from lenext.attention.catalogue import Entry
+from lenext.sweeps.experiment import Experiment
+from lenext.sweeps.runs import over_seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLength(Temperature):
+    exponent: float = option(0.1, float, at_least=0.0)
+
+    def __call__(self, rows, q, params):
+        return jnp.maximum((rows.n / rows.train_length) ** self.exponent, 1.0)
+
+
+lenext.register("power_length", Entry(temperature=PowerLength()))
+
+
+def runs(size):
+    config, seeds = encoder(size)
+    config = with_changes(
+        config, training__steps=2, training__eval_every=2, model__hidden_size=16,
+        model__intermediate_size=32, model__key_size=8, data__train_length=16, data__batch_size=4,
+        eval__lengths="16,48", eval__documents=4, eval__tokens=512, eval__bootstrap=100,
+    )
+    config.evaluators.validation.update(length=16, documents=4, tokens=128)
+    return over_seeds("softmax", config, ("softmax", "rerope+power_length"), seeds)
+
+
+def report(content):
+    table = metric_table(content["records"], "loss")
+    return {".md": page("Powers of the length", [("loss", table)], provenance_notes(content))}
+
+
+EXPERIMENT = Experiment("powers", runs, "softmax", ("loss",), report)
+"""
+"""What a user may write who has a temperature to try."""
 
 KEYS = {"config", "seeds", "tokens", "steps", "git", "results_version", "fingerprint", "versions"}
 
@@ -84,6 +129,16 @@ def places(tmp_path):
     return f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"
 
 
+@pytest.fixture
+def leaves_nothing():
+    """Takes back what a user's file brought: names of methods, and itself as a module."""
+    yield
+    for name in CATALOGUE.keys() - BUILT_IN:
+        del CATALOGUE[name]
+    for name in [name for name in sys.modules if name.startswith(runner.FILE_MODULE)]:
+        del sys.modules[name]
+
+
 def done(folder):
     """When what is kept of runs was written, by path."""
     kept = [*folder.glob("*/outcome.json"), *folder.glob("*/evaluations/*.json")]
@@ -130,6 +185,82 @@ def test_trains_evaluates_and_writes_once(tiny, call, places, tmp_path):
     (tmp_path / "results" / "tiny.md").unlink()
     assert call("tiny", "--tables", *places).code == 0
     assert (tmp_path / "results" / "tiny.md").read_text() == table
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_file_of_the_users_own_runs_once(call, places, data_dir, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    path = tmp_path / "my-powers.py"
+    path.write_text(OWN)
+    first = call(path, "--size=smoke", *places)
+    assert first.code == 0, first.err
+    assert "evaluating rerope+power_length (2 of 2)" in first.out
+    written = [tmp_path / "results" / f"powers.{end}" for end in ("json", "md")]
+    assert first.out.endswith(f"results: {written[0]}, {written[1]}\n")
+    content, table = (file.read_text() for file in written)
+    assert {r["method"] for r in json.loads(content)["records"]} == {
+        "softmax",
+        "rerope+power_length",
+    }
+    assert "| rerope+power_length | softmax | " in table
+
+    before = done(tmp_path / "runs")
+    assert len(before) == 1 + 2
+    again = call(path, "--size=smoke", *places)
+    assert again.code == 0, again.err
+    assert "[1/1] softmax, seed 0: done\n" in again.out
+    assert done(tmp_path / "runs") == before
+    assert written[0].read_text() == content
+
+    written[1].unlink()
+    assert call(path, "--tables", *places).code == 0
+    assert written[1].read_text() == table
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_results_of_a_file_go_to_a_folder_of_their_own(call, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    for size in SIZES:
+        outcome = call("mine.py", "--tables", f"--size={size}")
+        assert "error: runs/results/powers.json: cannot be read" in outcome.err
+        into = "runs/smoke" if size == "smoke" else "experiments/results"
+        outcome = call("passkey", "--tables", f"--size={size}")
+        assert f"error: {into}/passkey.json: cannot be read" in outcome.err
+
+
+NO_ROW = "powers: baseline 'lssa' is no row; rows are softmax, rerope+power_length"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "mine.py: there is no such file"),
+        ("\nx = nope\n", "mine.py, line 2: raised NameError: name 'nope' is not defined"),
+        ("def f(:\n", "mine.py: raised SyntaxError: invalid syntax (mine.py, line 1)"),
+        ("import sys\nsys.exit(0)\n", "mine.py, line 2: raised SystemExit: 0"),
+        (
+            OWN.replace('"power_length"', '"rerope"'),
+            "raised ValueError: name 'rerope': lenext has a method of that name",
+        ),
+        ("x = 1\n", "mine.py: should end on EXPERIMENT, which is to be a lenext.sweeps."),
+        ("EXPERIMENT = 1\n", "mine.py: should end on EXPERIMENT"),
+        (OWN.replace('"powers", runs, "softmax"', '"powers", runs, "lssa"'), NO_ROW),
+        (OWN.replace("rerope+power", "rerop+power"), "method 'rerop'; did you mean 'rerope'"),
+        (OWN.replace("encoder(size)", "encoder(size)[0], ()"), "powers: baseline 'softmax' is no"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("leaves_nothing")
+def test_mistakes_in_a_file_are_one_line(call, places, monkeypatch, tmp_path, text, message):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    outcome = call("mine.py", "--size=smoke", *places)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert message in outcome.err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_runs_of_several_machines_are_collected(tiny, call, tmp_path):
@@ -266,6 +397,7 @@ def test_keys_follow_the_source_of_registered_methods(data_dir, monkeypatch):
     [
         ((), "should be given the name of one experiment: infoscale_table, "),
         (("table",), "experiment 'table': choose from infoscale_table, cosscale_sweep, "),
+        (("paskey",), "experiment 'paskey': did you mean passkey? choose from infoscale_table, "),
         (("passkey", "--size=huge"), "--size=huge: choose from smoke, cpu, gpu, paper"),
         (("passkey", "--size=smoke", "--only=99"), "--only=99: should be from 0 to 3"),
         (("passkey", "--only=x"), "flag --only=x: "),
@@ -362,5 +494,6 @@ def test_killed_in_the_middle_it_redoes_nothing(data_dir, tmp_path):
 
 
 def test_help_names_every_experiment_and_flag():
-    for word in (*runner.NAMES, *SIZES, "--dry-run", "--only", "--also", "--tables"):
+    for word in (*runner.NAMES, *SIZES, "--dry-run", "--only", "--also", "--tables", "FILE.py",
+                 "runs/results"):  # fmt: skip
         assert word in runner.USAGE
