@@ -10,13 +10,10 @@ pictures.
 
 import difflib
 import importlib
-import importlib.util
 import json
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 from absl import flags
 from ml_collections import config_flags
@@ -24,6 +21,7 @@ from ml_collections import config_flags
 from experiments.sizes import SIZES, check_size
 from lenext import cli
 from lenext.config import base_config, read_methods, validate
+from lenext.config.imports import join_imports, load_file
 from lenext.errors import UserError
 from lenext.sweeps.experiment import Experiment, collect, write
 from lenext.sweeps.progress import Rates, duration
@@ -51,8 +49,6 @@ NAMES = (
 
 FILE_END = ".py"
 """What tells a file of the user's own from a name."""
-FILE_MODULE = "lenext_file_"
-"""Before the stem of such a file, so that no json.py takes the place of Python's own."""
 
 CHOICES = f"{', '.join(NAMES)}; or FILE{FILE_END}, a file of yours"
 
@@ -94,32 +90,6 @@ def read(name: str) -> Experiment:
         meant = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"experiment {name!r}: {meant}choose from {CHOICES}")
     return importlib.import_module(f"experiments.{name}").EXPERIMENT
-
-
-def load_file(path: Path) -> ModuleType:
-    """The module that a file of the user's own is.
-
-    Raises:
-      UserError: there is no such file, or it raises.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
-    name = f"{FILE_MODULE}{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
-    assert spec is not None  # the name ends in .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses and inspect look a class's module up here, while the file still runs.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == module.__file__]
-        where = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise UserError(f"{where}: raised {type(error).__name__}: {error}") from None
-    return module
 
 
 def check(experiment: Experiment, runs: Sequence[Run]) -> None:
@@ -235,6 +205,8 @@ def main() -> None:
         run.config.update_from_flattened_dict(
             config_flags.get_override_values(flags.FLAGS["config"])
         )
+        if names[0].endswith(FILE_END):  # a run's folder alone is enough to go on from
+            run.config.imports = join_imports(run.config.imports, names[0])
     check(experiment, runs)
     folders = [folder, *map(Path, also.value)]
     for other in folders[1:]:

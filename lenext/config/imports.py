@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import sys
+import traceback
 import types
 from pathlib import Path
 
@@ -27,8 +28,7 @@ def join_imports(*imports: str) -> str:
 def load(imports: str) -> None:
     """Imports each member: a file that ends in .py, or a module.
 
-    A file that has not changed is imported once. What it registers takes the place of what was
-    registered under the same names before.
+    What it registers takes the place of what was registered under the same names before.
 
     Args:
       imports: files and modules, with commas.
@@ -39,30 +39,46 @@ def load(imports: str) -> None:
     for member in split_imports(imports):
         try:
             if member.endswith(".py"):
-                _load_file(Path(member).absolute())
+                load_file(Path(member))
             else:
                 importlib.import_module(member)
-        except Exception as error:
-            reason = " ".join(str(error).split()) or "no message"
-            if isinstance(error, OSError):
-                reason = error.strerror or reason
-            elif not isinstance(error, UserError):
-                reason = f"{type(error).__name__}: {reason}"
-            raise UserError(f"config.imports: {member} cannot be imported ({reason})") from None
+        except UserError as error:
+            raise UserError(f"config.imports: {error}") from None
+        except (Exception, SystemExit) as error:
+            raise UserError(f"config.imports: {member}: {_said(error)}") from None
 
 
-def _load_file(path: Path) -> None:
-    source = path.read_bytes()
+def load_file(path: Path) -> types.ModuleType:
+    """The module that a user's file is; one that has not changed is executed once.
+
+    Raises:
+      UserError: there is no such file, or it raises.
+    """
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     # Two files of one name are two modules; classes find theirs by its name.
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    whole = path.absolute()
+    name = f"{path.stem}_{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}"
     loaded = sys.modules.get(name)
     if loaded is not None and getattr(loaded, "__source__", None) == source:
-        return
-    module = sys.modules[name] = types.ModuleType(name)
-    module.__file__ = str(path)
-    try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except BaseException:
-        del sys.modules[name]
-        raise
+        return loaded
+    module = types.ModuleType(name)
+    module.__file__ = str(whole)
     module.__source__ = source  # pyright: ignore[reportAttributeAccessIssue]
+    # Dataclasses and inspect look a class's module up here, while the file still runs.
+    sys.modules[name] = module
+    try:
+        exec(compile(source, str(whole), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(whole)]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UserError(f"{where}: {_said(error)}") from None
+    return module
+
+
+def _said(error: BaseException) -> str:
+    return f"raised {type(error).__name__}: {' '.join(str(error).split())}"
