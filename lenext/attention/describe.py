@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float64
 
 from lenext.attention.axes.method import AXES, Axis, Method, init_params, unsuited_axes
-from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method
+from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, overruled_parts
 from lenext.attention.compute.attend import attention_weights
 from lenext.attention.compute.fused import why_not_fused
 from lenext.attention.compute.places import Places, count, located, rows_at, visible
@@ -52,7 +52,7 @@ def markdown_table() -> str:
     lines = ["| name | what it changes | trained for it? | paper |", "|---|---|---|---|"]
     for name, entry in CATALOGUE.items():
         trained = "yes" if _unsuited(_typical(name)) else "no"
-        lines.append(f"| `{name}` | {entry.changes} | {trained} | {_linked(entry.source)} |")
+        lines.append(f"| `{name}` | {entry.changes} | {trained} | {_linked(_published(entry))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -67,7 +67,7 @@ def catalogue_table() -> str:
         causal = {True: "yes", False: "no", None: "both"}[entry.causal]
         trained = "yes" if _unsuited(method) else "no"
         fused = "no" if why_not_fused(method, HEADS, TYPICAL) else "yes"
-        rows.append((name, axes, entry.changes, trained, causal, fused, entry.source))
+        rows.append((name, axes, entry.changes, trained, causal, fused, _published(entry)))
     lines = [line for row in rows for line in _in_columns(row, widths)]
     legend = [line for text in LEGEND.splitlines() for line in _wrap(text, "", "  ")]
     return "\n".join([*lines, "", *legend]) + "\n"
@@ -92,7 +92,7 @@ def explain(name: str, *, train_length: int, head_dim: int) -> str:
     default = make_method("+".join(parts), train_length=train_length)
     params = init_params(method, HEADS, head_dim)
     head = f"{name}  (L = {train_length}, H = {head_dim})"
-    sections = ["\n".join([head, *_summary(parts, method, head_dim)])]
+    sections = ["\n".join([head, *_summary(name, parts, method, head_dim)])]
     for axis, choice in method.axes().items():
         lines = [f"{axis}: {type(choice).__name__}", *_paragraphs(type(choice))]
         lines += _options(choice, default.axes()[axis])
@@ -110,8 +110,8 @@ def explain(name: str, *, train_length: int, head_dim: int) -> str:
 
 def last_row_temperatures(
     method: Method, lengths: Sequence[int], head_dim: int
-) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
-    """n and the temperature at the last row of causal sequences of these lengths, in head 0 of 4.
+) -> tuple[Float[Array, " R"], Float[Array, "heads R"]]:
+    """n and the temperature at the last row of causal sequences of these lengths, in 4 heads.
 
     Learned parts stand at their initial values, and the query is zero.
     """
@@ -130,19 +130,40 @@ def _temperatures(places, *, method, head_dim):
     params = init_params(method, HEADS, head_dim).get("temperature", {})
     factor = method.temperature(rows, jnp.zeros((1, length, HEADS, head_dim)), params)
     factor = jnp.broadcast_to(factor, (1, HEADS, length, 1))
-    return rows.n[0, 0, :, 0], factor[0, 0, :, 0]
+    return rows.n[0, 0, :, 0], factor[0, :, :, 0]
 
 
-def example_row(method: Method, length: int, head_dim: int) -> np.ndarray:
-    """Weights [length], float64, of a causal sequence's last row: normal q and k, a fixed seed.
+def example_rows(method: Method, length: int, head_dim: int) -> Float64[np.ndarray, "heads length"]:
+    """Weights of a causal sequence's last row in 4 heads: normal q and k, a fixed seed.
 
-    The nearest keys are the same at every length, so the query meets them at the same distances.
+    All heads have the same q and k, so that they differ as the method has it. The nearest keys are
+    the same at every length, so the query meets them at the same distances.
     """
     rng = np.random.default_rng(SEED)
     q = rng.normal(size=(1, 1, HEADS, head_dim)).astype(np.float32)
+    q = np.repeat(q[:, :, :1], HEADS, axis=2)
     from_the_nearest = rng.normal(size=(1, length, 1, head_dim)).astype(np.float32)
     weights = attention_weights(q, from_the_nearest[:, ::-1], method, causal=True)
-    return np.asarray(weights[0, 0, 0], np.float64)
+    return np.asarray(weights[0, :, 0], np.float64)
+
+
+def distinct_heads(values: Float[np.ndarray, "heads columns"]) -> list[list[int]]:
+    """Heads in groups of the same values, to rounding."""
+    groups: list[list[int]] = []
+    for head, row in enumerate(values):
+        same = (g for g in groups if np.allclose(values[g[0]], row, rtol=1e-5, atol=1e-7))
+        group = next(same, None)
+        if group is None:
+            groups.append([head])
+        else:
+            group.append(head)
+    return groups
+
+
+def _named(heads: Sequence[int]) -> str:
+    """Such as "heads 0 and 2"."""
+    several = "s" if len(heads) > 1 else ""
+    return f"head{several} {' and '.join(map(str, heads))}"
 
 
 def entropy(weights: np.ndarray) -> float:
@@ -185,6 +206,10 @@ def _changed(entry: Entry) -> list[str]:
     return [axis for axis in AXES if getattr(entry, axis) != getattr(SOFTMAX, axis)]
 
 
+def _published(entry: Entry) -> str:
+    return entry.source or "unpublished"
+
+
 def _wrap(text: str, first: str = "", later: str = "", width: int = WIDTH) -> list[str]:
     """Text without Markdown's marks, in lines that keep "arXiv NNNN.NNNNN" together."""
     text = text.replace("`", "").replace("arXiv ", "arXiv\xa0")
@@ -206,15 +231,16 @@ def _in_columns(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
         yield line.rstrip()
 
 
-def _summary(parts: Sequence[str], method: Method, head_dim: int) -> list[str]:
+def _summary(name: str, parts: Sequence[str], method: Method, head_dim: int) -> list[str]:
     """Each part's line of the catalogue, and what the rules say of the whole."""
     directions = {True: "causal", False: "bidirectional", None: "causal and bidirectional"}
     said = []
     for part in parts:
         entry = CATALOGUE[part]
         changes = f"{entry.changes}. " if entry.changes else ""
+        meant = "published for" if entry.source else "for"
         said.append(
-            f"{part}: {changes}{entry.source}; published for {directions[entry.causal]} models"
+            f"{part}: {changes}{_published(entry)}; {meant} {directions[entry.causal]} models"
         )
     unsuited = ", ".join(_unsuited(method))
     said.append(
@@ -228,6 +254,7 @@ def _summary(parts: Sequence[str], method: Method, head_dim: int) -> list[str]:
         if reason
         else "fused: yes, a library's kernel can compute it"
     )
+    said += overruled_parts(name)
     return [line for text in said for line in _wrap(text, "  ", "    ")]
 
 
@@ -252,17 +279,21 @@ def _options(choice: Axis, default: Axis) -> list[str]:
 
 def _temperature_section(method: Method, head_dim: int) -> str:
     lengths = [extension * method.train_length for extension in EXTENSIONS]
-    seen, factors = last_row_temperatures(method, lengths, head_dim)
+    seen, factors = (np.asarray(x) for x in last_row_temperatures(method, lengths, head_dim))
     rows = {"length": [f"{x}" for x in lengths], "n": [f"{x:.0f}" for x in seen]}
     if rows["n"] == rows["length"]:  # no window
         del rows["n"]
-    rows["temperature"] = [f"{x:.3f}" for x in factors]
+    groups = distinct_heads(factors)
+    for heads in groups:
+        name = "temperature" if len(groups) == 1 else _named(heads)
+        rows[name] = [f"{x:.3f}" for x in factors[heads[0]]]
     width = 2 + max(6, *(len(cell) for cells in rows.values() for cell in cells))
-    title = (
-        f"Temperature of a causal sequence's last row (head 0 of {HEADS}, learned parts at start)"
-    )
+    where = f"head 0 of {HEADS}" if len(groups) == 1 else f"{HEADS} heads"
+    title = f"Temperature of a causal sequence's last row ({where}, learned parts at start)"
+    names = max(11, *map(len, rows))
     lines = (
-        f"    {head:<11}" + "".join(x.rjust(width) for x in cells) for head, cells in rows.items()
+        f"    {head:<{names}}" + "".join(x.rjust(width) for x in cells)
+        for head, cells in rows.items()
     )
     return "\n".join([title, *lines])
 
@@ -274,20 +305,27 @@ def _weights_section(method: Method, head_dim: int) -> str:
     shown = [softmax] if method == softmax else [softmax, method]
     near = -(-short // COLUMNS)  # keys a column at L
     pictures = []
+    several = False
     for length, keys in ((short, near), (long, near * DILUTED)):
         for one in shown:
-            weights = example_row(one, length, head_dim)
-            columns = np.pad(weights, (-length % keys, 0)).reshape(-1, keys).sum(axis=1)
-            nats, total = entropy(weights), weights.sum()
-            caption = f"{one.name} at length {length:,}: entropy {nats:.2f} nats, "
-            caption += f"{math.exp(nats):,.1f} effective keys"
-            if abs(total - 1) > 1e-3:
-                caption += f", sum of weights {total:.3g}"
-            pictures.append((caption, columns))
+            rows = example_rows(one, length, head_dim)
+            groups = distinct_heads(rows)
+            several |= len(groups) > 1
+            for heads in groups:
+                weights = rows[heads[0]]
+                columns = np.pad(weights, (-length % keys, 0)).reshape(-1, keys).sum(axis=1)
+                nats, total = entropy(weights), weights.sum()
+                caption = f"{one.name} at length {length:,}"
+                caption += f", {_named(heads)}" if len(groups) > 1 else ""
+                caption += f": entropy {nats:.2f} nats, {math.exp(nats):,.1f} effective keys"
+                if abs(total - 1) > 1e-3:
+                    caption += f", sum of weights {total:.3g}"
+                pictures.append((caption, columns))
     top = max(float(columns.max()) for _, columns in pictures) or 1.0
     title = (
-        f"Weights of a causal sequence's last row (normal q and k, seed {SEED}, head 0 of "
-        f"{HEADS}). Near keys are on the right; a column is the sum over {near:,} "
+        f"Weights of a causal sequence's last row (normal q and k, seed {SEED}, "
+        f"{f'{HEADS} heads' if several else f'head 0 of {HEADS}'}). Near keys are on the right; a "
+        f"column is the sum over {near:,} "
         f"{'key' if near == 1 else 'keys'} at length {short:,} and {near * DILUTED:,} keys at "
         f"{long:,}; the full height of {LINES} lines is {top:.3g} everywhere."
     )

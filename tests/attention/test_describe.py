@@ -14,8 +14,9 @@ from lenext.attention.describe import (
     allowed,
     bars,
     catalogue_table,
+    distinct_heads,
     entropy,
-    example_row,
+    example_rows,
     explain,
     last_row_temperatures,
     markdown_table,
@@ -25,7 +26,13 @@ LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def temperatures(name: str, head_dim: int = 128):
-    return last_row_temperatures(make_method(name, train_length=64), LENGTHS, head_dim)
+    n, factors = last_row_temperatures(make_method(name, train_length=64), LENGTHS, head_dim)
+    assert len(distinct_heads(np.asarray(factors))) == 1
+    return n, factors[0]
+
+
+def even_rows(method, length, head_dim):
+    return np.full((4, length), 1 / length)
 
 
 def explained(name: str, **sizes) -> str:
@@ -64,14 +71,14 @@ class TestTemperatures:
 class TestExampleRow:
     def test_near_keys_are_the_same_at_every_length(self):
         method = make_method("softmax", train_length=8)
-        short, long = (example_row(method, length, 8) for length in (8, 40))
+        short, long = (example_rows(method, length, 8)[0] for length in (8, 40))
         assert (short.shape, long.shape) == ((8,), (40,))
         np.testing.assert_allclose(long.sum(), 1, atol=1e-5)
         np.testing.assert_allclose(short, long[-8:] / long[-8:].sum(), rtol=1e-4)
 
     def test_of_normal_logits(self):
         # A row of n normal logits of variance 1 has an entropy of about ln n - 1/2.
-        weights = example_row(make_method("nope", train_length=8), 4096, 256)
+        weights = example_rows(make_method("nope", train_length=8), 4096, 256)[0]
         assert entropy(weights) == pytest.approx(math.log(4096) - 0.5, abs=0.15)
 
     def test_entropy(self):
@@ -121,7 +128,7 @@ class TestTables:
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_is_explained(name, monkeypatch):
     # Its weights are other files' to test, and what takes the time here.
-    monkeypatch.setattr(describe, "example_row", lambda method, length, _: np.ones(length) / length)
+    monkeypatch.setattr(describe, "example_rows", even_rows)
     text = explained(name)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
@@ -170,7 +177,7 @@ def test_explanation_says_what_is_learned_and_what_does_not_sum_to_one():
 
 
 def test_columns_of_a_length_that_they_do_not_divide(monkeypatch):
-    monkeypatch.setattr(describe, "example_row", lambda method, length, _: np.ones(length) / length)
+    monkeypatch.setattr(describe, "example_rows", even_rows)
     text = explained("nope", train_length=65)
     assert "over 2 keys at length 65 and 32 keys at 1,040" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 100
@@ -196,6 +203,41 @@ def test_a_method_of_ones_own():
     assert "    Twice what it was." in text
     assert "    exponent=2  a number, at most 3, above 0; default 1.0" in text
     assert "    temperature" + "   4.000" * 7 in text
+
+
+def test_every_head_that_differs_is_drawn():
+    text = explained("alibi")
+    for head in range(4):  # of slopes of their own
+        assert text.count(f"alibi at length 4, head {head}: entropy") == 1
+        assert text.count(f"alibi at length 64, head {head}: entropy") == 1
+    assert "softmax at length 4: entropy" in text
+    assert "seed 0, 4 heads)" in " ".join(text.split())
+    assert "head 1" not in explained("rerope(window=3)+infoscale")
+
+
+def test_heads_of_ones_own_and_no_publication(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class HalfHeads(Temperature):
+        """One head of two gets twice the temperature."""
+
+        def __call__(self, rows, q, params):
+            factor = np.where(np.arange(rows.num_heads) % 2, 2.0, 1.0)[None, :, None, None]
+            return factor * super().__call__(rows, q, params)
+
+    monkeypatch.setitem(CATALOGUE, "half_heads", Entry(temperature=HalfHeads()))
+    text = explained("half_heads")
+    assert "    heads 0 and 2" + "   1.000" * 7 in text
+    assert "    heads 1 and 3" + "   2.000" * 7 in text
+    assert "half_heads at length 64, heads 1 and 3: entropy" in text
+    assert "  half_heads: unpublished; for causal and bidirectional models" in text
+    assert "| `half_heads` |  | no | unpublished |" in markdown_table()
+    assert "unpublished" in catalogue_table()
+
+
+def test_parts_that_change_nothing_are_told():
+    said = "infoscale changes nothing in infoscale+log_length: log_length replaces its temperature"
+    assert said in " ".join(explained("infoscale+log_length").split())
+    assert "changes nothing" not in explained("rerope(window=3)+infoscale")
 
 
 @pytest.mark.parametrize(
