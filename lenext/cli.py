@@ -82,12 +82,14 @@ def _config_of_run() -> ml_collections.ConfigDict | None:
     """The config of the run in --workdir; None where no workdir is given.
 
     Raises:
-      UserError: the workdir holds no run.
+      UserError: the workdir holds no run, and there is no --config to check beforehand.
     """
     workdir = _peek("workdir")
     if not workdir:
         return None
     stored = read_run_config(Path(workdir))
+    if stored is None and _peek("config"):
+        return None
     if stored is None:
         raise UserError(f"workdir {workdir}: holds no run; train there first")
     config = to_config(stored)

@@ -46,7 +46,7 @@ class TestCommandLine:
         workdir = tmp_path / "run"
         expected = {
             "train": "--config=configs/NAME.py[:ARGUMENT] is missing",
-            "evaluate": f"workdir {workdir}: holds no run; train there first, or give --config",
+            "evaluate": f"workdir {workdir}: holds no run; train there first",
         }
         assert fails(program, f"--workdir={workdir}") == expected[program]
 
@@ -77,7 +77,10 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ("model.method=sotfmax", "unknown method 'sotfmax'; choose from softmax, "),
+            (
+                "model.method=sotfmax",
+                "unknown method 'sotfmax'; did you mean 'softmax'? choose from softmax, ",
+            ),
             ("model.method=softmax|sotfmax", "unknown method 'sotfmax'"),
             ("model.method=rerope(depth=3)", "method 'rerope' has no option 'depth'; choose from"),
             ("model.method=rerope(window=wide)", "method 'rerope(window=wide)': should be a name"),
@@ -153,7 +156,10 @@ class TestEvaluation:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ("methods=softmax,sotfmax", "unknown method 'sotfmax'; choose from softmax, "),
+            (
+                "methods=softmax,sotfmax",
+                "unknown method 'sotfmax'; did you mean 'softmax'? choose from softmax, ",
+            ),
             ("methods=rerope(depth=3)", "method 'rerope' has no option 'depth'; choose from"),
             (
                 "methods=rerope(window=",

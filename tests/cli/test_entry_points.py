@@ -125,4 +125,4 @@ class TestEvaluationOfARunByItself:
 
     def test_no_run_to_take_it_of(self, fails, tmp_path):
         line = fails("evaluate", f"--workdir={tmp_path}")
-        assert line == f"workdir {tmp_path}: holds no run; train there first, or give --config"
+        assert line == f"workdir {tmp_path}: holds no run; train there first"

@@ -66,7 +66,10 @@ def test_another_method_is_drawn_from_with_a_warning(call, decoder):
         (["--workdir=W"], "--prompt=TEXT is missing or empty"),
         (["--workdir=W", "--prompt="], "--prompt=TEXT is missing or empty"),
         (["--workdir=nowhere", "--prompt=a"], "workdir nowhere: holds no checkpoint; train there"),
-        (["--workdir=W", "--prompt=a", "--method=softmaxx"], "unknown method 'softmaxx'; choose"),
+        (
+            ["--workdir=W", "--prompt=a", "--method=softmaxx"],
+            "unknown method 'softmaxx'; did you mean 'softmax",
+        ),
         (["--workdir=W", "--prompt=a", "--max_tokens=0"], "max_tokens=0: should be at least 1"),
         (["--workdir=W", "--prompt=a", "--max_tokens=x"], "flag --max_tokens=x"),
         (["--workdir=W", "--prompt=a", "--temperature=-1"], "temperature=-1.0: should be at least"),

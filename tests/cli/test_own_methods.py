@@ -246,7 +246,7 @@ class TestEvaluateWithAFile:
     def test_there_must_be_a_run(self, call, tmp_path):
         outcome = call("evaluate", f"--workdir={tmp_path}", "--config=configs/quickstart.py:smoke")
         assert outcome.code == 2
-        assert outcome.err == f"error: workdir {tmp_path}: holds no run; train there first\n"
+        assert outcome.err == f"error: workdir {tmp_path}: holds no checkpoint; train there first\n"
 
 
 def test_parts_that_change_nothing_are_told(trained, call):

@@ -253,7 +253,10 @@ def test_computes_in_the_configs_type(copied, config):
     ("change", "message"),
     [
         ({"methods": ""}, "config.eval.methods: should name at least one method"),
-        ({"methods": "softmax,nope2"}, "unknown method 'nope2'; choose from softmax, "),
+        (
+            {"methods": "softmax,nope2"},
+            "unknown method 'nope2'; did you mean 'nope'? choose from softmax, ",
+        ),
         ({"methods": "rerope(depth=3)"}, "method 'rerope' has no option 'depth'; choose from"),
         ({"lengths": "1"}, "config.eval.lengths '1': should be whole numbers of 2 and more"),
         ({"lengths": "16,x"}, "config.eval.lengths '16,x': should be whole numbers of 2 and more"),
