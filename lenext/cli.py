@@ -218,8 +218,9 @@ def _parse(stored: Config | None) -> Config:
     # Of a run and a file: what to evaluate from the file, all else from the run, and what the
     # command line says on top.
     given = config_flags.get_override_values(flags.FLAGS["config"])
-    stored.imports = join_imports(stored.imports, config.imports)
-    stored.eval = config.eval
+    if "imports" not in given:  # or the run's files may have moved
+        config.imports = join_imports(stored.imports, config.imports)
+    stored.imports, stored.eval = config.imports, config.eval
     stored.update_from_flattened_dict({k: v for k, v in given.items() if k != "imports"})
     return stored
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lenext.config import Config, base_config, differences, plain
+from lenext.config.imports import join_imports
 from lenext.errors import UserError
 from lenext.files import write_atomically
 
@@ -74,12 +75,13 @@ def check_run(workdir: Path, config: Config) -> None:
 
 
 def write_run_config(workdir: Path, config: Config) -> None:
-    """Writes DIR/config.json, unless it is there."""
+    """Writes DIR/config.json, unless it is there; imports by absolute paths."""
     path = workdir / "config.json"
     if not path.exists():
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(plain(config), indent=2) + "\n")
+            content = plain(config) | {"imports": join_imports(config.imports)}
+            write_atomically(path, json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"workdir {workdir}: cannot be written ({error.strerror})") from None
 

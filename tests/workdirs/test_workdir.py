@@ -116,3 +116,12 @@ def test_a_file_is_no_workdir(config, tmp_path):
         check_run(path, config)
     with pytest.raises(UserError, match=r"cannot be written \(Not a directory\)"):
         write_run_config(path / "under", config)
+
+
+def test_imports_are_kept_by_absolute_paths(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config.imports = "mine.py,a.module"
+    write_run_config(tmp_path / "run", config)
+    assert read_run_config(tmp_path / "run")["imports"] == f"{tmp_path}/mine.py,a.module"
+    config.imports = "elsewhere.py"
+    check_run(tmp_path / "run", config)  # is no other run
