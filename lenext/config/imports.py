@@ -6,7 +6,9 @@ import sys
 import traceback
 import types
 from pathlib import Path
+from typing import NamedTuple
 
+from lenext.attention.catalogue import CATALOGUE, Entry
 from lenext.errors import UserError
 
 
@@ -48,8 +50,22 @@ def load(imports: str) -> None:
             raise UserError(f"config.imports: {member}: {_said(error)}") from None
 
 
+class _Loaded(NamedTuple):
+    """A file as it was executed, and what it registered."""
+
+    source: bytes
+    module: types.ModuleType
+    entries: dict[str, Entry]
+
+
+_loaded: dict[str, _Loaded] = {}
+
+
 def load_file(path: Path) -> types.ModuleType:
-    """The module that a user's file is; one that has not changed is executed once.
+    """The module that a user's file is; it may import what stands beside it.
+
+    One that has not changed is executed once, but its methods are registered again: another file
+    may have taken their names since.
 
     Raises:
       UserError: there is no such file, or it raises.
@@ -61,22 +77,29 @@ def load_file(path: Path) -> types.ModuleType:
     # Two files of one name are two modules; classes find theirs by its name.
     whole = path.absolute()
     name = f"{path.stem}_{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}"
-    loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded, "__source__", None) == source:
-        return loaded
-    module = types.ModuleType(name)
+    found = _loaded.get(name)
+    if found is not None and found.source == source:
+        CATALOGUE.update(found.entries)
+        return found.module
+    module, before = types.ModuleType(name), dict(CATALOGUE)
     module.__file__ = str(whole)
-    module.__source__ = source  # pyright: ignore[reportAttributeAccessIssue]
     # Dataclasses and inspect look a class's module up here, while the file still runs.
     sys.modules[name] = module
+    sys.path.insert(0, str(whole.parent))
     try:
         exec(compile(source, str(whole), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
+        CATALOGUE.clear()
+        CATALOGUE.update(before)
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(whole)]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
         raise UserError(f"{where}: {_said(error)}") from None
+    finally:
+        sys.path.remove(str(whole.parent))
+    entries = {key: entry for key, entry in CATALOGUE.items() if before.get(key) is not entry}
+    _loaded[name] = _Loaded(source, module, entries)
     return module
 
 

@@ -203,6 +203,34 @@ def test_a_file_is_imported_again_when_it_has_changed(file):
     assert CATALOGUE["half_power"].temperature.exponent == 0.75
 
 
+def test_of_two_files_with_one_name_the_one_asked_for_last_counts(tmp_path):
+    """As when two runs are loaded in one process, each with its own file."""
+    files = [tmp_path / "a.py", tmp_path / "b.py"]
+    for file, exponent in zip(files, ("0.25", "0.75"), strict=True):
+        file.write_text(SOURCE.replace("0.5", exponent))
+    for number in (0, 1, 0):
+        load(str(files[number]))
+        assert CATALOGUE["half_power"].temperature.exponent == (0.25, 0.75)[number]
+
+
+def test_a_file_may_import_what_stands_beside_it(tmp_path):
+    (tmp_path / "beside_a_method.py").write_text("EXPONENT = 0.125")
+    file = tmp_path / "mine.py"
+    file.write_text("from beside_a_method import EXPONENT\n" + SOURCE.replace("0.5", "EXPONENT"))
+    before = list(sys.path)
+    load(str(file))
+    assert CATALOGUE["half_power"].temperature.exponent == 0.125
+    assert sys.path == before
+
+
+def test_a_file_that_fails_registers_nothing(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(SOURCE + "1 / 0")
+    with pytest.raises(UserError, match="ZeroDivisionError"):
+        load(str(file))
+    assert "half_power" not in CATALOGUE
+
+
 def test_modules_are_imported_by_name(tmp_path, monkeypatch):
     (tmp_path / "methods_of_mine.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
