@@ -164,12 +164,12 @@ class GAUEncoder(nn.Module):
         self.rotation = Rotation(length, config.key_size)
         self.layers = nn.ModuleList(GAULayer(config) for _ in range(config.num_layers))
 
-    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Logits [B, P, V] at `positions` [B, P] of tokens [B, T], all of type 0."""
+    def forward(self, tokens: Tensor, predicted: Tensor) -> Tensor:
+        """Logits [B, P, V] at the places `predicted` [B, P] of tokens [B, T], all of type 0."""
         x = plain_norm(self.word_embedding(tokens) + self.type_embedding.weight[0])
         for layer in self.layers:
             x = layer(x, self.rotation)
-        x = x.take_along_dim(positions[:, :, None], dim=1)
+        x = x.take_along_dim(predicted[:, :, None], dim=1)
         return F.linear(x, self.word_embedding.weight)
 
 
