@@ -30,3 +30,18 @@ def compile_once(tmp_path_factory):
     # A folder a process: two would see each other's half-written files.
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Where what TFDS prepares is kept: tests find what the first of them prepared."""
+    return tmp_path_factory.getbasetemp() / "tfds"
+
+
+@pytest.fixture
+def config(data_dir):
+    """Of a training of seconds."""
+    # Not above: this file is imported before the types of lenext's arrays are to be checked.
+    from tests.training.common import tiny_config
+
+    return tiny_config(data_dir)

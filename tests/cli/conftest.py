@@ -19,17 +19,6 @@ from lenext.workdirs.workdir import write_run_config
 from tests.training.common import REPOSITORY, Outcome, arguments, tiny_config, tiny_decoder_config
 
 
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    # Not mktemp: tests in other folders find what the first of them prepared.
-    return tmp_path_factory.getbasetemp() / "tfds"
-
-
-@pytest.fixture
-def config(data_dir):
-    return tiny_config(data_dir)
-
-
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Returns a caller of `python -m lenext.PROGRAM ARGUMENTS` from the repository."""

@@ -12,11 +12,6 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("tfds")
-
-
-@pytest.fixture(scope="session")
 def stdlib(data_dir, tokenizer):
     return {
         split: load_corpus("stdlib_source", split, tokenizer, data_dir)

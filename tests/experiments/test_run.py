@@ -73,11 +73,6 @@ EXPERIMENT = Experiment("powers", runs, "softmax", ("loss",), report)
 KEYS = {"config", "seeds", "tokens", "steps", "git", "results_version", "fingerprint", "versions"}
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / "tfds"
-
-
 @pytest.fixture
 def tiny(data_dir, monkeypatch):
     """Two trainings of two seeds each, of seconds, in place of all experiments."""

@@ -72,11 +72,6 @@ class TestSizes:
         assert not (tmp_path / "run").exists()
 
 
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / "tfds"
-
-
 class TestBatches:
     @pytest.mark.parametrize(
         ("batch_size", "sizes", "devices"),
