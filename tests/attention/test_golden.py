@@ -56,7 +56,9 @@ def test_golden_values_are_what_transformers_computes():
     from tests.attention.golden.make_golden import compute
 
     now = compute()
-    assert now["alibi"] == GOLDEN["alibi"]
+    assert now["alibi"].keys() == GOLDEN["alibi"].keys()
+    for heads, slopes in now["alibi"].items():  # powers, whose last digit is the machine's
+        np.testing.assert_allclose(slopes, GOLDEN["alibi"][heads], rtol=1e-6, err_msg=heads)
     assert now["windowed"] == GOLDEN["windowed"]
     for part in ("frequencies", "temperatures", "softmax1"):
         for ours, theirs in zip(now[part], GOLDEN[part], strict=True):
