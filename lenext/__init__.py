@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lenext.attention import attend, make_method, register
     from lenext.workdirs.pretrained import load_pretrained
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["__version__", "attend", "load_pretrained", "make_method", "register"]
 

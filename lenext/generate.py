@@ -12,7 +12,7 @@ from lenext import cli
 from lenext.config import check_positions
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
-from lenext.models import Decoder, model_methods, unsuited
+from lenext.models import model_methods, take_apart, unsuited
 from lenext.models.generation import Sampling, generate
 from lenext.workdirs.calibration import under_method
 from lenext.workdirs.pretrained import load_run
@@ -71,7 +71,7 @@ def main() -> None:
             cli.warn(
                 f"{method_flag.value} wants weights trained for it, which these were not ({axes})"
             )
-    if not isinstance(model, Decoder):
+    if model.objective != "causal_lm":
         raise UserError(
             f"workdir {workdir}: holds a masked language model; text is drawn from a decoder "
             "(config.model.family=decoder)"
@@ -87,6 +87,7 @@ def main() -> None:
     given = os.fsencode(prompt_flag.value)  # as it was typed, whether or not that is text
     prompt = np.asarray(tokenizer.encode(given), np.int32)
     check_positions(config.model, len(prompt) + max_tokens.value, "--max_tokens, with the prompt")
+    model = take_apart(model, free=True)  # nothing else needs its weights
     drawn = generate(model, prompt[None], max_tokens.value, sampling=sampling, seed=seed.value)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character

@@ -20,7 +20,7 @@ import numpy as np
 from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Record, megabytes, milliseconds, number
 from lenext.models.cross_entropy import cross_entropy, default_chunk
-from lenext.models.layers import Head
+from lenext.models.parts import Head
 
 WIDTH = 512
 SHAPES = ((256, 4096), (256, 32_768), (8192, 4096), (50_000, 512), (50_000, 2048))  # V, tokens

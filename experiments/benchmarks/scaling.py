@@ -36,8 +36,16 @@ from experiments.benchmarks.measure import Record, number, table
 from lenext.attention import attend, make_method
 from lenext.config import Config, plain, read_methods
 from lenext.models import build_model
-from lenext.parallel.meshes import MESH_AXES, ROWS, make_mesh, place, shard_batch, shardings_of
-from lenext.training.optimizer import make_optimizer, make_schedule, stack_layers
+from lenext.parallel.meshes import (
+    MESH_AXES,
+    ROWS,
+    make_mesh,
+    place,
+    shard_batch,
+    shardings_of,
+    splits_of,
+)
+from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import make_train_step
 
 CHILD = "--child"
@@ -140,10 +148,8 @@ def make_step(config: Config, mesh: Mesh, rows: int) -> Step:
     model = nnx.eval_shape(lambda: build_model(config.model, methods, vocab_size, config.seed))
     params = nnx.to_pure_dict(nnx.state(model))
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
-    state = jax.eval_shape(
-        lambda p: {"params": p, "optimizer": optimizer.init(stack_layers(p))}, params
-    )
-    shardings = shardings_of(state, mesh, config.model.family)
+    state = jax.eval_shape(lambda p: {"params": p, "optimizer": optimizer.init(p)}, params)
+    shardings = shardings_of(state, mesh, splits_of(model))
     step = make_train_step(
         nnx.graphdef(model), optimizer, seed=config.seed, dropout=False, mesh=mesh,
         shardings=shardings,

@@ -5,10 +5,9 @@ Parameters have our names, so that a copy is a `load_state_dict`. What the bench
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
@@ -182,19 +181,19 @@ FAMILIES: dict[str, Any] = {"decoder": Decoder, "gau": GAUEncoder}
 KINDS = {"kernel": "weight", "embedding": "weight", "scale": "scale"}
 
 
-def twin(config: Config, vocab_size: int, params: Any) -> nn.Module:
-    """The model of a whole config, with `params`, our model's pure dict, copied into it.
+def twin(config: Config, vocab_size: int, params: Mapping[str, np.ndarray]) -> nn.Module:
+    """The model of a whole config, with `params`, our model's by public names, copied into it.
 
     Raises:
       RuntimeError: the config describes what is not written here.
     """
     model = FAMILIES[config.model.family](config.model, vocab_size, config.data.train_length)
     state = {}
-    for path, x in jax.tree_util.tree_leaves_with_path(params):
-        *owners, kind = (str(part.key) for part in path)
+    for name, x in params.items():
+        owners, _, kind = name.rpartition(".")
         value = torch.from_numpy(np.array(x))
         # Ours are [inputs, outputs].
-        state[".".join([*owners, KINDS.get(kind, kind)])] = value.T if kind == "kernel" else value
+        state[f"{owners}.{KINDS.get(kind, kind)}"] = value.T if kind == "kernel" else value
     model.load_state_dict(state, strict=True)
     return model
 

@@ -24,7 +24,7 @@ from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Record, milliseconds, number
 from lenext.config import Config, plain, read_methods
 from lenext.data import ByteTokenizer, mask_tokens
-from lenext.models import FAMILIES, Model, build_model
+from lenext.models import FAMILIES, Model, build_model, named_parameters
 from lenext.training.optimizer import make_optimizer
 from lenext.training.step import init_state, make_train_step
 
@@ -100,7 +100,7 @@ def torch_stepper(config: Config, batch: Mapping[str, np.ndarray], *, compiled: 
     """Of the twin, from our initial weights. With `compiled` the first step compiles."""
     from experiments.benchmarks.torch_models import make_step, twin
 
-    params = nnx.to_pure_dict(nnx.state(make_model(config)))
+    params = named_parameters(make_model(config))
     model = twin(config, ByteTokenizer().vocab_size, params)
     return Stepper(make_step(model, config.optimizer, dict(batch), compiled=compiled), None)
 
@@ -174,7 +174,7 @@ def _step(stepper: Stepper) -> None:
 def matrix_flops(config: Config) -> int:
     """Of a step, by the layers' matrices alone: 6 a parameter and token. The least it can take."""
     layers = nnx.to_pure_dict(nnx.state(make_model(config)))["layers"]
-    count = sum(x.size for x in jax.tree.leaves(layers) if x.ndim == 2)
+    count = sum(x.size for x in jax.tree.leaves(layers) if x.ndim == 3)  # stacked
     return 6 * count * config.data.batch_size * config.data.train_length
 
 

@@ -74,7 +74,7 @@ def calibrate(
     causal = model.objective == "causal_lm"
     model = with_method(model, pattern)
     matched = np.array([isinstance(m.temperature, EntropyMatched) for m in model_methods(model)])
-    slopes = np.zeros((len(matched), model.layers[0].attention.num_heads, len(STARTS)))
+    slopes = np.zeros((len(matched), model.layers.attention.num_heads, len(STARTS)))
 
     def probe(length: int) -> Int[np.ndarray, " R"]:
         return spread(probe_rows, length - max(1, length // 8) if causal else 0, length)

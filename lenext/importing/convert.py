@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-from flax import nnx
+from flax import nnx, traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -24,8 +24,8 @@ from lenext.importing.llama import write_llama_source
 from lenext.importing.recipes import Recipe, Rule, read_recipe
 from lenext.importing.tensors import DTYPES, Tensor, open_tensors
 from lenext.importing.tokenizer import read_tokenizer
-from lenext.models import FAMILIES, Model, build_model
-from lenext.workdirs.checkpoints import Checkpoints
+from lenext.models import FAMILIES, Model, build_model, named_parameters, names_of
+from lenext.workdirs.checkpoints import Checkpoints, Names
 from lenext.workdirs.pretrained import Pretrained, load_run
 from lenext.workdirs.workdir import SOURCE, TOKENIZERS, read_run_config, write_run_config
 
@@ -66,8 +66,9 @@ def import_checkpoint(
     config = make_config(recipe, train_length)
     validate(config)
     held = _match_names(source, recipe, tensors)
-    params = nnx.to_pure_dict(nnx.state(abstract_model(config)))
-    _check_tensors(recipe, held, tensors, params)
+    model = abstract_model(config)
+    params, names = nnx.to_pure_dict(nnx.state(model)), names_of(model)
+    _check_tensors(recipe, held, tensors, _shapes(params, names))
     tokenizer, content = read_tokenizer(source, config.model.vocab_size)
     with _making(workdir, "workdir") as beside:
         _keep_source(beside / SOURCE, source, recipe, tensors)
@@ -79,9 +80,8 @@ def import_checkpoint(
             fingerprint = get_tokenizer(str(beside / tokenizer)).fingerprint
         write_run_config(beside, config)
         with Checkpoints(beside, best_metric=config.training.best_metric) as checkpoints:
-            checkpoints.save(
-                0, {"params": _fill(params, recipe.rules, held)}, {"tokenizer": fingerprint}, {}
-            )
+            filled = _fill(params, names, recipe.rules, held)
+            checkpoints.save(0, {"params": filled}, {"tokenizer": fingerprint}, {})
     return recipe
 
 
@@ -178,7 +178,7 @@ def _check_tensors(
     recipe: Recipe,
     held: Mapping[str, tuple[str, Tensor]],
     tensors: Mapping[str, Tensor],
-    params: Any,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
     """Checks that tensors are what config.json makes of them.
 
@@ -186,7 +186,6 @@ def _check_tensors(
       UserError: for one of another shape or type; for one that differs from what it repeats, or
         from what the model makes by itself.
     """
-    shapes = {name: x.shape for name, x in _by_path(params).items()}
     for rule in recipe.rules:
         name, tensor = held[rule.theirs]
         should = _their_shape(rule, shapes)
@@ -222,13 +221,15 @@ def _check_tensors(
                 )
 
 
-def _path(keys: tuple) -> str:
-    return jax.tree_util.keystr(keys, simple=True, separator=".")
-
-
-def _by_path(params: Any) -> dict[str, Any]:
-    """Parameters, or their shapes, by paths such as "layers.0.mlp.up_proj.kernel"."""
-    return {_path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(params)}
+def _shapes(params: Any, names: Names) -> dict[str, tuple[int, ...]]:
+    """Shapes of parameters by public names, such as "layers.0.mlp.up_proj.kernel"."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    flat: Any = traverse_util.flatten_dict(params)
+    for path, x in flat.items():
+        own = names[path]
+        for name in [own] if isinstance(own, str) else own:
+            shapes[name] = x.shape if isinstance(own, str) else x.shape[1:]
+    return shapes
 
 
 def _their_shape(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
@@ -237,22 +238,36 @@ def _their_shape(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int
     return whole[::-1] if rule.transposed else whole
 
 
-def _fill(params: Any, rules: Sequence[Rule], held: Mapping[str, tuple[str, Tensor]]) -> Any:
+def _fill(
+    params: Any,
+    names: Names,
+    rules: Sequence[Rule],
+    held: Mapping[str, tuple[str, Tensor]],
+) -> Any:
     """The parameters, float32, read tensor by tensor."""
     places: dict[str, tuple[Rule, int]] = {
         path: (rule, i) for rule in rules for i, path in enumerate(rule.ours)
     }
 
-    def read(keys: tuple, like: Any) -> jax.Array:
-        rule, part = places[_path(keys)]
+    def read(name: str, width: int) -> np.ndarray:
+        rule, part = places[name]
         array = held[rule.theirs][1].read()
         array = array.T if rule.transposed else array
-        width = like.shape[-1]
         if len(rule.ours) > 1:
             array = array[..., part * width : (part + 1) * width]
-        return jax.device_put(np.ascontiguousarray(array, np.float32))
+        return array
 
-    return jax.tree_util.tree_map_with_path(read, params)
+    filled: dict[Any, jax.Array] = {}
+    flat: Any = traverse_util.flatten_dict(params)
+    for path, like in flat.items():
+        array, own = np.empty(like.shape, np.float32), names[path]
+        if isinstance(own, str):
+            array[...] = read(own, like.shape[-1])
+        else:
+            for row, name in enumerate(own):
+                array[row] = read(name, like.shape[-1])
+        filled[path] = jax.device_put(array)
+    return traverse_util.unflatten_dict(filled)
 
 
 def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
@@ -313,7 +328,7 @@ def _export(run: Pretrained, workdir: Path, target: Path, folder: Path) -> None:
             f"workdir {workdir}: its method, {run.config.model.method}, has no place in a "
             f"config.json that says {recipe.model['method']}"
         )
-    params = _by_path(nnx.to_pure_dict(nnx.state(run.model)))
+    params = named_parameters(run.model)
     types = _read_types(folder / "tensors.json", recipe)
     with _making(target, "target") as beside:
         shutil.copyfile(folder / "config.json", beside / "config.json")
@@ -339,7 +354,7 @@ def _read_types(path: Path, recipe: Recipe) -> dict[str, str]:
 def _their_tensors(
     recipe: Recipe,
     types: Mapping[str, str],
-    params: Mapping[str, jax.Array],
+    params: Mapping[str, np.ndarray],
     made: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Their tensors, in the types that they had."""
@@ -350,7 +365,7 @@ def _their_tensors(
             yield name, made[name].read()
             continue
         rule = rules[recipe.copies.get(form, form)]
-        array = np.concatenate([np.asarray(params[path]) for path in rule.ours], axis=-1)
+        array = np.concatenate([params[path] for path in rule.ours], axis=-1)
         array = array.T if rule.transposed else array
         yield name, np.ascontiguousarray(array).astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
 

@@ -8,6 +8,7 @@ from lenext.models.encoder import Encoder, EncoderConfig
 from lenext.models.gau import GAUConfig, GAUEncoder
 from lenext.models.maps import attention_maps
 from lenext.models.objectives import TokenFigures, token_figures
+from lenext.models.stack import named_parameters, names_of, take_apart
 from lenext.models.swap import model_methods, parameter_table, unsuited, with_method
 
 __all__ = [
@@ -24,7 +25,10 @@ __all__ = [
     "build_model",
     "load_pretrained",
     "model_methods",
+    "named_parameters",
+    "names_of",
     "parameter_table",
+    "take_apart",
     "token_figures",
     "unsuited",
     "with_method",

@@ -1,63 +1,35 @@
 """Models from configs."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any
 
 from flax import nnx
 
 from lenext.attention import Method
 from lenext.config import Config
-from lenext.models.decoder import Decoder, DecoderConfig
-from lenext.models.encoder import Encoder, EncoderConfig
-from lenext.models.gau import GAUConfig, GAUEncoder
+from lenext.models.decoder import Decoder
+from lenext.models.encoder import Encoder
+from lenext.models.gau import GAUEncoder
+from lenext.models.language_model import LanguageModel
 
-Model: TypeAlias = GAUEncoder | Decoder | Encoder
+Model = LanguageModel
 
-FAMILIES: dict[str, type[Model]] = {"gau": GAUEncoder, "decoder": Decoder, "encoder": Encoder}
+FAMILIES: dict[str, type[Any]] = {
+    "gau": GAUEncoder,
+    "decoder": Decoder,
+    "encoder": Encoder,
+}
 """What `config.model.family` may be."""
 
 
 def build_model(config: Config, methods: Sequence[Method], vocab_size: int, seed: int) -> Model:
-    """The model that `config` (the section `model`) describes, freshly initialised from `seed`."""
-    rngs = nnx.Rngs(seed)
-    shared = {
-        "vocab_size": vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_layers": config.num_layers,
-        "dropout": config.dropout,
-        "remat": config.remat,
-        "dtype": config.dtype,
-    }
-    if config.norm_epsilon:
-        shared["norm_epsilon"] = config.norm_epsilon
-    if config.family == "gau":
-        sizes = GAUConfig(
-            key_size=config.key_size,
-            type_vocab_size=config.type_vocab_size,
-            use_bias=config.use_bias,
-            **shared,
-        )
-        return GAUEncoder(sizes, methods, rngs=rngs)
-    if config.family == "encoder":
-        sizes = EncoderConfig(
-            num_heads=config.num_heads,
-            head_dim=config.key_size,
-            type_vocab_size=config.type_vocab_size,
-            **shared,
-        )
-        return Encoder(sizes, methods, rngs=rngs)
-    sizes = DecoderConfig(
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads or config.num_heads,
-        head_dim=config.key_size,
-        mlp=config.mlp,
-        norm=config.norm,
-        qk_norm=config.qk_norm,
-        max_positions=config.max_positions,
-        tied_head=config.tied_head,
-        use_bias=config.use_bias,
-        attention_bias=config.attention_bias,
-        **shared,
-    )
-    return Decoder(sizes, methods, rngs=rngs)
+    """The model that `config` (the section `model`) describes, freshly initialised from `seed`.
+
+    A family takes the keys that its sizes have fields for.
+    """
+    family = FAMILIES[config.family]
+    own = "norm_epsilon" if not config.norm_epsilon else ""  # 0 stands for the family's
+    names = {field.name for field in dataclasses.fields(family.Config)} - {"vocab_size", own}
+    sizes = family.Config(vocab_size=vocab_size, **{name: config[name] for name in names})
+    return family(sizes, methods, rngs=nnx.Rngs(seed))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lenext.models.layers import Head
+from lenext.models.parts import Head
 from lenext.parallel.meshes import on_shares, whole
 
 # Of the array [tokens, chunk] that a chunk's logits take: 8 MB of float32. Larger ones were no

@@ -1,28 +1,19 @@
 """A decoder: pre-norm transformer for causal language modelling, of Llama's kind."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from lenext.attention import Method, Pattern, count_tokens, row_statistics
-from lenext.models.blocks import (
-    INIT_STDDEV,
-    MLP,
-    NORMS,
-    AttentionCall,
-    Linears,
-    SelfAttention,
-    dropped,
-)
-from lenext.models.layers import Attention, Context, Head, KVCache, run_layers, split_dropout
-
-Ar = Array | np.ndarray
+from lenext.attention import Method
+from lenext.models.attention import Attention
+from lenext.models.language_model import LanguageModel
+from lenext.models.parts import MLP, NORMS, Head, Linears, SelfAttention, dropped, embedding
+from lenext.models.stack import AttentionCall
+from lenext.parallel.meshes import LINES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +26,8 @@ class DecoderConfig:
       intermediate_size: width inside the MLP.
       num_layers: depth.
       num_heads: N, query heads.
-      num_kv_heads: K, heads of keys and values; N is a multiple of it.
-      head_dim: H.
+      num_kv_heads: K, heads of keys and values, by which N is divided; 0 for N.
+      key_size: H, of a head.
       mlp: "gated" (SwiGLU) or "plain" (GELU).
       norm: "rms", with a gain, or "layer", with a gain and an offset.
       norm_epsilon: added to the mean square before its root.
@@ -55,8 +46,8 @@ class DecoderConfig:
     intermediate_size: int = 2048
     num_layers: int = 12
     num_heads: int = 12
-    num_kv_heads: int = 12
-    head_dim: int = 64
+    num_kv_heads: int = 0
+    key_size: int = 64
     mlp: str = "gated"
     norm: str = "rms"
     norm_epsilon: float = 1e-6
@@ -79,8 +70,8 @@ class DecoderLayer(nnx.Module):
         self.self_attention = SelfAttention(
             hidden_size=hidden,
             num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
+            num_kv_heads=config.num_kv_heads or config.num_heads,
+            head_dim=config.key_size,
             bias="qkvo" if config.use_bias else config.attention_bias,
             qk_norm=epsilon if config.qk_norm else None,
             method=method,
@@ -111,7 +102,7 @@ class DecoderLayer(nnx.Module):
         return x + dropped(self.dropout, self.mlp(self.mlp_norm(x)), dropout_key, 1), extra
 
 
-class Decoder(nnx.Module):
+class Decoder(LanguageModel):
     """Token embedding, pre-norm layers, a last norm and a head.
 
     Args:
@@ -121,156 +112,42 @@ class Decoder(nnx.Module):
     """
 
     objective: ClassVar[str] = "causal_lm"
+    Config: ClassVar[type[DecoderConfig]] = DecoderConfig
 
     def __init__(
         self, config: DecoderConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs
     ):
-        self.config = config
-        methods = Pattern.of(methods).over(config.num_layers)
-        self.embedding = nnx.Embed(
-            config.vocab_size,
-            config.hidden_size,
-            embedding_init=nnx.initializers.normal(INIT_STDDEV),
-            rngs=rngs,
-        )
+        hidden = config.hidden_size
+        self.embedding = embedding(config.vocab_size, hidden, rngs, split=LINES)
         self.position_embedding = (
-            nnx.Embed(
-                config.max_positions,
-                config.hidden_size,
-                embedding_init=nnx.initializers.normal(INIT_STDDEV),
-                rngs=rngs,
-            )
-            if config.max_positions
-            else None
+            embedding(config.max_positions, hidden, rngs) if config.max_positions else None
         )
-        self.dropout = nnx.Dropout(config.dropout)
         linear = Linears(config.num_layers, config.dtype, rngs)
-        self.layers = nnx.List(DecoderLayer(config, method, linear) for method in methods)
-        self.norm = NORMS[config.norm](config.hidden_size, config.norm_epsilon)
-        self.head = (
-            None
-            if config.tied_head
-            else linear(config.hidden_size, config.vocab_size, use_bias=False)
-        )
+        super().__init__(config, methods, lambda method: DecoderLayer(config, method, linear))
+        self.norm = NORMS[config.norm](hidden, config.norm_epsilon)
+        self.head = None if config.tied_head else linear(hidden, config.vocab_size, use_bias=False)
 
-    def encode(
-        self,
-        tokens: Int[Array, "B T"],
-        *,
-        mask: Bool[Array, "B T"] | None = None,
-        positions: Int[Array, "..."] | None = None,
-        segment_ids: Int[Array, "B T"] | None = None,
-        dropout_key: Array | None = None,
-        unroll: bool = False,
-        probe: Int[Array, " R"] | None = None,
-        look: Callable[..., Any] = row_statistics,
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """Hidden states that the head reads, and what is seen of the attention rows `probe`.
-
-        Args:
-          tokens: token ids.
-          mask: False marks padding.
-          positions: [B, T] or [T], in tokens; default 0..T-1.
-          segment_ids: documents of a pack, which do not see each other; ids are only compared.
-          dropout_key: turns dropout on.
-          unroll: compiles every layer, not one for all: for backward passes, see `run_layers`.
-          probe: indices of the query rows to look at.
-          look: at those rows: a function of the arguments of `lenext.attention.row_statistics`,
-            whose result gets the layers as a new first axis.
-
-        Returns:
-          Hidden states in the compute type, and what `look` gives (None without `probe`): by
-          default `RowStatistics` of shape [layers, B, N, R].
-        """
-        dropout_key, keys = split_dropout(dropout_key, len(self.layers))
-        x = self._embed(tokens, positions)
-        x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
-        length = count_tokens(mask, segment_ids, tokens.shape[1])
-        context = Context(mask, positions, segment_ids, length, probe, look)
-
-        def apply(layer: DecoderLayer, x: Array, key: Array | None):
-            def call(attention: Attention, q: Array, k: Array, v: Array):
-                return attention(q, k, v, context)
-
-            return layer(x, call, dropout_key=key)
-
-        remat = self.config.remat
-        x, rows = run_layers(self.layers, x, keys, apply, remat=remat, unroll=unroll)
-        return self.norm(x), rows
-
-    def _embed(self, tokens: Int[Array, "B T"], positions: Array | None) -> Array:
-        """What enters the first layer, in the compute type.
+    def embed(self, tokens, positions, token_types):
+        """What enters the first layer.
 
         Raises:
-          ValueError: more tokens than there are learned positions.
+          ValueError: more tokens than there are learned positions; or token types.
         """
+        if token_types is not None:
+            raise ValueError("token_types: should be None, a decoder has none")
         x = self.embedding(tokens)
-        if self.position_embedding is not None:
-            length, limit = tokens.shape[1], self.config.max_positions
-            if length > limit:
-                raise ValueError(f"{length} tokens: the model has {limit} learned positions")
-            at = jnp.arange(length) if positions is None else positions
-            learned = self.position_embedding(at)
-            x = x + learned.reshape(-1, length, x.shape[-1])
-        return x.astype(self.config.dtype)
+        if self.position_embedding is None:
+            return x
+        length, limit = tokens.shape[1], self.config.max_positions
+        if length > limit:
+            raise ValueError(f"{length} tokens: the model has {limit} learned positions")
+        at = jnp.arange(length) if positions is None else positions
+        return x + self.position_embedding(at).reshape(-1, length, x.shape[-1])
 
-    def head_weights(self) -> Head:
-        """What makes logits of hidden states."""
+    def finish(self, x):  # noqa: D102
+        return self.norm(x)
+
+    def head_weights(self) -> Head:  # noqa: D102
         if self.head is None:
             return Head(self.embedding.embedding[...], None, "vd")
         return Head(self.head.kernel[...], None, "dv")
-
-    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        """Float32 logits over the vocabulary for hidden states."""
-        return self.head_weights()(hidden.astype(self.config.dtype))
-
-    def __call__(
-        self,
-        tokens: Int[Ar, "B T"],
-        *,
-        mask: Bool[Ar, "B T"] | None = None,
-        positions: Int[Ar, "..."] | None = None,
-        segment_ids: Int[Ar, "B T"] | None = None,
-    ) -> Float[Array, "B T V"]:
-        """Float32 logits for the token after each."""
-        given = {"mask": mask, "positions": positions, "segment_ids": segment_ids}
-        hidden, _ = self.encode(jnp.asarray(tokens), **jax.tree.map(jnp.asarray, given))
-        return self.logits(hidden)
-
-    def empty_caches(self, batch: int, capacity: int) -> list[KVCache]:
-        """One cache a layer, for `step` over sequences of up to `capacity` tokens."""
-        config = self.config
-        return [
-            layer.attention.empty_cache(batch, capacity, config.num_kv_heads, config.dtype)
-            for layer in self.layers
-        ]
-
-    def step(
-        self,
-        tokens: Int[Array, "B T"],
-        first: Int[Array, ""],
-        caches: list[KVCache],
-        length: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B V"], list[KVCache]]:
-        """Logits for the token after the last, and caches that hold the T tokens given.
-
-        Args:
-          tokens: the next T tokens of every sequence: all of a prompt, a part of it, or one.
-          first: position of the first of them.
-          caches: from `empty_caches` or the step before.
-          length: of the text, in tokens, for methods that follow it; default: up to the last of
-            these tokens. Where a prompt comes in parts, that of all of it.
-        """
-        length = first + tokens.shape[1] if length is None else length
-        positions = first + jnp.arange(tokens.shape[1])
-        x = self._embed(tokens, positions)
-        after = []
-        # One by one: a scan would copy all weights together for every token.
-        for layer, cache in zip(self.layers, caches, strict=True):
-
-            def call(attention: Attention, q: Array, k: Array, v: Array, cache: KVCache = cache):
-                return attention.step(q, k, v, positions, length, cache)
-
-            x, cache = layer(x, call, dropout_key=None)
-            after.append(cache)
-        return self.logits(self.norm(x[:, -1:]))[:, 0], after

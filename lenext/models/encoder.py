@@ -1,20 +1,29 @@
 """An encoder of post-norm transformer layers for masked language modelling, of RoFormer's kind."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from lenext.attention import Method, Pattern, count_tokens, row_statistics
-from lenext.models.blocks import INIT_STDDEV, MLP, LayerNorm, Linears, SelfAttention, dropped
-from lenext.models.layers import Attention, Context, Head, dense, run_layers, split_dropout
-
-Ar = Array | np.ndarray
+from lenext.attention import Method
+from lenext.models.attention import Attention
+from lenext.models.language_model import LanguageModel
+from lenext.models.parts import (
+    MLP,
+    Head,
+    LayerNorm,
+    Linears,
+    SelfAttention,
+    dense,
+    dropped,
+    embedding,
+)
+from lenext.models.stack import AttentionCall
+from lenext.parallel.meshes import LINES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +36,7 @@ class EncoderConfig:
       intermediate_size: width inside the MLP.
       num_layers: depth.
       num_heads: N.
-      head_dim: H.
+      key_size: H, of a head.
       type_vocab_size: token types (segments of a sentence pair).
       norm_epsilon: added to the variance before its root.
       dropout: rate on embeddings and on what layers add.
@@ -40,7 +49,7 @@ class EncoderConfig:
     intermediate_size: int = 3072
     num_layers: int = 12
     num_heads: int = 12
-    head_dim: int = 64
+    key_size: int = 64
     type_vocab_size: int = 2
     norm_epsilon: float = 1e-12
     dropout: float = 0.0
@@ -57,7 +66,7 @@ class EncoderLayer(nnx.Module):
             hidden_size=hidden,
             num_heads=config.num_heads,
             num_kv_heads=config.num_heads,
-            head_dim=config.head_dim,
+            head_dim=config.key_size,
             bias="qkvo",
             qk_norm=None,
             method=method,
@@ -81,19 +90,15 @@ class EncoderLayer(nnx.Module):
         return self.self_attention.attention
 
     def __call__(
-        self, x: Float[Array, "B T D"], context: Context, *, dropout_key: Array | None
+        self, x: Float[Array, "B T D"], call: AttentionCall, *, dropout_key: Array | None
     ) -> tuple[Float[Array, "B T D"], Any]:
-        """x, one layer on; and what a look at the probed rows gives."""
-
-        def call(attention: Attention, q: Array, k: Array, v: Array):
-            return attention(q, k, v, context)
-
-        out, seen = self.self_attention(x, call)
+        """x, one layer on; and what else `call` gives."""
+        out, extra = self.self_attention(x, call)
         x = self.attention_norm(x + dropped(self.dropout, out, dropout_key, 0))
-        return self.mlp_norm(x + dropped(self.dropout, self.mlp(x), dropout_key, 1)), seen
+        return self.mlp_norm(x + dropped(self.dropout, self.mlp(x), dropout_key, 1)), extra
 
 
-class Encoder(nnx.Module):
+class Encoder(LanguageModel):
     """Token and type embeddings, post-norm layers, and BERT's head, tied to the embedding.
 
     Args:
@@ -103,86 +108,29 @@ class Encoder(nnx.Module):
     """
 
     objective: ClassVar[str] = "masked_lm"
+    token_embedding: ClassVar[str] = "word_embedding.embedding"
+    Config: ClassVar[type[EncoderConfig]] = EncoderConfig
 
     def __init__(
         self, config: EncoderConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs
     ):
-        self.config = config
-        methods = Pattern.of(methods).over(config.num_layers)
-        embed = {
-            "features": config.hidden_size,
-            "embedding_init": nnx.initializers.normal(INIT_STDDEV),
-            "rngs": rngs,
-        }
-        self.word_embedding = nnx.Embed(config.vocab_size, **embed)
-        self.type_embedding = nnx.Embed(config.type_vocab_size, **embed)
-        self.embedding_norm = LayerNorm(config.hidden_size, config.norm_epsilon)
-        self.dropout = nnx.Dropout(config.dropout)
+        hidden, epsilon = config.hidden_size, config.norm_epsilon
+        self.word_embedding = embedding(config.vocab_size, hidden, rngs, split=LINES)
+        self.type_embedding = embedding(config.type_vocab_size, hidden, rngs)
+        self.embedding_norm = LayerNorm(hidden, epsilon)
         linear = Linears(config.num_layers, config.dtype, rngs)
-        self.layers = nnx.List(EncoderLayer(config, method, linear) for method in methods)
-        self.transform = linear(config.hidden_size, config.hidden_size, use_bias=True)
-        self.transform_norm = LayerNorm(config.hidden_size, config.norm_epsilon)
+        super().__init__(config, methods, lambda method: EncoderLayer(config, method, linear))
+        self.transform = linear(hidden, hidden, use_bias=True)
+        self.transform_norm = LayerNorm(hidden, epsilon)
         self.head_bias = nnx.Param(jnp.zeros((config.vocab_size,), jnp.float32))
 
-    def encode(
-        self,
-        tokens: Int[Array, "B T"],
-        *,
-        token_types: Int[Array, "B T"] | None = None,
-        mask: Bool[Array, "B T"] | None = None,
-        positions: Int[Array, "..."] | None = None,
-        segment_ids: Int[Array, "B T"] | None = None,
-        dropout_key: Array | None = None,
-        unroll: bool = False,
-        probe: Int[Array, " R"] | None = None,
-        look: Callable[..., Any] = row_statistics,
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """Hidden states that the head reads, and what is seen of the attention rows `probe`.
-
-        Args:
-          tokens: token ids.
-          token_types: ids of token types; default 0.
-          mask: False marks padding.
-          positions: [B, T] or [T], in tokens; default 0..T-1.
-          segment_ids: documents of a pack, which do not see each other; ids are only compared.
-          dropout_key: turns dropout on.
-          unroll: compiles every layer, not one for all: for backward passes, see `run_layers`.
-          probe: indices of the query rows to look at.
-          look: at those rows: a function of the arguments of `lenext.attention.row_statistics`,
-            whose result gets the layers as a new first axis.
-
-        Returns:
-          Hidden states in the compute type, and what `look` gives (None without `probe`): by
-          default `RowStatistics` of shape [layers, B, N, R].
-        """
+    def embed(self, tokens, positions, token_types):  # noqa: D102
         types = jnp.zeros_like(tokens) if token_types is None else token_types
-        dropout_key, keys = split_dropout(dropout_key, len(self.layers))
-        x = self.embedding_norm(self.word_embedding(tokens) + self.type_embedding(types))
-        x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
-        length = count_tokens(mask, segment_ids, tokens.shape[1])
-        context = Context(mask, positions, segment_ids, length, probe, look)
+        return self.embedding_norm(self.word_embedding(tokens) + self.type_embedding(types))
 
-        def apply(layer: EncoderLayer, x: Array, key: Array | None):
-            return layer(x, context, dropout_key=key)
-
-        x = x.astype(self.config.dtype)
-        remat = self.config.remat
-        x, rows = run_layers(self.layers, x, keys, apply, remat=remat, unroll=unroll)
+    def finish(self, x):  # noqa: D102
         x = jax.nn.gelu(dense(self.transform, x), approximate=False)
-        return self.transform_norm(x), rows
+        return self.transform_norm(x)
 
-    def head_weights(self) -> Head:
-        """What makes logits of hidden states."""
+    def head_weights(self) -> Head:  # noqa: D102
         return Head(self.word_embedding.embedding[...], self.head_bias[...], "vd")
-
-    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        """Float32 logits over the vocabulary for hidden states."""
-        return self.head_weights()(hidden.astype(self.config.dtype))
-
-    def __call__(
-        self, tokens: Int[Ar, "B T"], *, mask: Bool[Ar, "B T"] | None = None
-    ) -> Float[Array, "B T V"]:
-        """Float32 logits for every token."""
-        mask = None if mask is None else jnp.asarray(mask)
-        hidden, _ = self.encode(jnp.asarray(tokens), mask=mask)
-        return self.logits(hidden)

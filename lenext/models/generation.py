@@ -12,8 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lenext.errors import UserError
-from lenext.models.decoder import Decoder
-from lenext.models.layers import KVCache
+from lenext.models.attention import KVCache
+from lenext.models.language_model import LanguageModel
+from lenext.models.stack import take_apart
 
 PREFILL_TOKENS = 512  # of a prompt in one pass, so that rows of attention stay small
 
@@ -79,7 +80,7 @@ def _advance(
 
 
 def generate(
-    model: Decoder,
+    model: LanguageModel,
     prompt: Int[np.ndarray, "B T"],
     max_tokens: int,
     *,
@@ -94,7 +95,8 @@ def generate(
     that later tokens are the full context's too only where nothing follows the length.
 
     Args:
-      model: a decoder, under any method.
+      model: a causal one, under any method. One with stacked layers is taken apart first, which
+        copies them; `lenext.models.take_apart` knows a way without a second copy.
       prompt: at least one token a row; rows are of one length.
       max_tokens: how many tokens to draw.
       sampling: how to draw them.
@@ -109,6 +111,8 @@ def generate(
     if max_tokens < 1:
         raise UserError(f"max_tokens={max_tokens}: should be at least 1")
     capacity = length + max_tokens
+    if not isinstance(model.layers, nnx.List):
+        model = take_apart(model)
     graphdef, state = nnx.split(model)
     params, caches = nnx.to_pure_dict(state), model.empty_caches(batch, capacity)
     advance = functools.partial(

@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-import jax
 from flax import nnx
 
 from lenext.attention import Method, Pattern, unsuited_axes
 from lenext.models.build import Model
+from lenext.models.stack import names_of
 
 M = TypeVar("M", bound=Model)
 
 
 def model_methods(model: Model) -> tuple[Method, ...]:
     """The method of each layer, first to last."""
-    return tuple(layer.attention.method for layer in model.layers)
+    return model.methods
 
 
 def with_method(model: M, method: Method | Sequence[Method]) -> M:
@@ -25,9 +25,7 @@ def with_method(model: M, method: Method | Sequence[Method]) -> M:
     weights suit the method at all is `lenext.attention.unsuited_axes`' to say.
     """
     swapped = nnx.merge(*nnx.split(model))
-    methods = Pattern.of(method).over(len(swapped.layers))
-    for layer, own in zip(swapped.layers, methods, strict=True):
-        layer.attention.set_method(own)
+    swapped.layers.attention.set_methods(Pattern.of(method).over(len(model.methods)))
     return swapped
 
 
@@ -44,14 +42,15 @@ def unsuited(model: Model, trained: Sequence[Method]) -> list[str]:
 
 def parameter_table(model: nnx.Module) -> str:
     """Parameters by module, layers of one shape on one line, and their sum."""
+    shapes = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     counts: dict[str, list[int]] = {}
-    total = 0
-    for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        # A layer's index is the one part of a path that repeats without meaning.
-        name = ".".join("*" if isinstance(part, int) else str(part) for part in path)
-        size = sum(x.size for x in jax.tree.leaves(leaf))
-        counts.setdefault(name, []).append(size)
-        total += size
+    for path, names in names_of(model).items():
+        rows = [names] if isinstance(names, str) else names
+        for name in rows:
+            # A layer's index is the one part of a name that repeats without meaning.
+            kind = ".".join("*" if part.isdecimal() else part for part in name.split("."))
+            counts.setdefault(kind, []).append(shapes[path].size // len(rows))
+    total = sum(map(sum, counts.values()))
     lines = [
         f"  {name:<40} {len(sizes):>3} x {sizes[0]:>12,} = {sum(sizes):>12,}"
         for name, sizes in counts.items()

@@ -1,20 +1,20 @@
-"""Where parameters, optimiser state and batches lie: a mesh of devices, and one table a family.
+"""Where parameters, optimiser state and batches lie: a mesh of devices.
 
 A mesh has four axes. Rows of a batch are spread over "data" and "fsdp" together; "fsdp" splits
 parameters and optimiser state as well, which are gathered where they are used (ZeRO, arXiv
 1910.02054); "tensor" splits the products themselves, by columns and then by rows (arXiv
 1909.08053); "sequence" splits the tokens of each row, whose queries then meet the keys of all
-(see `lenext.models.layers.Attention`). XLA puts in the communication.
+(see `lenext.models.attention.Attention`). XLA puts in the communication.
 """
 
 import contextlib
-import fnmatch
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -25,36 +25,19 @@ MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 ROWS = ("data", "fsdp")
 """Axes over which the rows of a batch are spread."""
 
-COLUMNS, LINES = P("fsdp", "tensor"), P("tensor", "fsdp")
+COLUMNS, LINES, WHOLE = P("fsdp", "tensor"), P("tensor", "fsdp"), P()
+"""How a parameter's last axes are split, which models say where they make it ("split" of an
+`nnx.Param`). What says nothing lies whole on every device: gains, biases, and what methods learn.
 
-PARTITIONS: dict[str, dict[str, P]] = {
-    "gau": {
-        "word_embedding.embedding": LINES,
-        "i_dense.kernel": COLUMNS,
-        "o_dense.kernel": LINES,
-    },
-    "decoder": {
-        "embedding.embedding": LINES,
-        "[qkv]_proj.kernel": COLUMNS,
-        "o_proj.kernel": LINES,
-        "gate_proj.kernel": COLUMNS,
-        "up_proj.kernel": COLUMNS,
-        "down_proj.kernel": LINES,
-        "head.kernel": COLUMNS,
-    },
-    "encoder": {
-        "word_embedding.embedding": LINES,
-        "[qkv]_proj.kernel": COLUMNS,
-        "o_proj.kernel": LINES,
-        "up_proj.kernel": COLUMNS,
-        "down_proj.kernel": LINES,
-        "transform.kernel": COLUMNS,
-    },
-}
-"""By family: ends of parameters' paths (* for any characters) to how their last axes are split.
+By columns are split the maps that open a product, by lines those that close it, and embeddings."""
 
-What fits none lies whole on every device: gains, biases, and what methods learn. Optimiser state
-has its parameter's path at the end of its own, so the table serves it too."""
+
+def splits_of(model: nnx.Module) -> dict[str, P]:
+    """How parameters are split, by their paths in the model's state, such as "norm.scale"."""
+    return {
+        ".".join(map(str, path)): parameter.get_metadata().get("split", WHOLE)
+        for path, parameter in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    }
 
 
 def make_mesh(config: Config) -> Mesh:
@@ -180,21 +163,21 @@ def check_batch(data: Config, mesh: Mesh | AbstractMesh, accumulate: int = 1) ->
         )
 
 
-def shardings_of(tree: Any, mesh: Mesh | AbstractMesh, family: str) -> Any:
+def shardings_of(tree: Any, mesh: Mesh | AbstractMesh, splits: Mapping[str, P]) -> Any:
     """How each array of a tree (parameters, or what has them in it) lies on the mesh.
 
     Args:
-      tree: of arrays or their shapes.
+      tree: of arrays or their shapes. Optimiser state has its parameter's path at the end of its
+        own, and is split as that.
       mesh: of devices. An axis that does not divide an array's is left out of its split.
-      family: whose table to use.
+      splits: from `splits_of`.
     """
-    table = PARTITIONS[family]
 
     def sharding(path: tuple, x: Any) -> NamedSharding:
-        name = "." + jax.tree_util.keystr(path, simple=True, separator=".")
-        specs = (spec for end, spec in table.items() if fnmatch.fnmatchcase(name, f"*.{end}"))
-        spec = next(specs, P())
-        # Layers may be stacked in front.
+        names = [str(getattr(part, "key", getattr(part, "name", part))) for part in path]
+        ends = (".".join(names[first:]) for first in range(len(names)))
+        spec = next((splits[end] for end in ends if end in splits), WHOLE)
+        # Layers are stacked in front.
         whole = (None,) * (x.ndim - len(spec))
         return NamedSharding(mesh, _fitting((*whole, *spec), x.shape, mesh))
 

@@ -13,7 +13,7 @@ from lenext.attention import spell_trained
 from lenext.config import Config, check_model, read_methods, to_config
 from lenext.config.imports import join_imports, load
 from lenext.errors import UserError
-from lenext.models import with_method
+from lenext.models import FAMILIES, with_method
 from lenext.parallel.meshes import place
 from lenext.training.step import State
 from lenext.workdirs.checkpoints import Checkpoints, newest_step
@@ -104,9 +104,10 @@ def spell_method(config: Config) -> Config:
 def _start_from(origin: Path, config: Config, like: State) -> State:
     """A state of imported weights; what the branch's method learns stands at its initial values."""
     methods = read_methods(config.model.method, config.data.train_length)
-    tables = like["params"]
-    table = tables["word_embedding" if "word_embedding" in tables else "embedding"]
-    vocab_size = table["embedding"].shape[0]
+    table = like["params"]
+    for part in FAMILIES[config.model.family].token_embedding.split("."):
+        table = table[part]
+    vocab_size = table.shape[0]
     run = load_run(origin, model_config=config.model, vocab_size=vocab_size)
     model = with_method(run.model, methods)
     params = nnx.to_pure_dict(nnx.state(model))

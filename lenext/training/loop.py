@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -20,8 +19,15 @@ from lenext.config import Config, read_methods, read_vocab_size, validate
 from lenext.data import get_tokenizer, open_split
 from lenext.errors import Stopped, TrainingError
 from lenext.evaluation.evaluators import make_evaluators
-from lenext.models import build_model, parameter_table
-from lenext.parallel.meshes import check_batch, make_mesh, place, shard_batch, shardings_of
+from lenext.models import build_model, names_of, parameter_table
+from lenext.parallel.meshes import (
+    check_batch,
+    make_mesh,
+    place,
+    shard_batch,
+    shardings_of,
+    splits_of,
+)
 from lenext.parallel.processes import first_goes_first, is_first
 from lenext.training.batches import make_batches
 from lenext.training.branch import check_data, keep_source, restore_origin, spell_method
@@ -86,9 +92,9 @@ def train(config: Config, workdir: Path) -> None:
     print(parameter_table(model))
     schedule = make_schedule(config.optimizer, settings.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
-    frozen = frozen_parameters(config.optimizer.frozen, nnx.to_pure_dict(nnx.state(model)))
+    frozen = frozen_parameters(config.optimizer.frozen, names_of(model))
     state = init_state(model, optimizer, average=settings.ema_decay > 0)
-    shardings = shardings_of(state, mesh, config.model.family)
+    shardings = shardings_of(state, mesh, splits_of(model))
     state = place(state, shardings)
     train_step = make_train_step(
         graphdef,
@@ -201,10 +207,6 @@ def _run_steps(run: _Run, state: State, first: int, preemption: Preemption) -> N
                     run.writer.write(step, scalars, {"tokens_per_second": rate})
                 clock, clock_step = time.perf_counter(), step
             if save:
-                # An update may leave finite parameters that no step can start from: a checkpoint
-                # is good if a step from it is. The copy is there because steps donate their state.
-                _, ahead = run.train_step(jax.tree.map(jnp.copy, state), batch, np.int32(step + 1))
-                _check_finite(step + 1, ahead, run.checkpoints)
                 data = {"iterator": run.batches.get_state(), **run.data}
                 run.checkpoints.save(step, state, data, scalars)
             bar.update()

@@ -1,13 +1,15 @@
 """Schedules and Optax optimisers from configs."""
 
 import fnmatch
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax import traverse_util
+from jaxtyping import Array
 from optax import contrib
 
 from lenext.config import Config
@@ -55,68 +57,37 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
     )
 
 
-STACK = "stacked_layers"
-"""Stands for "layers" where the parameters of all are stacked."""
-
-
-def stack_layers(params: Any) -> Any:
-    """With one array [layers, ...] for each parameter of the layers, where they are all alike.
-
-    So an optimiser compiles for one layer, whatever the depth; gradients come from a scan anyway.
-    Layers that differ stay as they are, and so does a tree without any.
-    """
-    layers = list(params.get("layers", {}).values())
-    if len({str(jax.tree.map(jnp.shape, layer)) for layer in layers}) != 1:
-        return params
-    others = {name: x for name, x in params.items() if name != "layers"}
-    return others | {STACK: jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
-
-
-def unstack_layers(params: Any) -> Any:
-    """What `stack_layers` was given."""
-    if STACK not in params:
-        return params
-    others = {name: x for name, x in params.items() if name != STACK}
-    depth = len(jax.tree.leaves(params[STACK])[0])
-    layers = {i: jax.tree.map(operator.itemgetter(i), params[STACK]) for i in range(depth)}
-    return others | {"layers": layers}
-
-
-def _rank(path: tuple, x: Any) -> int:
-    """A parameter's own, whether layers are stacked or not."""
-    return x.ndim - (_names(path)[0] == STACK)
-
-
-def frozen_parameters(patterns: str, params: Any) -> Any:
+def frozen_parameters(patterns: str, names: Mapping[tuple[Any, ...], str | list[str]]) -> Any:
     """Which parameters stay as they are.
 
-    A pattern is a parameter's path, such as "word_embedding.embedding", or the first parts of
-    paths, such as "layers.0"; * stands for any characters, dots among them, as in `fnmatch`. After
+    A pattern is a parameter's name, such as "word_embedding.embedding", or the first parts of
+    names, such as "layers.0"; * stands for any characters, dots among them, as in `fnmatch`. After
     an exclamation mark it says what does not stay: of several that fit, the last decides, so
     "*,!layers.*.attention.learned" trains what methods learn and nothing else.
 
     Args:
       patterns: separated by commas.
-      params: the model's.
+      names: of the model's parameters, see `lenext.models.names_of`.
 
     Returns:
-      The tree of `params`, True where a pattern fits.
+      A tree like the parameters: True where a pattern fits. For what is stacked and stays in part,
+      an array over its rows.
 
     Raises:
       UserError: one fits nothing.
     """
-    names = jax.tree_util.tree_map_with_path(lambda path, _: ".".join(_names(path)), params)
+    flat = [name for own in names.values() for name in ([own] if isinstance(own, str) else own)]
 
     def fits(name: str, pattern: str) -> bool:
         return any(fnmatch.fnmatchcase(name, end) for end in (pattern, f"{pattern}.*"))
 
     wanted = [word.strip() for word in patterns.split(",") if word.strip()]
     for pattern in wanted:
-        if not any(fits(name, pattern.lstrip("!")) for name in jax.tree.leaves(names)):
+        if not any(fits(name, pattern.lstrip("!")) for name in flat):
             # Layers are mostly alike.
             kinds = dict.fromkeys(
                 ".".join("*" if part.isdecimal() else part for part in name.split("."))
-                for name in jax.tree.leaves(names)
+                for name in flat
             )
             raise UserError(
                 f"config.optimizer.frozen: {pattern!r} fits no parameter; there are "
@@ -127,7 +98,27 @@ def frozen_parameters(patterns: str, params: Any) -> Any:
         fitting = [pattern for pattern in wanted if fits(name, pattern.lstrip("!"))]
         return bool(fitting) and not fitting[-1].startswith("!")
 
-    return jax.tree.map(stays, names)
+    def all_stay(own: str | list[str]) -> bool | np.ndarray:
+        rows = [stays(name) for name in ([own] if isinstance(own, str) else own)]
+        return rows[0] if len(set(rows)) == 1 else np.array(rows)
+
+    return traverse_util.unflatten_dict({path: all_stay(own) for path, own in names.items()})
+
+
+def where_frozen(frozen: Any, still: Any, moved: Any) -> Any:
+    """Parameters: `still` where `frozen` says so (see `frozen_parameters`), `moved` elsewhere."""
+
+    def choose(stays: bool | np.ndarray, x: Array, y: Array) -> Array:
+        if isinstance(stays, bool):
+            return x if stays else y
+        return jnp.where(stays.reshape(-1, *[1] * (x.ndim - 1)), x, y)
+
+    return jax.tree.map(choose, frozen, still, moved)
+
+
+def _rank(path: tuple, x: Any) -> int:
+    """A parameter's own: layers are stacked in front."""
+    return x.ndim - (_names(path)[0] == "layers")
 
 
 Mask = Callable[[Any], Any]
@@ -176,7 +167,7 @@ def _halves(params: Any) -> Any:
 
     def half(path: tuple, x: Any) -> str:
         names = _names(path)
-        hidden = names[0] in ("layers", STACK) and names[-1] == "kernel" and "learned" not in names
+        hidden = names[0] == "layers" and names[-1] == "kernel" and "learned" not in names
         return "muon" if hidden and _rank(path, x) == 2 else "adamw"
 
     return jax.tree_util.tree_map_with_path(half, params)

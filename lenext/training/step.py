@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from lenext.models import token_figures
 from lenext.parallel.meshes import traced_on
-from lenext.training.optimizer import stack_layers, unstack_layers
+from lenext.training.optimizer import where_frozen
 from lenext.workdirs.checkpoints import State
 
 # Layers up to which a step compiles each. Of four, on two CPU cores, that took 14 % off the small
@@ -30,7 +30,7 @@ def init_state(
 ) -> State:
     """The state at step 0; with `average` it holds "ema"."""
     params = nnx.to_pure_dict(nnx.state(model))
-    state = {"params": params, "optimizer": optimizer.init(stack_layers(params))}
+    state = {"params": params, "optimizer": optimizer.init(params)}
     # A copy: the step donates its state, and no buffer can be given twice.
     return state | {"ema": jax.tree.map(jnp.copy, params)} if average else state
 
@@ -52,7 +52,8 @@ def make_train_step(
 
     The state is donated. Dropout masks follow from `seed` and the step number, so a resumed run
     repeats them. Metrics are of the batch, before the update: loss (nats a predicted token),
-    accuracy, grad_norm (before clipping), and z_loss (mean log_z²) where it is minimised.
+    accuracy, grad_norm (before clipping), and z_loss (mean log_z²) where it is minimised; and
+    param_norm, after it, which is finite if all parameters are.
 
     Args:
       graphdef: of the model.
@@ -63,9 +64,9 @@ def make_train_step(
         memory, time and dropout masks: each token weighs what it weighs in the whole batch.
       z_loss: factor of mean log_z² beside the loss (arXiv 2204.02311, section 5).
       ema_decay: of the state's "ema", see `average_parameters`; 0 where it has none.
-      frozen: a tree like the parameters, True for those that stay as they are: neither gradient
-        nor decay nor momentum moves them, and their gradients have no part in any norm. None for
-        a step that moves all.
+      frozen: from `frozen_parameters`, what stays as it is: neither gradient nor decay nor
+        momentum moves it, and its gradients have no part in any norm. None for a step that moves
+        all.
       mesh: over which the work is split; None for one device.
       shardings: of the state, on that mesh.
     """
@@ -73,7 +74,7 @@ def make_train_step(
     def without_frozen(grads):
         if frozen is None:
             return grads
-        return jax.tree.map(lambda stays, x: jnp.zeros_like(x) if stays else x, frozen, grads)
+        return where_frozen(frozen, jax.tree.map(jnp.zeros_like, grads), grads)
 
     def train_step(state, batch, step):
         key = jax.random.fold_in(jax.random.key(seed), step) if dropout else None
@@ -82,7 +83,7 @@ def make_train_step(
 
         def objective(params, rows, key):
             model = nnx.merge(graphdef, params)
-            unroll = len(model.layers) <= UNROLLED
+            unroll = len(model.methods) <= UNROLLED
             with traced_on(mesh):
                 figures = token_figures(model, rows, dropout_key=key, unroll=unroll)
 
@@ -101,13 +102,14 @@ def make_train_step(
             grads, metrics = gradient(params, batch, key)
         else:
             grads, metrics = _accumulated(gradient, params, batch, key, accumulate)
-        grads, stacked = stack_layers(without_frozen(grads)), stack_layers(params)
+        grads = without_frozen(grads)
         metrics["grad_norm"] = optax.tree.norm(grads)
-        updates, optimizer_state = optimizer.update(grads, state["optimizer"], stacked)
-        moved = unstack_layers(optax.apply_updates(stacked, updates))
+        updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
+        moved = optax.apply_updates(params, updates)
         # Not by the optimiser: its state is the same whatever is frozen; branches may differ.
         if frozen is not None:
-            moved = jax.tree.map(lambda stays, x, y: x if stays else y, frozen, params, moved)
+            moved = where_frozen(frozen, params, moved)
+        metrics["param_norm"] = optax.tree.norm(moved)
         after = {"params": moved, "optimizer": optimizer_state}
         if ema_decay:
             after["ema"] = average_parameters(state["ema"], moved, ema_decay, step)

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 from lenext.attention import Method
 from lenext.errors import UserError
 from lenext.files import write_atomically
@@ -67,11 +65,10 @@ def set_parts(model: Model, parts: Sequence[dict[str, Any]]) -> None:
 
     What the dicts do not name stays as it is.
     """
-    for layer, values in zip(model.layers, parts, strict=True):
+    for layer, (_, values) in enumerate(zip(model.methods, parts, strict=True)):
         for axis, named in values.items():
             for name, value in named.items():
-                parameter = layer.attention.learned[axis][name]
-                parameter[...] = jnp.asarray(value, parameter.dtype).reshape(parameter.shape)
+                model.layers.attention.set_learned(layer, axis, name, value)
 
 
 def read_calibration(workdir: Path) -> list[dict[str, Any]]:

@@ -1,14 +1,18 @@
 """Orbax checkpoints of a run: parameters, their average, optimiser state, place in the data."""
 
 import contextlib
+import json
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from lenext.errors import TrainingError, UserError
@@ -16,8 +20,11 @@ from lenext.parallel.processes import is_first, is_peer_lost
 from lenext.workdirs.seals import damage, seal
 
 State = dict[str, Any]
-"""What a step takes and gives: {"params": pure dict of arrays, "optimizer": Optax state of the
-parameters with their layers stacked}, and "ema", averaged parameters, in runs that keep them."""
+"""What a step takes and gives: {"params": pure dict of arrays, "optimizer": Optax's state}, and
+"ema", averaged parameters, in runs that keep them."""
+
+Names = Mapping[tuple[Any, ...], str | list[str]]
+"""Public names of parameters by their paths, see `lenext.models.names_of`."""
 
 SEALS = "seals"
 """Folder beside "checkpoints", see `lenext.workdirs.seals`."""
@@ -108,6 +115,11 @@ class Checkpoints:
         Raises:
           UserError: naming the first part of `like` that the checkpoint has otherwise or not.
         """
+        if self._is_apart(step):
+            raise UserError(
+                f"{self.directory / str(step)}: written by lenext 0.1, each layer by itself; "
+                "training goes on with that version only, other commands read it"
+            )
         self.check_parameters(step, like["params"])
         if "ema" in like:
             self.check_average(step)
@@ -118,8 +130,13 @@ class Checkpoints:
         )
         return {name: out[name] for name in like}, out["data"]
 
-    def restore_params(self, step: int, like: Any, item: str = "params") -> Any:
+    def restore_params(
+        self, step: int, like: Any, item: str = "params", names: Names | None = None
+    ) -> Any:
         """Parameters alone: those of the step ("params"), or their average ("ema").
+
+        With `names`, from `lenext.models.names_of`, those of lenext 0.1 are read too, which had
+        each layer by itself.
 
         Raises:
           UserError: naming the first that differs from `like`, or for an average that the run did
@@ -127,11 +144,19 @@ class Checkpoints:
         """
         if item not in ("params", "ema"):
             raise ValueError(f"item {item!r}: should be params or ema")
+        stacked = like
+        like = _unstacked(like, names) if names and self._is_apart(step) else like
         self.check_parameters(step, like)
         if item == "ema":
             self.check_average(step)
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_abstract(like))})
-        return self.manager.restore(step, args=args)[item]
+        found = self.manager.restore(step, args=args)[item]
+        return _stacked(found, stacked, names) if names and like is not stacked else found
+
+    def _is_apart(self, step: int) -> bool:
+        """Whether layers stand by themselves, by number, as lenext 0.1 had them."""
+        layers = self.manager.item_metadata(step)["params"].tree.get("layers", {})
+        return all(str(name).isdecimal() for name in layers) and len(layers) > 0
 
     def restore_data(self, step: int) -> dict[str, Any]:
         """What `save` was given as `data`."""
@@ -142,11 +167,16 @@ class Checkpoints:
         """Whether a step has optimiser state, which imported weights have not."""
         return self.manager.item_metadata(step).get("optimizer") is not None
 
-    def vocab_size(self, step: int) -> int:
-        """Rows of the token embedding of a step's parameters."""
-        shapes = self.manager.item_metadata(step)["params"].tree
-        name = "word_embedding" if "word_embedding" in shapes else "embedding"
-        return int(shapes[name]["embedding"].shape[0])
+    def rows(self, step: int, name: str) -> int:
+        """Of a parameter of a step, by its path in the state, such as "embedding.embedding".
+
+        Raises:
+          UserError: the step has no such parameter.
+        """
+        shapes = _shapes(self.manager.item_metadata(step)["params"].tree)
+        if name not in shapes:
+            raise UserError(f"{self.directory / str(step)}: has no parameter {name}")
+        return int(json.loads(shapes[name])[0])
 
     def check_parameters(self, step: int, params: Any) -> None:
         """Checks that a checkpoint's parameters are the model's.
@@ -298,6 +328,36 @@ def _shapes(tree: Any) -> dict[str, str]:
         jax.tree_util.keystr(path, simple=True, separator="."): str(list(leaf.shape))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _unstacked(tree: Any, names: Names) -> Any:
+    """Shapes of a tree of parameters with each layer by itself."""
+    flat: dict[tuple[str | int, ...], Any] = {}
+    given: Any = traverse_util.flatten_dict(tree)
+    for path, x in given.items():
+        own = names[path]
+        row = jax.ShapeDtypeStruct(x.shape[0 if isinstance(own, str) else 1 :], x.dtype)
+        flat |= {_split(name): row for name in ([own] if isinstance(own, str) else own)}
+    return traverse_util.unflatten_dict(flat)
+
+
+def _stacked(tree: Any, like: Any, names: Names) -> Any:
+    """Arrays of a tree of `_unstacked`, stacked as in `like`."""
+    rows: Any = traverse_util.flatten_dict(tree)
+    wanted: Any = traverse_util.flatten_dict(like)
+    flat: dict[Any, Any] = {}
+    for path, x in wanted.items():
+        own = names[path]
+        if isinstance(own, str):
+            array = rows.pop(_split(own))
+        else:
+            array = np.stack([np.asarray(rows.pop(_split(name))) for name in own])
+        flat[path] = array if x.sharding is None else jax.device_put(array, x.sharding)
+    return traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, flat))
+
+
+def _split(name: str) -> tuple[str | int, ...]:
+    return tuple(int(part) if part.isdecimal() else part for part in name.split("."))
 
 
 def _abstract(tree: Any) -> Any:

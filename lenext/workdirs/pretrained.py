@@ -13,9 +13,10 @@ from lenext.config import Config, check_model, read_methods, to_config
 from lenext.config.imports import load
 from lenext.data import Tokenizer
 from lenext.errors import UserError
-from lenext.models.build import Model, build_model
+from lenext.models.build import FAMILIES, Model, build_model
+from lenext.models.stack import names_of
 from lenext.models.swap import model_methods
-from lenext.parallel.meshes import shardings_of
+from lenext.parallel.meshes import shardings_of, splits_of
 from lenext.workdirs.checkpoints import Checkpoints, newest_step
 from lenext.workdirs.versions import changed_sources
 from lenext.workdirs.workdir import read_run_config
@@ -94,18 +95,17 @@ def load_run(
     check_model(sizes, config.model, str(workdir))
     methods = read_methods(config.model.method, config.data.train_length)
     if vocab_size is None:
-        vocab_size = checkpoints.vocab_size(step)
-    graphdef, abstract = nnx.split(
-        nnx.eval_shape(lambda: build_model(sizes, methods, vocab_size, seed=0))
-    )
+        vocab_size = checkpoints.rows(step, FAMILIES[sizes.family].token_embedding)
+    model = nnx.eval_shape(lambda: build_model(sizes, methods, vocab_size, seed=0))
+    graphdef, abstract = nnx.split(model)
     like = nnx.to_pure_dict(abstract)
     if mesh is not None:
-        shardings = shardings_of(like, mesh, config.model.family)
+        shardings = shardings_of(like, mesh, splits_of(model))
         like = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             like, shardings,
         )  # fmt: skip
-    params = checkpoints.restore_params(step, like, weights)
+    params = checkpoints.restore_params(step, like, weights, names_of(model))
     data = checkpoints.restore_data(step)
     checkpoints.close()
     for name in changed_sources([config.model.method], data.get("methods", {})):

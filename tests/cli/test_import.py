@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from lenext.data import get_tokenizer
 from lenext.importing import convert, import_checkpoint
-from lenext.models import load_pretrained, model_methods, with_method
+from lenext.models import load_pretrained, model_methods, named_parameters, with_method
 from tests.cli.conftest import untrained_run
 from tests.training.common import REPOSITORY, read_metrics, snapshot, tiny_decoder_config
 
@@ -97,14 +97,14 @@ def test_from_a_folder_to_a_sweep_and_back(call, folder, text, tmp_path):
     assert [record["step"] for record in read_metrics(tuned)] == [1, 2, 3, 4]
     before, after = load_pretrained(run), load_pretrained(tuned)
     np.testing.assert_array_equal(
-        np.asarray(before.layers[0].mlp.up_proj.kernel[...]),
-        np.asarray(after.layers[0].mlp.up_proj.kernel[...]),
+        np.asarray(before.layers.mlp.up_proj.kernel[...]),
+        np.asarray(after.layers.mlp.up_proj.kernel[...]),
     )
-    ((_, scales),) = after.layers[0].attention.learned["temperature"].items()
-    ((_, initial),) = (
-        with_method(before, model_methods(after)).layers[0].attention.learned["temperature"].items()
+    scales, initial = (
+        named_parameters(model)["layers.0.self_attention.attention.learned.temperature.slope"]
+        for model in (after, with_method(before, model_methods(after)))
     )
-    assert np.all(np.asarray(scales[...]) != np.asarray(initial[...]))
+    assert np.all(scales != initial)
 
     refused = call("export_checkpoint", f"--workdir={tuned}", f"--target={tmp_path / 'back'}")
     assert refused.code == 2
@@ -222,7 +222,7 @@ def test_the_first_layers_alone(call, fails, tmp_path):
     done = call("import_checkpoint", source, f"--workdir={run}", "--layers=1")
     assert done.code == 0, done.err
     assert "method: softmax(base=10000.0,pairing='halves'), trained" in done.out  # no window
-    assert len(load_pretrained(run).layers) == 1
+    assert len(model_methods(load_pretrained(run))) == 1
     back = tmp_path / "back"
     assert call("export_checkpoint", f"--workdir={run}", f"--target={back}").code == 0
     config = json.loads((back / "config.json").read_text())

@@ -113,14 +113,14 @@ def test_what_is_stored_is_what_is_evaluated(copy):
     run = load_run(workdir)
     model, initial = under_method(run, workdir, read_methods(METHOD, L))
     assert not initial
-    for layer, parts in zip(model.layers, entry["parts"], strict=True):
-        slopes = layer.attention.learned["temperature"]["slopes"][...]
+    for layer, parts in enumerate(entry["parts"]):
+        slopes = model.layers.attention.learned_by(layer)["temperature"]["slopes"]
         np.testing.assert_allclose(slopes, parts["temperature"]["slopes"], rtol=1e-6)
         assert np.ptp(slopes) > 0
     # Another method's calibration is not its own.
     model, initial = under_method(run, workdir, read_methods("entropy_matched", L))
     assert initial
-    slopes = model.layers[0].attention.learned["temperature"]["slopes"][...]
+    slopes = model.layers.attention.learned_by(0)["temperature"]["slopes"]
     np.testing.assert_allclose(slopes, 2 / np.log(L), rtol=1e-6)
     assert under_method(run, workdir, read_methods("rerope", L))[1] is False
 

@@ -26,9 +26,8 @@ def make_model(settings, method="softmax", uniform=False):
     """(graphdef, params), with weights large enough for attention to matter."""
     methods = [make_method(m, train_length=TRAIN_LENGTH) for m in method.split("|")]
     model = build_model(settings, methods, ByteTokenizer().vocab_size, seed=1)
-    for layer in model.layers:
-        size = 0.0 if uniform else 3.0
-        layer.q_scale.scale[...] = size * layer.q_scale.scale[...]
+    gain = model.layers.q_scale.scale
+    gain[...] = (0.0 if uniform else 3.0) * gain[...]
     graphdef, params = nnx.split(model)
     return graphdef, nnx.to_pure_dict(params)
 

@@ -40,8 +40,9 @@ def run(corpus):
         settings.update(hidden_size=16, intermediate_size=16, key_size=8, num_layers=2)
         settings.update(family=family, num_heads=2)
         model = build_model(settings, read_methods("softmax", TRAIN_LENGTH), 258, seed=1)
-        for layer in model.layers if family == "gau" else ():
-            layer.q_scale.scale[...] = 5.0 * layer.q_scale.scale[...]
+        if family == "gau":
+            gain = model.layers.q_scale.scale
+            gain[...] = 5.0 * gain[...]
         settings = dataclasses.replace(SETTINGS, **changes)
         sampling = CropSettings(documents=4, tokens=300, seed=settings.seed)
         prepare = PROTOCOLS[settings.protocol].prepare

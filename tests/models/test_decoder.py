@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,13 @@ from flax import nnx
 
 from lenext.attention import init_params, make_method, method_options
 from lenext.config import base_config, read_methods
-from lenext.models import Decoder, DecoderConfig, build_model, model_methods
-from lenext.models.layers import Context
+from lenext.models import Decoder, DecoderConfig, build_model, model_methods, take_apart
+from lenext.models.attention import Context
+from tests.models.common import weights_of
 
 SIZES = DecoderConfig(
     vocab_size=13, hidden_size=24, intermediate_size=20, num_layers=3, num_heads=4,
-    num_kv_heads=2, head_dim=8,
+    num_kv_heads=2, key_size=8,
 )  # fmt: skip
 WINDOW = 5
 
@@ -38,11 +40,6 @@ def tokens_of(batch, length, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, 13, (batch, length)), jnp.int32)
 
 
-def weights_of(model):
-    flat = nnx.to_flat_state(nnx.state(model))
-    return {".".join(map(str, path)): np.asarray(leaf[...], np.float64) for path, leaf in flat}
-
-
 def forward(p, sizes, tokens):
     """One sequence's logits, loops and complex rotations, in float64."""
 
@@ -52,7 +49,7 @@ def forward(p, sizes, tokens):
     def linear(x, name):
         return x @ p[f"{name}.kernel"] + p.get(f"{name}.bias", 0.0)
 
-    heads, groups, width = sizes.num_heads, sizes.num_kv_heads, sizes.head_dim
+    heads, groups, width = sizes.num_heads, sizes.num_kv_heads, sizes.key_size
     turns = np.exp(
         1j * np.arange(len(tokens))[:, None] * 10000.0 ** (-np.arange(0, width, 2) / width)
     )
@@ -117,7 +114,7 @@ def test_bfloat16_is_near_and_logits_are_float32():
 def test_no_token_sees_a_later_one(method):
     model = build(method)
     x = model.embedding(tokens_of(1, 9))
-    layers = model.layers
+    layers = take_apart(model).layers
 
     def states(x):
         for layer in layers:
@@ -138,7 +135,7 @@ def test_pattern_repeats_over_layers():
     # Each layer by itself, in order, gives what the scan over the pattern gives.
     tokens = tokens_of(2, 15)
     x = model.embedding(tokens)
-    for layer in model.layers:
+    for layer in take_apart(model).layers:
         x, _ = layer(x, lambda a, q, k, v: a(q, k, v, Context()), dropout_key=None)
     np.testing.assert_allclose(model(tokens), model.logits(model.norm(x)), atol=1e-4)
 
@@ -180,7 +177,7 @@ def quick_step(state, tokens, first, caches, length, *, graphdef):
 
 def cached_logits(model, tokens, parts):
     """Logits after each part, of which the sizes are given; the length is that of all of them."""
-    length = jnp.int32(tokens.shape[1])
+    length, model = jnp.int32(tokens.shape[1]), take_apart(model)
     graphdef, state = nnx.split(model)
     caches, first, out = model.empty_caches(tokens.shape[0], tokens.shape[1]), 0, []
     for size in parts:
@@ -249,11 +246,10 @@ def test_learned_parts_start_as_published_and_get_gradients(name):
 
     before, grads = loss_and_grads(params)
     method = model_methods(model)[0]
+    trees = [tree["layers"]["self_attention"]["attention"] for tree in (params, grads)]
+    learned = [tree["learned"][0] for tree in trees]
     for i in range(3):
-        path = ("layers", i, "self_attention", "attention", "learned")
-        start, slope = params, grads
-        for key in path:
-            start, slope = start[key], slope[key]
+        start, slope = jax.tree.map(operator.itemgetter(i), learned)
         initial = init_params(method, 4, 8)
         assert jax.tree.structure(start) == jax.tree.structure(initial)
         for ours, theirs in zip(jax.tree.leaves(start), jax.tree.leaves(initial), strict=True):
@@ -273,7 +269,7 @@ def test_initial_values():
     """Embeddings and maps of 0.02; into the residual stream smaller by sqrt(2 * layers)."""
     sizes = dataclasses.replace(SIZES, hidden_size=256, intermediate_size=256, vocab_size=256)
     model = Decoder(sizes, make_method("softmax", train_length=8), rngs=nnx.Rngs(0))
-    layer = model.layers[1]
+    layer = take_apart(model).layers[1]
     inner = [layer.mlp.up_proj, layer.self_attention.q_proj]
     outer = [layer.mlp.down_proj, layer.self_attention.o_proj]
     for part, expected in [(x, 0.02) for x in inner] + [(x, 0.02 / 6**0.5) for x in outer]:
@@ -291,11 +287,12 @@ def test_config_reaches_the_model():
     model = build_model(config, read_methods("lssa", 8), vocab_size=13, seed=3)
     assert model.config == DecoderConfig(
         vocab_size=13, hidden_size=24, intermediate_size=20, num_layers=2, num_heads=4,
-        num_kv_heads=2, head_dim=6, mlp="plain", qk_norm=True, tied_head=False, dropout=0.25,
+        num_kv_heads=2, key_size=6, mlp="plain", qk_norm=True, tied_head=False, dropout=0.25,
         use_bias=True, remat=True, dtype="bfloat16",
     )  # fmt: skip
     config.num_kv_heads = 0
-    assert build_model(config, read_methods("lssa", 8), 13, seed=3).config.num_kv_heads == 4
+    model = build_model(config, read_methods("lssa", 8), 13, seed=3)
+    assert model.layers.self_attention.k_proj.kernel.shape == (2, 24, 4 * 6)
 
 
 def test_dropout_needs_a_key_and_follows_it():

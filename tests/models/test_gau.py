@@ -7,8 +7,17 @@ import pytest
 from flax import nnx
 
 from lenext.attention import make_method
-from lenext.models import GAUConfig, GAUEncoder, model_methods, parameter_table, with_method
-from lenext.models.layers import Context
+from lenext.models import (
+    GAUConfig,
+    GAUEncoder,
+    model_methods,
+    names_of,
+    parameter_table,
+    take_apart,
+    with_method,
+)
+from lenext.models.attention import Context
+from tests.models.common import by_public_name, weights_of
 
 SIZES = GAUConfig(vocab_size=11, hidden_size=12, intermediate_size=20, key_size=8, num_layers=3)
 
@@ -18,20 +27,15 @@ def build(methods="softmax", sizes=SIZES, seed=0):
     model = GAUEncoder(sizes, pattern, rngs=nnx.Rngs(seed))
     # Gains of one and offsets of zero would hide whether they are applied, and to what.
     rng = np.random.default_rng(1)
-    for layer in model.layers:
-        for part in (layer.q_scale, layer.k_scale):
-            part.scale[...] = jnp.asarray(rng.normal(1, 0.3, SIZES.key_size), jnp.float32)
-            if part.offset is not None:
-                part.offset[...] = jnp.asarray(rng.normal(0, 0.3, SIZES.key_size), jnp.float32)
-        if sizes.use_bias:
-            for dense in (layer.i_dense, layer.o_dense):
-                dense.bias[...] = jnp.asarray(rng.normal(0, 0.3, dense.bias.shape), jnp.float32)
+    layers, per_key = model.layers, (sizes.num_layers, SIZES.key_size)
+    for part in (layers.q_scale, layers.k_scale):
+        part.scale[...] = jnp.asarray(rng.normal(1, 0.3, per_key), jnp.float32)
+        if part.offset is not None:
+            part.offset[...] = jnp.asarray(rng.normal(0, 0.3, per_key), jnp.float32)
+    if sizes.use_bias:
+        for dense in (layers.i_dense, layers.o_dense):
+            dense.bias[...] = jnp.asarray(rng.normal(0, 0.3, dense.bias.shape), jnp.float32)
     return model
-
-
-def weights_of(model):
-    flat = nnx.to_flat_state(nnx.state(model))
-    return {".".join(map(str, path)): np.asarray(leaf[...], np.float64) for path, leaf in flat}
 
 
 def forward(p, tokens, types, mask, layers, use_bias, scale=lambda n: 1.0):
@@ -116,8 +120,7 @@ def test_gradient_is_the_forward_pass_derivative():
 
     def reference(epsilon):
         moved = jax.tree.map(lambda x, d: np.asarray(x, np.float64) + epsilon * d, params, step)
-        flat = jax.tree_util.tree_leaves_with_path(moved)
-        named = {".".join(str(part.key) for part in path): leaf for path, leaf in flat}
+        named = by_public_name(moved, names_of(model))
         logits = forward(named, tokens[0], np.zeros(9, int), np.ones(9, bool), 3, False)
         return float((logits * cotangent).sum())
 
@@ -139,20 +142,47 @@ def test_swapping_shares_parameters_and_leaves_the_original_alone():
     np.testing.assert_array_equal(model(tokens), before)
 
 
+def slopes_of(model):
+    """By layer: what its temperature learns, a number."""
+    found = {}
+    for name, x in weights_of(model).items():
+        if name.endswith("learned.temperature.slope"):
+            found[int(name.split(".")[1])] = float(x[0])
+    return found
+
+
 def test_learned_parts_start_at_initial_values_and_stay_where_shared():
     model = build("ssmax")
-    slopes = [layer.attention.learned["temperature"]["slope"] for layer in model.layers]
-    np.testing.assert_allclose(slopes[0][...], 1 / np.log(16), rtol=1e-6)
-    for slope in slopes:
-        slope[...] = slope[...] * 2
+    np.testing.assert_allclose(list(slopes_of(model).values()), 1 / np.log(16), rtol=1e-6)
+    for layer in range(3):
+        model.layers.attention.set_learned(layer, "temperature", "slope", [layer + 1.0])
     kept = with_method(model, make_method("ssmax+rerope", train_length=16))
-    assert kept.layers[1].attention.learned["temperature"]["slope"][0] == slopes[1][0]
+    assert slopes_of(kept) == slopes_of(model) == {0: 1.0, 1: 2.0, 2: 3.0}
     dropped = with_method(model, make_method("softmax", train_length=16))
-    assert dropped.layers[1].attention.learned == {}
+    assert slopes_of(dropped) == {}
     again = with_method(dropped, make_method("ssmax", train_length=16))
-    np.testing.assert_allclose(
-        again.layers[1].attention.learned["temperature"]["slope"][...], 1 / np.log(16), rtol=1e-6
+    np.testing.assert_allclose(list(slopes_of(again).values()), 1 / np.log(16), rtol=1e-6)
+
+
+def test_learned_parts_stay_with_their_layers_under_another_pattern():
+    model = build("ssmax")
+    for layer in range(3):
+        model.layers.attention.set_learned(layer, "temperature", "slope", [layer + 1.0])
+    ssmax, rerope, softmax = (
+        make_method(name, train_length=16) for name in ("ssmax", "ssmax+rerope", "softmax")
     )
+    mixed = with_method(model, [rerope, softmax, ssmax])
+    assert slopes_of(mixed) == {0: 1.0, 2: 3.0}
+    turned = with_method(mixed, [softmax, rerope, rerope])
+    initial = pytest.approx(1 / np.log(16))
+    assert slopes_of(turned) == {1: initial, 2: 3.0}
+    # Each layer acts by its own.
+    tokens, by_hand = jnp.arange(11)[None], take_apart(turned)
+    for layer, slope in ((1, 1 / np.log(16)), (2, 3.0)):
+        assert float(by_hand.layers[layer].attention.learned_by(0)["temperature"]["slope"][0]) == (
+            pytest.approx(slope)
+        )
+    np.testing.assert_allclose(turned(tokens), by_hand(tokens), atol=1e-5)
 
 
 def test_learned_parts_receive_gradients():
@@ -161,14 +191,16 @@ def test_learned_parts_receive_gradients():
     grads = jax.grad(lambda p: jnp.sum(nnx.merge(graphdef, p)(jnp.arange(11)[None]) ** 2))(
         nnx.to_pure_dict(state)
     )
-    for i in range(3):
-        slope = grads["layers"][i]["attention"]["learned"]["temperature"]["slope"]
-        assert abs(float(slope[0])) > 1e-6
+    slopes = grads["layers"]["attention"]["learned"][0]["temperature"]["slope"]
+    assert slopes.shape == (3, 1)
+    assert np.all(np.abs(slopes) > 1e-6)
 
 
-@pytest.mark.parametrize("pattern", ["softmax|rerope(window=3)", "softmax|nope|alibi", "alibi"])
+@pytest.mark.parametrize(
+    "pattern", ["softmax|rerope(window=3)", "softmax|nope|alibi|ssmax", "alibi"]
+)
 def test_pattern_repeats_over_layers(pattern):
-    """A scan over groups of layers is the layers one after another."""
+    """A scan over layers of several methods is the layers one after another."""
     sizes = GAUConfig(**{**vars(SIZES), "num_layers": 6})
     model = build(pattern, sizes)
     names = pattern.split("|")
@@ -177,8 +209,9 @@ def test_pattern_repeats_over_layers(pattern):
     hidden, figures = model.encode(tokens, probe=jnp.arange(9))
     x = model.word_embedding(tokens) + model.type_embedding(jnp.zeros_like(tokens))
     x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-12)
-    for i, layer in enumerate(model.layers):
-        x, seen = layer(x, Context(probe=jnp.arange(9)), dropout_key=None)
+    context = Context(probe=jnp.arange(9))
+    for i, layer in enumerate(take_apart(model).layers):
+        x, seen = layer(x, lambda a, q, k, v: a(q, k, v, context), dropout_key=None)
         np.testing.assert_allclose(figures.entropy[i], seen.entropy, atol=1e-5)
     np.testing.assert_allclose(hidden, x, atol=1e-5)
 

@@ -14,6 +14,7 @@ from lenext.attention import make_method
 from lenext.models import Decoder, DecoderConfig, GAUConfig, GAUEncoder, token_figures
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state, make_train_step
+from tests.models.common import fill
 
 GOLDEN = {
     "softmax": [(4.072572, 5.317849), (4.038804, 5.284628), (3.978729, 5.199503)],
@@ -49,11 +50,13 @@ def model(name):
     built = GAUEncoder(sizes, method, rngs=nnx.Rngs(0))
     # Initial values from NumPy, whose streams do not move with the library's version.
     rng = np.random.default_rng(0)
-    for path, leaf in nnx.to_flat_state(nnx.state(built)):
-        if path[-1] in ("kernel", "embedding"):
-            leaf[...] = jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32)
-        elif path[-1] == "scale":
-            leaf[...] = jnp.asarray(rng.uniform(0.5, 2.0, leaf.shape), jnp.float32)
+
+    def draw(name, shape):
+        if name.endswith((".kernel", ".embedding")):
+            return rng.normal(0, 0.3, shape)
+        return rng.uniform(0.5, 2.0, shape) if name.endswith(".scale") else None
+
+    fill(built, draw)
     return built
 
 
@@ -61,13 +64,12 @@ def decoder(name):
     """A decoder with all its options, and initial values from NumPy."""
     sizes = DecoderConfig(
         vocab_size=17, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4,
-        num_kv_heads=2, head_dim=8, qk_norm=True, tied_head=False,
+        num_kv_heads=2, key_size=8, qk_norm=True, tied_head=False,
     )  # fmt: skip
     built = Decoder(sizes, make_method(name, train_length=8), rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
-    for path, leaf in nnx.to_flat_state(nnx.state(built)):
-        if path[-1] in ("kernel", "embedding"):
-            leaf[...] = jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32)
+    maps = (".kernel", ".embedding")
+    fill(built, lambda name, shape: rng.normal(0, 0.3, shape) if name.endswith(maps) else None)
     return built
 
 

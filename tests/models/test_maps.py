@@ -7,11 +7,12 @@ from flax import nnx
 
 from lenext.config import read_methods
 from lenext.models import Decoder, DecoderConfig, GAUConfig, GAUEncoder, attention_maps
+from tests.models.common import weights_of
 
 GAU = GAUConfig(vocab_size=11, hidden_size=12, intermediate_size=20, key_size=8, num_layers=3)
 DECODER = DecoderConfig(
     vocab_size=11, hidden_size=24, intermediate_size=20, num_layers=3, num_heads=4,
-    num_kv_heads=2, head_dim=8,
+    num_kv_heads=2, key_size=8,
 )  # fmt: skip
 TOKENS = np.random.default_rng(0).integers(0, 11, (2, 15))
 
@@ -26,11 +27,6 @@ def build(family, methods):
             centre = 1.0 if path[-1] == "scale" else 0.0
             leaf[...] = jnp.asarray(rng.normal(centre, 0.4, leaf.shape), jnp.float32)
     return model
-
-
-def weights_of(model):
-    flat = nnx.to_flat_state(nnx.state(model))
-    return {".".join(map(str, path)): np.asarray(leaf[...], np.float64) for path, leaf in flat}
 
 
 def norm(x, epsilon, gain=1.0):

@@ -16,6 +16,7 @@ from lenext.config import base_config, read_methods
 from lenext.errors import UserError
 from lenext.models import build_model
 from lenext.parallel.meshes import (
+    COLUMNS,
     MESH_AXES,
     check_batch,
     make_mesh,
@@ -23,6 +24,7 @@ from lenext.parallel.meshes import (
     process_share,
     shard_batch,
     shardings_of,
+    splits_of,
     spread_batch,
 )
 from tests.training.common import REPOSITORY, command, tiny_decoder_config
@@ -152,7 +154,7 @@ class TestParameters:
         methods = read_methods("kerple_log", 16)
         model = nnx.eval_shape(lambda: build_model(settings, methods, 256, 0))
         params = nnx.to_pure_dict(nnx.state(model))
-        found = shardings_of(params, abstract_mesh(**sizes), family)
+        found = shardings_of(params, abstract_mesh(**sizes), splits_of(model))
         leaves = jax.tree_util.tree_leaves_with_path(found)
         return {
             jax.tree_util.keystr(path, simple=True, separator="."): sharding.spec
@@ -162,9 +164,9 @@ class TestParameters:
     def test_of_a_decoder(self):
         specs = self.shardings("decoder", fsdp=2, tensor=2)
         assert specs.pop("embedding.embedding") == P("tensor", "fsdp")
-        columns = {name for name, spec in specs.items() if spec == P("fsdp", "tensor")}
-        lines = {name for name, spec in specs.items() if spec == P("tensor", "fsdp")}
-        layer = "layers.0."
+        columns = {name for name, spec in specs.items() if spec == P(None, "fsdp", "tensor")}
+        lines = {name for name, spec in specs.items() if spec == P(None, "tensor", "fsdp")}
+        layer = "layers."
         assert columns == {
             f"{layer}{name}.kernel"
             for name in (
@@ -179,18 +181,18 @@ class TestParameters:
     def test_of_a_gau(self):
         specs = self.shardings("gau", fsdp=2, tensor=2)
         split = {name for name, spec in specs.items() if any(axis for axis in spec)}
-        assert split >= {"word_embedding.embedding", "layers.0.i_dense.kernel"}
-        assert specs["layers.0.o_dense.kernel"] == P("tensor", "fsdp")
+        assert split >= {"word_embedding.embedding", "layers.i_dense.kernel"}
+        assert specs["layers.o_dense.kernel"] == P(None, "tensor", "fsdp")
 
     def test_an_axis_that_does_not_divide_is_left_out(self):
         specs = self.shardings("decoder", fsdp=3, tensor=2)
-        assert specs["layers.0.mlp.up_proj.kernel"] == P(None, "tensor")
+        assert specs["layers.mlp.up_proj.kernel"] == P(None, None, "tensor")
 
     def test_are_placed(self, mesh):
-        tree = {"layers": {0: {"mlp": {"up_proj": {"kernel": np.ones((4, 6), np.float32)}}}}}
-        placed = place(tree, shardings_of(tree, mesh, "decoder"))
-        kernel = placed["layers"][0]["mlp"]["up_proj"]["kernel"]
-        assert kernel.sharding.spec == P("fsdp", "tensor")
+        tree = {"layers": {"mlp": {"kernel": np.ones((3, 4, 6), np.float32)}}}
+        placed = place(tree, shardings_of(tree, mesh, {"layers.mlp.kernel": COLUMNS}))
+        kernel = placed["layers"]["mlp"]["kernel"]
+        assert kernel.sharding.spec == P(None, "fsdp", "tensor")
         np.testing.assert_array_equal(kernel, 1.0)
 
 
@@ -199,7 +201,7 @@ import jax, numpy as np, optax
 from flax import nnx
 from lenext.config import base_config, read_methods
 from lenext.models import build_model
-from lenext.parallel.meshes import make_mesh, place, shard_batch, shardings_of
+from lenext.parallel.meshes import make_mesh, place, shard_batch, shardings_of, splits_of
 from lenext.training.step import init_state, make_train_step
 
 config, optimizer = base_config(), optax.sgd(0.1)
@@ -207,7 +209,7 @@ mesh = make_mesh(config.mesh)
 config.model.num_layers = 1
 model = build_model(config.model, read_methods("softmax", 16), 258, 0)
 state = init_state(model, optimizer)
-shardings = shardings_of(state, mesh, "gau")
+shardings = shardings_of(state, mesh, splits_of(model))
 step = make_train_step(
     nnx.graphdef(model), optimizer, seed=0, dropout=False, accumulate=2, mesh=mesh,
     shardings=shardings,

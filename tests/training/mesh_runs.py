@@ -14,7 +14,7 @@ from lenext.attention import make_method
 from lenext.attention.catalogue import CATALOGUE
 from lenext.config import Config
 from lenext.evaluation import evaluate
-from lenext.models.layers import Attention, Context
+from lenext.models.attention import Attention, Context
 from lenext.parallel.meshes import copied_to, make_mesh, traced_on
 from lenext.training import train
 from tests.training.common import tiny_config, tiny_decoder_config
@@ -48,8 +48,9 @@ def family_config(family: str, data_dir: Path) -> Config:
 def attention(name: str, implementation: str, mesh: jax.sharding.Mesh | None) -> list[jax.Array]:
     """Attention of padded, packed rows; by blocks, the gradients of what it was given, too."""
     layer = Attention(
-        make_method(name, train_length=8), num_heads=2, head_dim=8, causal=name != "softmax"
-    )
+        make_method(name, train_length=8), num_heads=2, num_kv_heads=2, head_dim=8,
+        causal=name != "softmax",
+    )  # fmt: skip
     layer.implementation = implementation
     key = jax.random.key(0)
     q, k, v, weights = (

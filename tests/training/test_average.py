@@ -60,8 +60,8 @@ def test_is_evaluated_beside_the_parameters(config, tmp_path, monkeypatch):
         state, _ = saved_state(tmp_path, step)
         for ours, name in ((weights, "params"), (average, "ema")):
             np.testing.assert_array_equal(
-                ours["layers"][0]["i_dense"]["kernel"],
-                state[name]["layers"]["0"]["i_dense"]["kernel"],
+                ours["layers"]["i_dense"]["kernel"],
+                state[name]["layers"]["i_dense"]["kernel"],
             )
 
 

@@ -5,6 +5,7 @@ import re
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from lenext.errors import TrainingError, UserError
@@ -26,7 +27,7 @@ class TestAWholeRun:
         assert [record["step"] for record in read_metrics(undisturbed)] == [*range(1, 13)]
 
     def test_records_hold_what_is_deterministic(self, undisturbed):
-        always = {"step", "loss", "accuracy", "grad_norm", "learning_rate"}
+        always = {"step", "loss", "accuracy", "grad_norm", "param_norm", "learning_rate"}
         evaluated = {"eval/validation/loss", "eval/validation/accuracy"}
         for record in read_metrics(undisturbed):
             wanted = always | evaluated if record["step"] in (6, 12) else always
@@ -194,7 +195,7 @@ class TestNotFinite:
     def test_a_rate_beyond_all_bounds_saves_nothing(self, config, tmp_path, checkpoint_every):
         config.optimizer.update(learning_rate=1e30, warmup_steps=0)
         config.training.checkpoint_every = checkpoint_every
-        with pytest.raises(TrainingError, match=r"nan at step 2: stopped; no checkpoint was writ"):
+        with pytest.raises(TrainingError, match=r"^param_norm inf at step 1: stopped; no che"):
             train(config, tmp_path)
         assert saved_steps(tmp_path) == []
 
@@ -214,6 +215,7 @@ class TestNotFinite:
                 state, metrics = take(state, batch, number)
                 if number == poisoned:
                     state["params"] = jax.tree.map(lambda x: x + 1e30, state["params"])
+                    metrics = metrics | {"param_norm": optax.tree.norm(state["params"])}
                 return state, metrics
 
             return step
@@ -223,7 +225,7 @@ class TestNotFinite:
         with pytest.raises(TrainingError) as error:
             train(config, tmp_path)
         place = f"the last good checkpoint is step {kept}" if kept else "no checkpoint was written"
-        assert f"at step {poisoned + 1}: stopped; {place}" in str(error.value)
+        assert f"param_norm inf at step {poisoned}: stopped; {place}" in str(error.value)
         assert saved_steps(tmp_path)[-1:] == ([kept] if kept else [])
         if kept:
             state, _ = saved_state(tmp_path, kept)
@@ -243,7 +245,7 @@ class TestNotFinite:
             return shard(batch, mesh)
 
         monkeypatch.setattr(loop, "shard_batch", poison)
-        with pytest.raises(TrainingError, match=r"loss nan at step 5: stopped"):
+        with pytest.raises(TrainingError, match=r"loss nan, .* at step 5: stopped"):
             train(config, tmp_path)
 
     def test_the_same_command_comes_to_the_same_end(self, config, tmp_path):

@@ -127,15 +127,17 @@ def some_params():
     def values(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
-    layer = {
-        "i_dense": {"kernel": values(16, 40), "bias": values(40)},
-        "mlp": {"down_proj": {"kernel": values(24, 16)}},
-        "q_scale": {"scale": values(8)},
-        "attention": {"learned": {"position": {"kernel": values(3, 4), "table": values(2, 3, 4)}}},
+    layers = {  # one of them
+        "i_dense": {"kernel": values(1, 16, 40), "bias": values(1, 40)},
+        "mlp": {"down_proj": {"kernel": values(1, 24, 16)}},
+        "q_scale": {"scale": values(1, 8)},
+        "attention": {
+            "learned": {"position": {"kernel": values(1, 3, 4), "table": values(1, 2, 3, 4)}}
+        },
     }
     return {
         "word_embedding": {"embedding": values(11, 16)},
-        "layers": {0: layer},
+        "layers": layers,
         "head": {"kernel": values(16, 11)},
         "gain": values(),
     }
@@ -148,7 +150,7 @@ def by_name(tree):
     }
 
 
-VECTORS = {"layers.0.i_dense.bias", "layers.0.q_scale.scale", "gain"}
+VECTORS = {"layers.i_dense.bias", "layers.q_scale.scale", "gain"}
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
@@ -201,18 +203,18 @@ class TestMuon:
         rng = np.random.default_rng(2)
         grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
         # Far from orthogonal: its singular values fall from 10 to 0.5.
-        u, _, v = np.linalg.svd(np.asarray(grads["layers"][0]["i_dense"]["kernel"]), False)
+        u, _, v = np.linalg.svd(np.asarray(grads["layers"]["i_dense"]["kernel"][0]), False)
         steep = u @ np.diag(np.geomspace(10.0, 0.5, 16)) @ v
-        grads["layers"][0]["i_dense"]["kernel"] = jnp.asarray(steep, jnp.float32)
+        grads["layers"]["i_dense"]["kernel"] = jnp.asarray(steep, jnp.float32)[None]
         out, _ = optimizer.update(grads, optimizer.init(params), params)
         return by_name(grads), by_name(out)
 
     @pytest.mark.parametrize(
         ("name", "longer"),
-        [("layers.0.i_dense.kernel", 40), ("layers.0.mlp.down_proj.kernel", 24)],
+        [("layers.i_dense.kernel", 40), ("layers.mlp.down_proj.kernel", 24)],
     )
     def test_makes_matrices_orthogonal(self, updates, name, longer):
-        grads, out = (np.asarray(trees[name]) for trees in updates)
+        grads, out = (np.asarray(trees[name])[0] for trees in updates)
         values = np.linalg.svd(out, compute_uv=False) / (0.5 * 0.2 * np.sqrt(longer))
         # Five Newton-Schulz steps bring them to about 1, not to it (Jordan 2024: 0.7 to 1.2).
         assert 0.65 < values.min() < values.max() < 1.25
@@ -226,7 +228,7 @@ class TestMuon:
 
     def test_leaves_all_else_to_adam(self, updates):
         grads, out = updates
-        muon = {"layers.0.i_dense.kernel", "layers.0.mlp.down_proj.kernel"}
+        muon = {"layers.i_dense.kernel", "layers.mlp.down_proj.kernel"}
         for name in out.keys() - muon:
             # Adam's first step, its bias corrected: a sign.
             np.testing.assert_allclose(out[name], -0.5 * np.sign(grads[name]), rtol=1e-4)

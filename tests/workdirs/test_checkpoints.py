@@ -16,9 +16,9 @@ LOSS = "eval/validation/loss"
 
 
 def state(value=0.0, hidden=3):
-    """Parameters as models have them, layers numbered, and an optimiser state of some kind."""
+    """Parameters as models have them, two layers stacked, and an optimiser state of some kind."""
     params = {
-        "layers": {0: {"kernel": jnp.full((2, hidden), value), "scale": jnp.full(2, value)}},
+        "layers": {"kernel": jnp.full((2, 4, hidden), value), "scale": jnp.full((2, 4), value)},
         "embedding": jnp.full((5, 2), -value),
     }
     return {
@@ -220,7 +220,10 @@ def test_a_half_deleted_old_checkpoint_is_no_trouble(tmp_path, left):
         (lambda p: p | {"embedding": jnp.ones((5, 4))}, "embedding is [5, 2] there and [5, 4] in"),
         (lambda p: p | {"head": jnp.ones(3)}, "head is none there and [3] in"),
         (lambda p: {"layers": p["layers"]}, "embedding is [5, 2] there and none in"),
-        (lambda p: p | {"layers": {1: p["layers"][0]}}, "layers.1.kernel is none there and [2, 3]"),
+        (
+            lambda p: p | {"layers": jax.tree.map(lambda x: x[:1], p["layers"])},
+            "layers.kernel is [2, 4, 3] there and [1, 4, 3] in",
+        ),
     ],
 )
 def test_other_parameters_are_named(tmp_path, restore, change, message):
@@ -237,4 +240,4 @@ def test_the_first_that_differs_is_named(tmp_path):
     save(tmp_path, [0.1])
     with opened(tmp_path) as checkpoints, pytest.raises(UserError) as error:
         checkpoints.restore(1, state(hidden=7))
-    assert "parameter layers.0.kernel is [2, 3] there and [2, 7] in" in str(error.value)
+    assert "parameter layers.kernel is [2, 4, 3] there and [2, 4, 7] in" in str(error.value)

@@ -1,21 +1,65 @@
-"""What decoders and encoders of transformer layers are made of."""
+"""What models and their layers are made of."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from lenext.attention import Method
-from lenext.models.layers import Attention, dense, rms_norm
+from lenext.models.attention import Attention
+from lenext.models.stack import AttentionCall
+from lenext.parallel.meshes import COLUMNS, LINES, WHOLE, sequence_shares
 
 INIT_STDDEV = 0.02
 
-AttentionCall = Callable[[Attention, Array, Array, Array], tuple[Array, Any]]
-"""(attention, q, k, v) to outputs and whatever else there is: statistics, or a cache."""
+
+def rms_norm(x: Float[Array, "*B D"], epsilon: float) -> Float[Array, "*B D"]:
+    """x / sqrt(mean(x^2) + epsilon) along the last axis, in float32, without gain."""
+    wide = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
+    return (wide * scale).astype(x.dtype)
+
+
+def dense(linear: nnx.Linear, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]:
+    """`linear` on every token.
+
+    Over one axis of tokens: XLA's CPU backend is four times slower at the weights' gradient when
+    it contracts two.
+    """
+    batch, length, width = x.shape
+    if sequence_shares(length) > 1:  # one axis of tokens could not be split as they are
+        return linear(x)
+    return linear(x.reshape(batch * length, width)).reshape(batch, length, -1)
+
+
+class Head(NamedTuple):
+    """What makes logits of hidden states.
+
+    Attributes:
+      matrix: float32.
+      bias: float32, or None.
+      axes: of the matrix, "vd" (an embedding) or "dv" (a linear map).
+    """
+
+    matrix: Float[Array, "..."]
+    bias: Float[Array, " V"] | None
+    axes: str
+
+    def __call__(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Float32 logits: the product is of hidden's type, its sums are float32."""
+        # A linear map takes one axis of tokens, as in `dense`; an embedding is no faster for it.
+        x = hidden.reshape(-1, hidden.shape[-1]) if self.axes == "dv" else hidden
+        matrix = self.matrix.astype(hidden.dtype)
+        logits = jnp.einsum(
+            f"...d,{self.axes}->...v", x, matrix, preferred_element_type=jnp.float32
+        ).reshape(*hidden.shape[:-1], -1)
+        if self.bias is None:
+            return logits
+        return logits + self.bias.reshape((1,) * (logits.ndim - 1) + (-1,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +77,18 @@ class Linears:
     rngs: nnx.Rngs
 
     def __call__(
-        self, inputs: int, outputs: int, *, use_bias: bool, into_residual: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        use_bias: bool,
+        split: P = COLUMNS,
+        into_residual: bool = False,
     ) -> nnx.Linear:
-        """Maps into the residual stream start smaller, by the number of them (GPT-2's way)."""
+        """Maps into the residual stream start smaller, by the number of them (GPT-2's way).
+
+        `split` is of the matrix, see `lenext.parallel.meshes`.
+        """
         stddev = INIT_STDDEV / (2 * self.num_layers) ** 0.5 if into_residual else INIT_STDDEV
         return nnx.Linear(
             inputs,
@@ -43,8 +96,20 @@ class Linears:
             use_bias=use_bias,
             dtype=jnp.dtype(self.dtype),
             kernel_init=nnx.initializers.normal(stddev),
+            kernel_metadata={"split": split},
             rngs=self.rngs,
         )
+
+
+def embedding(rows: int, features: int, rngs: nnx.Rngs, *, split: P = WHOLE) -> nnx.Embed:
+    """A table of `rows` vectors; of tokens it is to be split by `LINES`."""
+    return nnx.Embed(
+        rows,
+        features,
+        embedding_init=nnx.initializers.normal(INIT_STDDEV),
+        embedding_metadata={"split": split},
+        rngs=rngs,
+    )
 
 
 class RMSNorm(nnx.Module):
@@ -105,11 +170,14 @@ class SelfAttention(nnx.Module):
         self.k_proj = linear(hidden_size, num_kv_heads * head_dim, use_bias="k" in bias)
         self.v_proj = linear(hidden_size, num_kv_heads * head_dim, use_bias="v" in bias)
         self.o_proj = linear(
-            num_heads * head_dim, hidden_size, use_bias="o" in bias, into_residual=True
-        )
+            num_heads * head_dim, hidden_size, use_bias="o" in bias, split=LINES,
+            into_residual=True,
+        )  # fmt: skip
         self.q_norm = None if qk_norm is None else RMSNorm(head_dim, qk_norm)
         self.k_norm = None if qk_norm is None else RMSNorm(head_dim, qk_norm)
-        self.attention = Attention(method, num_heads=num_heads, head_dim=head_dim, causal=causal)
+        self.attention = Attention(
+            method, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, causal=causal
+        )
 
     def __call__(
         self, x: Float[Array, "B T D"], call: AttentionCall
@@ -143,7 +211,7 @@ class MLP(nnx.Module):
         self.gate_proj = linear(*up, use_bias=use_bias) if kind == "gated" else None
         self.up_proj = linear(*up, use_bias=use_bias)
         self.down_proj = linear(
-            intermediate_size, hidden_size, use_bias=use_bias, into_residual=True
+            intermediate_size, hidden_size, use_bias=use_bias, split=LINES, into_residual=True
         )
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

@@ -1,0 +1,318 @@
+"""The seam between a model and `lenext.attention`: methods as data, and what they learn."""
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int
+
+from lenext.attention import Method, attend, init_params, row_statistics
+from lenext.parallel.meshes import on_shares
+
+T = TypeVar("T")
+
+
+class Context(NamedTuple):
+    """What attention is told of a sequence beside q, k and v.
+
+    Attributes:
+      mask: False marks padding.
+      positions: of every token, in tokens; default 0..T-1. One axis where all sequences agree.
+      segment_ids: documents of a pack.
+      length: tokens in each document, see `lenext.attention.count_tokens`; None: T.
+      probe: indices of query rows to look at.
+      look: at those rows, by a function of `row_statistics`' arguments.
+    """
+
+    mask: Bool[Array, "B T"] | None = None
+    positions: Int[Array, "..."] | None = None
+    segment_ids: Int[Array, "B T"] | None = None
+    length: int | Int[Array, "..."] | None = None
+    probe: Int[Array, " R"] | None = None
+    look: Callable[..., Any] = row_statistics
+
+
+class KVCache(NamedTuple):
+    """Keys (before rotation) and values of one layer, as far as later rows may still see them.
+
+    Attributes:
+      k: keys.
+      v: values.
+      positions: absolute position of each place; -1 where it is empty.
+    """
+
+    k: Float[Array, "B C K H"]
+    v: Float[Array, "B C K V"]
+    positions: Int[Array, " C"]
+
+
+class Attention(nnx.Module):
+    """Attention of one layer, or of a stack of layers (see `lenext.models.stack`).
+
+    Attributes:
+      methods: of a layer its one; of a stack those that differ.
+      which: of each layer of a stack, the number of its method among them; None for a layer.
+      learned: by method, by axis: what it learns; in a stack of each layer that has it.
+      own: in a run through a stack, of the layer at hand: its method's number, None where there is
+        but one, and a row of each method's `learned`.
+    """
+
+    def __init__(
+        self, method: Method, *, num_heads: int, num_kv_heads: int, head_dim: int, causal: bool
+    ):
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.causal = causal
+        self.implementation = "auto"
+        self.methods: tuple[Method, ...] = (method,)
+        self.which: tuple[int, ...] | None = None
+        self.learned = nnx.data([_parameters(self._initial(method))])
+        self.own: Any = nnx.data(None)
+
+    def _initial(self, method: Method) -> dict[str, Any]:
+        return init_params(method, self.num_heads, self.head_dim)
+
+    @property
+    def by_layer(self) -> tuple[Method, ...]:
+        """The method of each layer."""
+        return tuple(self.methods[kind] for kind in self.which or (0,))
+
+    def layers_of(self, kind: int) -> list[int]:
+        """The layers of a stack that have method number `kind`, as `learned` has them."""
+        return [layer for layer, own in enumerate(self.which or (0,)) if own == kind]
+
+    def learned_by(self, layer: int) -> dict[str, Any]:
+        """What the method of one layer learns, by axis: arrays."""
+        if self.which is None:
+            return _arrays(self.learned[0])
+        kind = self.which[layer]
+        row = self.layers_of(kind).index(layer)
+        return jax.tree.map(lambda x: x[row], _arrays(self.learned[kind]))
+
+    def own_by_layer(self) -> tuple[np.ndarray | None, list[Any]]:
+        """`own` of all layers of a stack; rows of methods that a layer has not are never used."""
+        parts = [_arrays(parts) for parts in self.learned]
+        if len(parts) == 1:
+            return None, parts
+        which = np.asarray(self.which, np.int32)
+        rows = [np.maximum(np.cumsum(which == kind) - 1, 0) for kind in range(len(parts))]
+        spread = [
+            jax.tree.map(operator.itemgetter(at), own) for own, at in zip(parts, rows, strict=True)
+        ]
+        return which, spread
+
+    def set_methods(self, methods: Sequence[Method]) -> None:
+        """Makes it that of a stack of as many layers, with these methods.
+
+        What a layer's method learns on an axis that it shares with the one before stays; all else
+        starts at initial values.
+        """
+        before = self.by_layer if self.which else ()
+        if before == tuple(methods):
+            return
+        rows = []
+        for layer, method in enumerate(methods):
+            row = self._initial(method)
+            if layer < len(before):
+                kept = self.learned_by(layer)
+                same = [x for x in row if getattr(before[layer], x) == getattr(method, x)]
+                row |= {axis: kept[axis] for axis in same}
+            rows.append(row)
+        self.methods = tuple(dict.fromkeys(methods))
+        self.which = tuple(self.methods.index(method) for method in methods)
+        self.learned = nnx.data(
+            [
+                _parameters(jax.tree.map(_stacked, *[rows[i] for i in self.layers_of(kind)]))
+                for kind in range(len(self.methods))
+            ]
+        )
+
+    def set_learned(self, layer: int, axis: str, name: str, value: Any) -> None:
+        """Sets one part of what a layer of a stack learns, to an array of its shape."""
+        kind = (self.which or (0,))[layer]
+        parameter = self.learned[kind][axis][name]
+        value = jnp.asarray(value, parameter.dtype)
+        if self.which is None:
+            parameter[...] = value.reshape(parameter.shape)
+        else:
+            row = self.layers_of(kind).index(layer)
+            parameter[...] = parameter[...].at[row].set(value.reshape(parameter.shape[1:]))
+
+    def take(self, layer: int) -> None:
+        """Leaves of a stack that layer's own."""
+        learned = _parameters(self.learned_by(layer))
+        self.methods, self.which = (self.by_layer[layer],), None
+        self.learned = nnx.data([learned])
+
+    def _by_own(self, f: Callable[[Method, Any], T]) -> T:
+        """f(method, what it learns) of the layer at hand.
+
+        Of a stack whose methods differ one of several branches runs, so that every one is compiled
+        once, whatever the pattern and the depth.
+        """
+        if self.own is None:
+            return f(self.methods[0], self.learned_by(0))
+        kind, rows = self.own
+        if kind is None:
+            return f(self.methods[0], rows[0])
+        branches = [functools.partial(f, *own) for own in zip(self.methods, rows, strict=True)]
+        return jax.lax.switch(kind, branches)
+
+    def __call__(
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B T K H"],
+        v: Float[Array, "B T K V"],
+        context: Context,
+    ) -> tuple[Float[Array, "B T N V"], Any]:
+        """Attention, and what a look at the probed rows gives; None if there are none."""
+        return self._by_own(lambda method, params: self._seen(method, params, q, k, v, context))
+
+    def _seen(
+        self, method: Method, params: Any, q: Array, k: Array, v: Array, context: Context
+    ) -> tuple[Array, Any]:
+        out = self._attend(method, params, q, k, v, context)
+        if context.probe is None:
+            return out, None
+        at, tokens = context.probe, q.shape[1]
+        positions = jnp.arange(tokens) if context.positions is None else context.positions
+        segment_ids = None if context.segment_ids is None else context.segment_ids[:, at]
+        seen = context.look(
+            q[:, at], k, method, causal=self.causal, params=params,
+            q_positions=positions[..., at], kv_positions=positions,
+            q_segment_ids=segment_ids, kv_segment_ids=context.segment_ids, kv_mask=context.mask,
+            length=tokens if context.length is None else context.length,
+        )  # fmt: skip
+        return out, seen
+
+    def _attend(
+        self, method: Method, params: Any, q: Array, k: Array, v: Array, context: Context
+    ) -> Array:
+        """Attention of all queries to all keys; on a mesh, of each device's queries.
+
+        Where tokens are split, keys and values are gathered, as complete rows want them whatever
+        the method. (A ring of partial rows, arXiv 2310.01889, would move as many bytes and serve
+        some methods only.)
+        """
+        tokens = q.shape[1]
+        length = tokens if context.length is None else context.length
+        places = {"positions": context.positions, "segment_ids": context.segment_ids}
+        places = {name: x for name, x in places.items() if x is not None}
+        if "positions" in places:  # one row of them where all sequences agree
+            places["positions"] = places["positions"].reshape(-1, tokens)
+        if not isinstance(length, int) and method.follows_length:
+            by_row = length if length.ndim == 2 else length.reshape(-1, 1)
+            lengths = {"length": jnp.broadcast_to(by_row, (by_row.shape[0], tokens))}
+        else:
+            lengths = {}
+        mask = {} if context.mask is None else {"mask": context.mask}
+
+        def attended(rows, params, gather):
+            q, k, v, places, mask, lengths = rows
+            some = q.shape[1]
+            k, v, kv_places, lengths = gather((k, v, places | mask, lengths))
+            if some < tokens and "positions" not in places:
+                first = jax.lax.axis_index("sequence") * some
+                places = places | {"positions": first + jnp.arange(some)}
+            return attend(
+                q, k, v, method, causal=self.causal, params=params,
+                implementation=self.implementation, **({"length": length} | lengths),
+                **{f"q_{name}": x for name, x in places.items()},
+                **{f"kv_{name}": x for name, x in kv_places.items()},
+            )  # fmt: skip
+
+        return on_shares(attended, (q, k, v, places, mask, lengths), params)
+
+    def empty_cache(self, batch: int, capacity: int, dtype: Any) -> KVCache:
+        """A layer's cache for sequences of up to `capacity` tokens, or the window's size if less.
+
+        The first key always has a place: where a document starts is read off the keys.
+        """
+        keeps = self.methods[0].visibility.keeps()
+        size = capacity if keeps is None else min(capacity, max(1, keeps[0]) + keeps[1])
+        shape = (batch, size, self.num_kv_heads, self.head_dim)
+        # An array each: steps may donate them.
+        k, v = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+        return KVCache(k, v, jnp.full((size,), -1, jnp.int32))
+
+    def step(
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B T K H"],
+        v: Float[Array, "B T K V"],
+        positions: Int[Array, " T"],
+        length: Int[Array, ""] | int,
+        cache: KVCache,
+    ) -> tuple[Float[Array, "B T N V"], KVCache]:
+        """A layer's attention of the next T tokens to the cache and each other; and the cache then.
+
+        `length` is that of the text, in tokens, for methods that follow it.
+        """
+        method = self.methods[0]
+        after = _written(cache, k, v, positions, method)
+        # What one token takes the place of, that token cannot see; several see what the last of
+        # them does not.
+        seen = after if positions.size == 1 else _joined(cache, k, v, positions)
+        batch, places = q.shape[0], seen.positions
+        out = attend(
+            q, seen.k, seen.v, method, causal=self.causal, params=self.learned_by(0),
+            q_positions=positions, kv_positions=places,
+            kv_mask=jnp.broadcast_to(places >= 0, (batch, places.size)), length=length,
+            implementation=self.implementation,
+        )  # fmt: skip
+        return out, after
+
+
+def _joined(cache: KVCache, k: Array, v: Array, positions: Array) -> KVCache:
+    return KVCache(
+        jnp.concatenate([cache.k, k], axis=1),
+        jnp.concatenate([cache.v, v], axis=1),
+        jnp.concatenate([cache.positions, positions]),
+    )
+
+
+def _written(cache: KVCache, k: Array, v: Array, positions: Array, method: Method) -> KVCache:
+    """The cache with these tokens.
+
+    The first keys keep their places, the others go round; later ones take the place of those that
+    no row to come can see. What does not stay is sent beyond the end, and dropped.
+    """
+    size = cache.positions.size
+    keeps = method.visibility.keeps()
+    first = size if keeps is None else min(size, max(1, keeps[0]))
+    turn = max(1, size - first)
+    place = jnp.where(positions < first, positions, first + (positions - first) % turn)
+    if positions.size == 1:  # as a slice it is written where it is, without a copy of the rest
+        at = place[0]
+        return KVCache(
+            jax.lax.dynamic_update_slice_in_dim(cache.k, k, at, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(cache.v, v, at, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, at, axis=0),
+        )
+    stays = (positions < first) | (positions > positions[-1] - turn)
+    place = jnp.where(stays, place, size)
+    return KVCache(
+        cache.k.at[:, place].set(k, mode="drop"),
+        cache.v.at[:, place].set(v, mode="drop"),
+        cache.positions.at[place].set(positions, mode="drop"),
+    )
+
+
+def _parameters(parts: Any) -> Any:
+    return jax.tree.map(nnx.Param, parts)
+
+
+def _arrays(parts: Any) -> Any:
+    return jax.tree.map(lambda p: p[...], parts, is_leaf=lambda x: isinstance(x, nnx.Param))
+
+
+def _stacked(*rows: Any) -> Array:
+    """Rows of what layers learn, which is little, from wherever they lie."""
+    if any(isinstance(x, Tracer) for x in rows):
+        return jnp.stack(rows)
+    return jnp.asarray(np.stack([np.asarray(x) for x in rows]))

@@ -1,0 +1,177 @@
+"""Layers of one kind, stacked: each of their parameters is one array [layers, ...].
+
+So weights stand in memory once: a scan goes through them as they are, a gradient and an optimiser
+give and take them so, and depth costs no compilation. A stack is a layer module whose parameters
+have one more axis, in front. Outside the models parameters go by public names, such as
+"layers.3.mlp.up_proj.kernel", whatever way they are stored.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from lenext.attention import Method
+from lenext.models.attention import Attention
+from lenext.parallel.meshes import split_tokens
+
+AttentionCall: TypeAlias = Callable[[Attention, Array, Array, Array], tuple[Array, Any]]
+"""(attention, q, k, v) to outputs and whatever else there is: statistics, or a cache."""
+
+SHARED = nnx.Not(nnx.PathContains("learned"))
+"""All parameters but those that methods learn."""
+
+
+class Layer(Protocol):
+    """What models stack."""
+
+    @property
+    def attention(self) -> Attention:
+        """The seam, where methods are swapped."""
+        ...
+
+    def __call__(
+        self, x: Float[Array, "B T D"], call: AttentionCall, *, dropout_key: Array | None
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """x, one layer on; and what else `call` gives."""
+        ...
+
+
+def stack(make: Callable[[Method], Any], methods: Sequence[Method]) -> Any:
+    """A stack of the layers that `make` gives for each of the methods, in their order.
+
+    While it is filled, one layer is held beside it.
+    """
+    stacked = make(methods[0])
+    layer = stacked
+    weights = jax.tree.map(
+        lambda x: jnp.zeros((len(methods), *x.shape), x.dtype), nnx.state(layer, SHARED)
+    )
+    for i, method in enumerate(methods):
+        layer = make(method) if i else layer
+        weights = _with_row(weights, nnx.state(layer, SHARED), i)
+    nnx.update(stacked, weights)
+    stacked.attention.set_methods(methods)
+    return stacked
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _with_row(stacked: Any, row: Any, i: Int[Array, ""] | int) -> Any:
+    return jax.tree.map(lambda x, own: x.at[i].set(own), stacked, row)
+
+
+def take_apart(model: Any, *, free: bool = False) -> Any:
+    """The model with its layers by themselves, in a list: as decoding wants them.
+
+    Args:
+      model: with a stack.
+      free: give up the model's own layers, one parameter after the other, so that there is no
+        second copy of them; no model that shares them can be used afterwards.
+    """
+    graphdef, shared, rest = nnx.split(model.layers, SHARED, ...)
+    depth = len(model.layers.attention.by_layer)
+    rows: list[list[Any]] = [[] for _ in range(depth)]
+    leaves, structure = jax.tree.flatten(shared)
+    for stacked in leaves:
+        for own, row in zip(rows, _rows(stacked), strict=True):
+            own.append(row)
+        if free:
+            stacked.delete()
+    layers = []
+    for i, own in enumerate(rows):
+        layer = nnx.merge(graphdef, jax.tree.unflatten(structure, own), rest)
+        layer.attention.take(i)
+        layers.append(layer)
+    others = nnx.merge(*nnx.split(model))
+    others.layers = nnx.List(layers)
+    return others
+
+
+@jax.jit
+def _rows(stacked: Array) -> list[Array]:
+    return list(stacked)
+
+
+def run_layers(
+    layers: Any,
+    x: Float[Array, "B T D"],
+    keys: Array | None,
+    apply: Callable[[Any, Any, Any], tuple[Array, Any]],
+    *,
+    remat: bool = False,
+    unroll: bool = False,
+) -> tuple[Float[Array, "B T D"], Any]:
+    """Runs x through a stack by a scan, so that depth costs no compilation and no weight is copied.
+
+    One layer is compiled, and each method that differs (see `Attention`).
+
+    Args:
+      layers: a stack; or layers by themselves in a list, of which each is compiled.
+      x: what enters the first.
+      keys: one random key a layer, or None.
+      apply: (layer, x, key) to the next x and figures to collect (a pytree, or None).
+      remat: the backward pass computes each layer anew from what entered it.
+      unroll: no loop is left of the scan, so that a backward pass need not gather what all layers
+        keep for it; compilation then grows with the depth.
+
+    Returns:
+      What leaves the last layer, and the figures with the layers as a new first axis.
+    """
+    if isinstance(layers, nnx.List):
+        figures = []
+        for i, layer in enumerate(layers):
+            x, seen = apply(layer, split_tokens(x), None if keys is None else keys[i])
+            figures.append(seen)
+        return x, jax.tree.map(lambda *rows: jnp.stack(rows), *figures)
+    graphdef, weights, rest = nnx.split(layers, SHARED, ...)
+
+    def body(x, each):
+        weights, own, key = each
+        layer = nnx.merge(graphdef, weights, rest)
+        layer.attention.own = nnx.data(own)
+        return apply(layer, split_tokens(x), key)
+
+    # A scan keeps the forward pass from being merged with its repetition by itself.
+    body = jax.checkpoint(body, prevent_cse=False) if remat else body
+    each = weights, layers.attention.own_by_layer(), keys
+    return jax.lax.scan(body, x, each, unroll=unroll or 1)
+
+
+def names_of(model: Any) -> dict[tuple[Any, ...], str | list[str]]:
+    """Public names of a model's parameters, by their paths in its state.
+
+    One name each; for what is stacked a list, with the names of its rows.
+    """
+    found: dict[tuple[Any, ...], str | list[str]] = {}
+    stacked = not isinstance(model.layers, nnx.List)
+    for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        kind, name = 0, path
+        if "learned" in path:  # a method's number follows, which is the storage's own affair
+            at = path.index("learned") + 1
+            kind, name = path[at], path[:at] + path[at + 1 :]
+        if path[0] != "layers" or not stacked:
+            found[path] = _join(name)
+            continue
+        attention = model.layers.attention
+        rows = attention.layers_of(kind) if "learned" in path else range(len(attention.by_layer))
+        found[path] = [_join(("layers", i, *name[1:])) for i in rows]
+    return found
+
+
+def named_parameters(model: Any) -> dict[str, Any]:
+    """A model's parameters by public names, on the host; on a CPU they are not copied."""
+    arrays = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    names, found = names_of(model), {}
+    for path, parameter in arrays:
+        array, name = np.asarray(parameter[...]), names[path]
+        found |= {name: array} if isinstance(name, str) else dict(zip(name, array, strict=True))
+    return found
+
+
+def _join(path: Sequence[Any]) -> str:
+    return ".".join(map(str, path))
