@@ -24,8 +24,8 @@ from lenext.importing.llama import write_llama_source
 from lenext.importing.recipes import Recipe, Rule, read_recipe
 from lenext.importing.tensors import DTYPES, Tensor, open_tensors
 from lenext.importing.tokenizer import read_tokenizer
-from lenext.models import FAMILIES, Model, build_model, named_parameters, names_of
-from lenext.workdirs.checkpoints import Checkpoints, Names
+from lenext.models import FAMILIES, Model, Place, build_model, named_parameters, places_of
+from lenext.workdirs.checkpoints import Checkpoints
 from lenext.workdirs.pretrained import Pretrained, load_run
 from lenext.workdirs.workdir import SOURCE, TOKENIZERS, read_run_config, write_run_config
 
@@ -67,8 +67,8 @@ def import_checkpoint(
     validate(config)
     held = _match_names(source, recipe, tensors)
     model = abstract_model(config)
-    params, names = nnx.to_pure_dict(nnx.state(model)), names_of(model)
-    _check_tensors(recipe, held, tensors, _shapes(params, names))
+    params, places = nnx.to_pure_dict(nnx.state(model)), places_of(model)
+    _check_tensors(recipe, held, tensors, _shapes(params, places))
     tokenizer, content = read_tokenizer(source, config.model.vocab_size)
     with _making(workdir, "workdir") as beside:
         _keep_source(beside / SOURCE, source, recipe, tensors)
@@ -80,7 +80,7 @@ def import_checkpoint(
             fingerprint = get_tokenizer(str(beside / tokenizer)).fingerprint
         write_run_config(beside, config)
         with Checkpoints(beside, best_metric=config.training.best_metric) as checkpoints:
-            filled = _fill(params, names, recipe.rules, held)
+            filled = _fill(params, places, recipe.rules, held)
             checkpoints.save(0, {"params": filled}, {"tokenizer": fingerprint}, {})
     return recipe
 
@@ -221,15 +221,13 @@ def _check_tensors(
                 )
 
 
-def _shapes(params: Any, names: Names) -> dict[str, tuple[int, ...]]:
+def _shapes(params: Any, places: Mapping[str, Place]) -> dict[str, tuple[int, ...]]:
     """Shapes of parameters by public names, such as "layers.0.mlp.up_proj.kernel"."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    flat: Any = traverse_util.flatten_dict(params)
-    for path, x in flat.items():
-        own = names[path]
-        for name in [own] if isinstance(own, str) else own:
-            shapes[name] = x.shape if isinstance(own, str) else x.shape[1:]
-    return shapes
+    arrays: Any = traverse_util.flatten_dict(params)
+    return {
+        name: arrays[path].shape if index is ... else arrays[path].shape[1:]
+        for name, (path, index) in places.items()
+    }
 
 
 def _their_shape(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
@@ -240,34 +238,25 @@ def _their_shape(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int
 
 def _fill(
     params: Any,
-    names: Names,
+    places: Mapping[str, Place],
     rules: Sequence[Rule],
     held: Mapping[str, tuple[str, Tensor]],
 ) -> Any:
     """The parameters, float32, read tensor by tensor."""
-    places: dict[str, tuple[Rule, int]] = {
-        path: (rule, i) for rule in rules for i, path in enumerate(rule.ours)
-    }
-
-    def read(name: str, width: int) -> np.ndarray:
-        rule, part = places[name]
-        array = held[rule.theirs][1].read()
-        array = array.T if rule.transposed else array
-        if len(rule.ours) > 1:
-            array = array[..., part * width : (part + 1) * width]
-        return array
-
-    filled: dict[Any, jax.Array] = {}
     flat: Any = traverse_util.flatten_dict(params)
-    for path, like in flat.items():
-        array, own = np.empty(like.shape, np.float32), names[path]
-        if isinstance(own, str):
-            array[...] = read(own, like.shape[-1])
-        else:
-            for row, name in enumerate(own):
-                array[row] = read(name, like.shape[-1])
-        filled[path] = jax.device_put(array)
-    return traverse_util.unflatten_dict(filled)
+    arrays = {path: np.empty(x.shape, np.float32) for path, x in flat.items()}
+    for rule in rules:
+        tensor = held[rule.theirs][1].read()
+        tensor, first = tensor.T if rule.transposed else tensor, 0
+        for name in rule.ours:
+            path, index = places[name]
+            width = arrays[path].shape[-1]
+            arrays[path][index] = tensor[..., first : first + width]
+            first += width
+    # One by one, as each may be held twice for a while.
+    return traverse_util.unflatten_dict(
+        {path: jax.device_put(arrays.pop(path)) for path in list(arrays)}
+    )
 
 
 def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:

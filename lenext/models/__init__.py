@@ -8,7 +8,7 @@ from lenext.models.encoder import Encoder, EncoderConfig
 from lenext.models.gau import GAUConfig, GAUEncoder
 from lenext.models.maps import attention_maps
 from lenext.models.objectives import TokenFigures, token_figures
-from lenext.models.stack import named_parameters, names_of, take_apart
+from lenext.models.stack import Place, named_parameters, places_of, take_apart
 from lenext.models.swap import model_methods, parameter_table, unsuited, with_method
 
 __all__ = [
@@ -20,14 +20,15 @@ __all__ = [
     "GAUConfig",
     "GAUEncoder",
     "Model",
+    "Place",
     "TokenFigures",
     "attention_maps",
     "build_model",
     "load_pretrained",
     "model_methods",
     "named_parameters",
-    "names_of",
     "parameter_table",
+    "places_of",
     "take_apart",
     "token_figures",
     "unsuited",

@@ -156,6 +156,8 @@ class Attention(nnx.Module):
         once, whatever the pattern and the depth.
         """
         if self.own is None:
+            if self.which is not None:
+                raise ValueError("a stack: its layers are to be run by run_layers, or taken apart")
             return f(self.methods[0], self.learned_by(0))
         kind, rows = self.own
         if kind is None:

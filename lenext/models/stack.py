@@ -8,7 +8,7 @@ have one more axis, in front. Outside the models parameters go by public names, 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -142,36 +142,40 @@ def run_layers(
     return jax.lax.scan(body, x, each, unroll=unroll or 1)
 
 
-def names_of(model: Any) -> dict[tuple[Any, ...], str | list[str]]:
-    """Public names of a model's parameters, by their paths in its state.
+class Place(NamedTuple):
+    """Where a parameter is stored.
 
-    One name each; for what is stacked a list, with the names of its rows.
+    Attributes:
+      path: of the array in the model's state.
+      index: of the parameter in the array: a row of what is stacked, or all of it (an Ellipsis).
     """
-    found: dict[tuple[Any, ...], str | list[str]] = {}
+
+    path: tuple[Any, ...]
+    index: Any
+
+
+def places_of(model: Any) -> dict[str, Place]:
+    """Where each parameter of a model is stored, by public name."""
+    found: dict[str, Place] = {}
     stacked = not isinstance(model.layers, nnx.List)
     for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        kind, name = 0, path
+        kind, names = None, [str(part) for part in path]
         if "learned" in path:  # a method's number follows, which is the storage's own affair
             at = path.index("learned") + 1
-            kind, name = path[at], path[:at] + path[at + 1 :]
+            kind = path[at]
+            del names[at]
         if path[0] != "layers" or not stacked:
-            found[path] = _join(name)
+            found[".".join(names)] = Place(path, ...)
             continue
         attention = model.layers.attention
-        rows = attention.layers_of(kind) if "learned" in path else range(len(attention.by_layer))
-        found[path] = [_join(("layers", i, *name[1:])) for i in rows]
+        rows = range(len(attention.by_layer)) if kind is None else attention.layers_of(kind)
+        for row, layer in enumerate(rows):
+            found[".".join(["layers", str(layer), *names[1:]])] = Place(path, row)
     return found
 
 
 def named_parameters(model: Any) -> dict[str, Any]:
     """A model's parameters by public names, on the host; on a CPU they are not copied."""
-    arrays = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    names, found = names_of(model), {}
-    for path, parameter in arrays:
-        array, name = np.asarray(parameter[...]), names[path]
-        found |= {name: array} if isinstance(name, str) else dict(zip(name, array, strict=True))
-    return found
-
-
-def _join(path: Sequence[Any]) -> str:
-    return ".".join(map(str, path))
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    arrays = {path: np.asarray(parameter[...]) for path, parameter in state}
+    return {name: arrays[path][index] for name, (path, index) in places_of(model).items()}

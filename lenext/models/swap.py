@@ -1,5 +1,6 @@
 """Looking at a model from outside: its methods, another method on the same weights, its size."""
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -7,7 +8,7 @@ from flax import nnx
 
 from lenext.attention import Method, Pattern, unsuited_axes
 from lenext.models.build import Model
-from lenext.models.stack import names_of
+from lenext.models.stack import places_of
 
 M = TypeVar("M", bound=Model)
 
@@ -42,14 +43,13 @@ def unsuited(model: Model, trained: Sequence[Method]) -> list[str]:
 
 def parameter_table(model: nnx.Module) -> str:
     """Parameters by module, layers of one shape on one line, and their sum."""
-    shapes = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    arrays = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     counts: dict[str, list[int]] = {}
-    for path, names in names_of(model).items():
-        rows = [names] if isinstance(names, str) else names
-        for name in rows:
-            # A layer's index is the one part of a name that repeats without meaning.
-            kind = ".".join("*" if part.isdecimal() else part for part in name.split("."))
-            counts.setdefault(kind, []).append(shapes[path].size // len(rows))
+    for name, (path, index) in places_of(model).items():
+        # A layer's index is the one part of a name that repeats without meaning.
+        kind = ".".join("*" if part.isdecimal() else part for part in name.split("."))
+        shape = arrays[path].shape
+        counts.setdefault(kind, []).append(math.prod(shape if index is ... else shape[1:]))
     total = sum(map(sum, counts.values()))
     lines = [
         f"  {name:<40} {len(sizes):>3} x {sizes[0]:>12,} = {sum(sizes):>12,}"

@@ -19,7 +19,7 @@ from lenext.config import Config, read_methods, read_vocab_size, validate
 from lenext.data import get_tokenizer, open_split
 from lenext.errors import Stopped, TrainingError
 from lenext.evaluation.evaluators import make_evaluators
-from lenext.models import build_model, names_of, parameter_table
+from lenext.models import build_model, parameter_table, places_of
 from lenext.parallel.meshes import (
     check_batch,
     make_mesh,
@@ -92,7 +92,7 @@ def train(config: Config, workdir: Path) -> None:
     print(parameter_table(model))
     schedule = make_schedule(config.optimizer, settings.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
-    frozen = frozen_parameters(config.optimizer.frozen, names_of(model))
+    frozen = frozen_parameters(config.optimizer.frozen, places_of(model))
     state = init_state(model, optimizer, average=settings.ema_decay > 0)
     shardings = shardings_of(state, mesh, splits_of(model))
     state = place(state, shardings)

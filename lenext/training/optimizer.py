@@ -14,6 +14,7 @@ from optax import contrib
 
 from lenext.config import Config
 from lenext.errors import UserError
+from lenext.models import Place
 
 # Both as published: Muon's momentum (Jordan 2024), and the root mean square of Adam's updates, to
 # which Muon's are scaled (arXiv 2502.16982, equation 4).
@@ -57,7 +58,7 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
     )
 
 
-def frozen_parameters(patterns: str, names: Mapping[tuple[Any, ...], str | list[str]]) -> Any:
+def frozen_parameters(patterns: str, places: Mapping[str, Place]) -> Any:
     """Which parameters stay as they are.
 
     A pattern is a parameter's name, such as "word_embedding.embedding", or the first parts of
@@ -67,7 +68,7 @@ def frozen_parameters(patterns: str, names: Mapping[tuple[Any, ...], str | list[
 
     Args:
       patterns: separated by commas.
-      names: of the model's parameters, see `lenext.models.names_of`.
+      places: of the model's parameters, see `lenext.models.places_of`.
 
     Returns:
       A tree like the parameters: True where a pattern fits. For what is stacked and stays in part,
@@ -76,33 +77,30 @@ def frozen_parameters(patterns: str, names: Mapping[tuple[Any, ...], str | list[
     Raises:
       UserError: one fits nothing.
     """
-    flat = [name for own in names.values() for name in ([own] if isinstance(own, str) else own)]
 
     def fits(name: str, pattern: str) -> bool:
         return any(fnmatch.fnmatchcase(name, end) for end in (pattern, f"{pattern}.*"))
 
     wanted = [word.strip() for word in patterns.split(",") if word.strip()]
     for pattern in wanted:
-        if not any(fits(name, pattern.lstrip("!")) for name in flat):
+        if not any(fits(name, pattern.lstrip("!")) for name in places):
             # Layers are mostly alike.
             kinds = dict.fromkeys(
                 ".".join("*" if part.isdecimal() else part for part in name.split("."))
-                for name in flat
+                for name in places
             )
             raise UserError(
                 f"config.optimizer.frozen: {pattern!r} fits no parameter; there are "
                 f"{', '.join(kinds)}"
             )
-
-    def stays(name: str) -> bool:
+    rows: dict[tuple[Any, ...], list[bool]] = {}
+    for name, place in places.items():
         fitting = [pattern for pattern in wanted if fits(name, pattern.lstrip("!"))]
-        return bool(fitting) and not fitting[-1].startswith("!")
-
-    def all_stay(own: str | list[str]) -> bool | np.ndarray:
-        rows = [stays(name) for name in ([own] if isinstance(own, str) else own)]
-        return rows[0] if len(set(rows)) == 1 else np.array(rows)
-
-    return traverse_util.unflatten_dict({path: all_stay(own) for path, own in names.items()})
+        stays = bool(fitting) and not fitting[-1].startswith("!")
+        rows.setdefault(place.path, []).append(stays)
+    return traverse_util.unflatten_dict(
+        {path: x[0] if len(set(x)) == 1 else np.array(x) for path, x in rows.items()}
+    )
 
 
 def where_frozen(frozen: Any, still: Any, moved: Any) -> Any:

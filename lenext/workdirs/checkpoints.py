@@ -9,22 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from lenext.errors import TrainingError, UserError
+from lenext.models.stack import Place
 from lenext.parallel.processes import is_first, is_peer_lost
 from lenext.workdirs.seals import damage, seal
 
 State = dict[str, Any]
 """What a step takes and gives: {"params": pure dict of arrays, "optimizer": Optax's state}, and
 "ema", averaged parameters, in runs that keep them."""
-
-Names = Mapping[tuple[Any, ...], str | list[str]]
-"""Public names of parameters by their paths, see `lenext.models.names_of`."""
 
 SEALS = "seals"
 """Folder beside "checkpoints", see `lenext.workdirs.seals`."""
@@ -131,11 +128,11 @@ class Checkpoints:
         return {name: out[name] for name in like}, out["data"]
 
     def restore_params(
-        self, step: int, like: Any, item: str = "params", names: Names | None = None
+        self, step: int, like: Any, item: str = "params", places: Mapping[str, Place] | None = None
     ) -> Any:
         """Parameters alone: those of the step ("params"), or their average ("ema").
 
-        With `names`, from `lenext.models.names_of`, those of lenext 0.1 are read too, which had
+        With `places`, from `lenext.models.places_of`, those of lenext 0.1 are read too, which had
         each layer by itself.
 
         Raises:
@@ -145,13 +142,13 @@ class Checkpoints:
         if item not in ("params", "ema"):
             raise ValueError(f"item {item!r}: should be params or ema")
         stacked = like
-        like = _unstacked(like, names) if names and self._is_apart(step) else like
+        like = _unstacked(like, places) if places and self._is_apart(step) else like
         self.check_parameters(step, like)
         if item == "ema":
             self.check_average(step)
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_abstract(like))})
         found = self.manager.restore(step, args=args)[item]
-        return _stacked(found, stacked, names) if names and like is not stacked else found
+        return _stacked(found, stacked, places) if places and like is not stacked else found
 
     def _is_apart(self, step: int) -> bool:
         """Whether layers stand by themselves, by number, as lenext 0.1 had them."""
@@ -330,30 +327,28 @@ def _shapes(tree: Any) -> dict[str, str]:
     }
 
 
-def _unstacked(tree: Any, names: Names) -> Any:
+def _unstacked(tree: Any, places: Mapping[str, Place]) -> Any:
     """Shapes of a tree of parameters with each layer by itself."""
-    flat: dict[tuple[str | int, ...], Any] = {}
-    given: Any = traverse_util.flatten_dict(tree)
-    for path, x in given.items():
-        own = names[path]
-        row = jax.ShapeDtypeStruct(x.shape[0 if isinstance(own, str) else 1 :], x.dtype)
-        flat |= {_split(name): row for name in ([own] if isinstance(own, str) else own)}
+    arrays: Any = traverse_util.flatten_dict(tree)
+
+    def one(place: Place) -> jax.ShapeDtypeStruct:
+        x = arrays[place.path]
+        return jax.ShapeDtypeStruct(x.shape if place.index is ... else x.shape[1:], x.dtype)
+
+    flat = {_split(name): one(place) for name, place in places.items()}
     return traverse_util.unflatten_dict(flat)
 
 
-def _stacked(tree: Any, like: Any, names: Names) -> Any:
+def _stacked(tree: Any, like: Any, places: Mapping[str, Place]) -> Any:
     """Arrays of a tree of `_unstacked`, stacked as in `like`."""
-    rows: Any = traverse_util.flatten_dict(tree)
+    alone: Any = traverse_util.flatten_dict(tree)
     wanted: Any = traverse_util.flatten_dict(like)
-    flat: dict[Any, Any] = {}
-    for path, x in wanted.items():
-        own = names[path]
-        if isinstance(own, str):
-            array = rows.pop(_split(own))
-        else:
-            array = np.stack([np.asarray(rows.pop(_split(name))) for name in own])
-        flat[path] = array if x.sharding is None else jax.device_put(array, x.sharding)
-    return traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, flat))
+    arrays = {path: np.empty(x.shape, x.dtype) for path, x in wanted.items()}
+    for name, (path, index) in places.items():
+        arrays[path][index] = alone.pop(_split(name))
+    return traverse_util.unflatten_dict(
+        {path: jax.device_put(x, wanted[path].sharding) for path, x in arrays.items()}
+    )
 
 
 def _split(name: str) -> tuple[str | int, ...]:

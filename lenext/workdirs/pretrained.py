@@ -14,7 +14,7 @@ from lenext.config.imports import load
 from lenext.data import Tokenizer
 from lenext.errors import UserError
 from lenext.models.build import FAMILIES, Model, build_model
-from lenext.models.stack import names_of
+from lenext.models.stack import places_of
 from lenext.models.swap import model_methods
 from lenext.parallel.meshes import shardings_of, splits_of
 from lenext.workdirs.checkpoints import Checkpoints, newest_step
@@ -105,7 +105,7 @@ def load_run(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             like, shardings,
         )  # fmt: skip
-    params = checkpoints.restore_params(step, like, weights, names_of(model))
+    params = checkpoints.restore_params(step, like, weights, places_of(model))
     data = checkpoints.restore_data(step)
     checkpoints.close()
     for name in changed_sources([config.model.method], data.get("methods", {})):

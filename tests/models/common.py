@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
-from lenext.models import named_parameters, names_of
+from lenext.models import named_parameters, places_of
 
 
 def fill(model, draw):
@@ -12,18 +12,12 @@ def fill(model, draw):
 
     Where it gives None they stay as they are.
     """
-    rows = [
-        (name, path, None if isinstance(own, str) else i)
-        for path, own in names_of(model).items()
-        for i, name in enumerate([own] if isinstance(own, str) else own)
-    ]
-    leaves = dict(nnx.to_flat_state(nnx.state(model)))
-    for name, path, row in sorted(rows, key=lambda each: _order(each[0])):
-        leaf = leaves[path]
-        value = draw(name, leaf.shape if row is None else leaf.shape[1:])
+    leaves, places = dict(nnx.to_flat_state(nnx.state(model))), places_of(model)
+    for name in sorted(places, key=_order):
+        leaf, index = leaves[places[name].path], places[name].index
+        value = draw(name, leaf[...][index].shape)
         if value is not None:
-            value = jnp.asarray(value, jnp.float32)
-            leaf[...] = value if row is None else leaf[...].at[row].set(value)
+            leaf[...] = leaf[...].at[index].set(jnp.asarray(value, jnp.float32))
 
 
 def _order(name):
@@ -31,16 +25,17 @@ def _order(name):
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def by_public_name(tree, names):
-    """Parameters, or what is said of them, layer by layer; `names` from `names_of`."""
-    found = {}
-    for path, x in traverse_util.flatten_dict(tree).items():
-        own = names[path]
-        if isinstance(own, str):
-            found[own] = np.asarray(x)
-        else:
-            found |= dict(zip(own, np.broadcast_to(x, (len(own), *np.shape(x)[1:])), strict=True))
-    return found
+def by_public_name(tree, places):
+    """Parameters, or what is said of them, by public names; `places` from `places_of`.
+
+    What is not there is left out, and what is said once of a stack holds for each of its rows.
+    """
+    arrays = traverse_util.flatten_dict(tree)
+    return {
+        name: np.asarray(arrays[path] if np.ndim(arrays[path]) == 0 else arrays[path][index])
+        for name, (path, index) in places.items()
+        if path in arrays
+    }
 
 
 def weights_of(model):

@@ -11,8 +11,8 @@ from lenext.models import (
     GAUConfig,
     GAUEncoder,
     model_methods,
-    names_of,
     parameter_table,
+    places_of,
     take_apart,
     with_method,
 )
@@ -120,7 +120,7 @@ def test_gradient_is_the_forward_pass_derivative():
 
     def reference(epsilon):
         moved = jax.tree.map(lambda x, d: np.asarray(x, np.float64) + epsilon * d, params, step)
-        named = by_public_name(moved, names_of(model))
+        named = by_public_name(moved, places_of(model))
         logits = forward(named, tokens[0], np.zeros(9, int), np.ones(9, bool), 3, False)
         return float((logits * cotangent).sum())
 

@@ -10,7 +10,7 @@ from lenext.config import base_config, read_methods
 from lenext.models import (
     build_model,
     named_parameters,
-    names_of,
+    places_of,
     take_apart,
     token_figures,
     with_method,
@@ -80,7 +80,7 @@ def test_a_stacks_gradient_is_its_layers(method):
             return jnp.sum(token_figures(nnx.merge(graphdef, params), batch).loss)
 
         found = jax.jit(jax.grad(loss))(nnx.to_pure_dict(state))
-        return by_public_name(found, names_of(model))
+        return by_public_name(found, places_of(model))
 
     ours, theirs = gradient(model), gradient(take_apart(model))
     assert ours.keys() == theirs.keys()

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx, traverse_util
+from flax import nnx
 
 from lenext.attention import init_params, make_method, method_names
 from lenext.config import base_config, read_methods
 from lenext.errors import UserError
-from lenext.models import build_model, names_of
+from lenext.models import Place, build_model, places_of
 from lenext.training import train
 from lenext.training.optimizer import frozen_parameters, make_optimizer
 from lenext.training.step import init_state, make_train_step
@@ -81,8 +81,8 @@ class Stepped:
                 kernel[...] = 3 * kernel[...]
         made = make_optimizer(settings.optimizer, optax.constant_schedule(0.01))
         state = init_state(model, made, average=True)
-        names = names_of(model)
-        mask = frozen_parameters(frozen, names)
+        places = places_of(model)
+        mask = frozen_parameters(frozen, places)
         step = make_train_step(
             nnx.graphdef(model), made, seed=0, dropout=False, ema_decay=0.5, frozen=mask
         )
@@ -94,21 +94,24 @@ class Stepped:
         }
         if family == "gau":
             batch["predicted"] = np.tile(np.arange(LENGTH, dtype=np.int32), (4, 1))
-        self.names = {".".join(map(str, path)): own for path, own in names.items()}
-        self.frozen = {name for name, stays in by_public_name(mask, names).items() if stays}
-        self.before = by_public_name(jax.tree.map(jnp.copy, state["params"]), names)
+        self.places = places
+        self.frozen = {name for name, stays in by_public_name(mask, places).items() if stays}
+        self.before = by_public_name(jax.tree.map(jnp.copy, state["params"]), places)
         state, metrics = step(state, batch, np.int32(1))
         self.norm = float(metrics["grad_norm"])
         self.memory = by_name(jax.tree.map(jnp.copy, state["optimizer"]))
         state, _ = step(state, batch, np.int32(2))
-        self.after = by_public_name(state["params"], names)
-        self.average = by_public_name(state["ema"], names)
+        self.after = by_public_name(state["params"], places)
+        self.average = by_public_name(state["ema"], places)
 
     def momentum(self):
         """Adam's or Lion's after the first step, by parameter."""
         found = {name.split(".mu.")[1]: x for name, x in self.memory.items() if ".mu." in name}
-        names = {tuple(name.split(".")): own for name, own in self.names.items()}
-        return by_public_name(traverse_util.unflatten_dict(found, sep="."), names)
+        return {
+            name: found[".".join(map(str, path))][index]
+            for name, (path, index) in self.places.items()
+            if ".".join(map(str, path)) in found
+        }
 
     def moved(self):
         return {name for name, x in self.before.items() if np.any(self.after[name] != x)}
@@ -174,17 +177,20 @@ def test_a_decoders_are_frozen_by_the_same_pattern():
     assert run.moved() == run.before.keys() - run.frozen
 
 
-LAYERS = (0, 1, 10)
-NAMES = {
-    ("embedding", "embedding"): "embedding.embedding",
-    ("layers", "attention", "learned", 0, "position", "c"): [
-        f"layers.{i}.attention.learned.position.c" for i in LAYERS
-    ],
-    ("layers", "mlp", "bias"): [f"layers.{i}.mlp.bias" for i in LAYERS],
-    ("layers", "mlp", "kernel"): [f"layers.{i}.mlp.kernel" for i in LAYERS],
-    ("norm", "scale"): "norm.scale",
+STACKED = {
+    "attention.learned.position.c": ("layers", "attention", "learned", 0, "position", "c"),
+    "mlp.bias": ("layers", "mlp", "bias"),
+    "mlp.kernel": ("layers", "mlp", "kernel"),
 }
-ALL = {name for own in NAMES.values() for name in ([own] if isinstance(own, str) else own)}
+PLACES = (
+    {"embedding.embedding": Place(("embedding", "embedding"), ...)}
+    | {
+        f"layers.{layer}.{name}": Place(path, row)
+        for name, path in STACKED.items()
+        for row, layer in enumerate((0, 1, 10))
+    }
+    | {"norm.scale": Place(("norm", "scale"), ...)}
+)
 
 
 @pytest.mark.parametrize(
@@ -198,21 +204,21 @@ ALL = {name for own in NAMES.values() for name in ([own] if isinstance(own, str)
         ("*.c", {f"layers.{i}.attention.learned.position.c" for i in (0, 1, 10)}),
         (" *.1.*.c , layers.0.mlp.k*",
          {"layers.1.attention.learned.position.c", "layers.0.mlp.kernel"}),
-        ("*", ALL),
+        ("*", set(PLACES)),
         ("*,!layers", {"embedding.embedding", "norm.scale"}),
-        ("*,!norm,norm.scale", ALL),
+        ("*,!norm,norm.scale", set(PLACES)),
         ("!norm.scale", set()),
     ],
 )  # fmt: skip
 def test_patterns_fit_paths_and_their_first_parts(patterns, fitting):
-    found = by_public_name(frozen_parameters(patterns, NAMES), NAMES)
+    found = by_public_name(frozen_parameters(patterns, PLACES), PLACES)
     assert {name for name, stays in found.items() if stays} == fitting
 
 
 @pytest.mark.parametrize("pattern", ["layers.2", "layer", "Norm", "learned", "mlp.kernel"])
 def test_a_pattern_that_fits_nothing_is_named(pattern):
     with pytest.raises(UserError) as error:
-        frozen_parameters(f"norm, {pattern}", NAMES)
+        frozen_parameters(f"norm, {pattern}", PLACES)
     assert str(error.value) == (
         f"config.optimizer.frozen: {pattern!r} fits no parameter; there are embedding.embedding, "
         "layers.*.attention.learned.position.c, layers.*.mlp.bias, layers.*.mlp.kernel, norm.scale"
