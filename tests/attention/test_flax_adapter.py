@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from lenext.attention import flax_attention_fn, init_params, make_method
-from lenext.models.layers import Attention, Context
+from lenext.models.attention import Attention, Context
 from tests.attention.common import QUICK, unchecked_types
 from tests.attention.reference import reference_attend
 
@@ -76,7 +76,7 @@ def test_without_positions_it_is_flax_s_own(options, ours, theirs):
 def test_as_our_own_layer_between_the_same_projections(causal, implementation):
     method = make_method("rerope(window=3)+infoscale", train_length=TRAIN_LENGTH)
     function = flax_attention_fn(method, causal=causal, implementation=implementation, block_size=4)
-    attention = Attention(method, num_heads=HEADS, head_dim=DIM, causal=causal)
+    attention = Attention(method, num_heads=HEADS, num_kv_heads=HEADS, head_dim=DIM, causal=causal)
 
     def by_our_layer(module, x):
         q, k, v = module.query(x), module.key(x), module.value(x)
