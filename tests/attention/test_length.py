@@ -191,7 +191,7 @@ SIZES = {
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_heads": 2,
-    "head_dim": 8,
+    "key_size": 8,
 }
 
 
