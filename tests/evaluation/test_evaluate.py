@@ -305,7 +305,7 @@ def test_a_checkpoint_that_is_not_of_its_config(copied, config):
     path.write_text(path.read_text().replace('"intermediate_size": 32', '"intermediate_size": 48'))
     config.model.update(intermediate_size=48)
     with pytest.raises(
-        UserError, match=r"parameter layers\.0\.i_dense\.kernel is \[16, 72\] there"
+        UserError, match=r"parameter layers\.i_dense\.kernel is \[2, 16, 72\] there"
     ):
         evaluate(config, workdir)
     assert not (workdir / "eval").exists()
