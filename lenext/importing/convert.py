@@ -243,20 +243,26 @@ def _fill(
     held: Mapping[str, tuple[str, Tensor]],
 ) -> Any:
     """The parameters, float32, read tensor by tensor."""
-    flat: Any = traverse_util.flatten_dict(params)
-    arrays = {path: np.empty(x.shape, np.float32) for path, x in flat.items()}
-    for rule in rules:
-        tensor = held[rule.theirs][1].read()
-        tensor, first = tensor.T if rule.transposed else tensor, 0
-        for name in rule.ours:
-            path, index = places[name]
-            width = arrays[path].shape[-1]
-            arrays[path][index] = tensor[..., first : first + width]
-            first += width
-    # One by one, as each may be held twice for a while.
-    return traverse_util.unflatten_dict(
-        {path: jax.device_put(arrays.pop(path)) for path in list(arrays)}
-    )
+    shapes: Any = traverse_util.flatten_dict(params)
+    parts = {name: (rule, i) for rule in rules for i, name in enumerate(rule.ours)}
+    names: dict[tuple[Any, ...], list[str]] = {}
+    for name, place in places.items():
+        names.setdefault(place.path, []).append(name)
+
+    def stored(path: tuple[Any, ...]) -> jax.Array:
+        array = np.empty(shapes[path].shape, np.float32)
+        width = array.shape[-1]
+        for name in names[path]:
+            rule, i = parts[name]
+            tensor = held[rule.theirs][1].read()
+            tensor = tensor.T if rule.transposed else tensor
+            # Of a tensor that is several parameters, side by side, this one.
+            first = i * width if len(rule.ours) > 1 else 0
+            array[places[name].index] = tensor[..., first : first + width]
+        return jax.device_put(array)
+
+    # One array after the other: none but this may be held twice.
+    return traverse_util.unflatten_dict({path: stored(path) for path in shapes})
 
 
 def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
