@@ -224,10 +224,7 @@ def _check_tensors(
 def _shapes(params: Any, places: Mapping[str, Place]) -> dict[str, tuple[int, ...]]:
     """Shapes of parameters by public names, such as "layers.0.mlp.up_proj.kernel"."""
     arrays: Any = traverse_util.flatten_dict(params)
-    return {
-        name: arrays[path].shape if index is ... else arrays[path].shape[1:]
-        for name, (path, index) in places.items()
-    }
+    return {name: place.shape(arrays[place.path]) for name, place in places.items()}
 
 
 def _their_shape(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:

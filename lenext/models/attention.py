@@ -133,15 +133,13 @@ class Attention(nnx.Module):
         )
 
     def set_learned(self, layer: int, axis: str, name: str, value: Any) -> None:
-        """Sets one part of what a layer of a stack learns, to an array of its shape."""
-        kind = (self.which or (0,))[layer]
-        parameter = self.learned[kind][axis][name]
-        value = jnp.asarray(value, parameter.dtype)
+        """Sets one part of what a layer of a stack learns; `value` has as many numbers."""
         if self.which is None:
-            parameter[...] = value.reshape(parameter.shape)
-        else:
-            row = self.layers_of(kind).index(layer)
-            parameter[...] = parameter[...].at[row].set(value.reshape(parameter.shape[1:]))
+            raise ValueError("should be that of a stack")
+        kind = self.which[layer]
+        parameter = self.learned[kind][axis][name]
+        value = jnp.asarray(value, parameter.dtype).reshape(parameter.shape[1:])
+        parameter[...] = parameter[...].at[self.layers_of(kind).index(layer)].set(value)
 
     def take(self, layer: int) -> None:
         """Leaves of a stack that layer's own."""

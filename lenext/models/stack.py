@@ -153,6 +153,10 @@ class Place(NamedTuple):
     path: tuple[Any, ...]
     index: Any
 
+    def shape(self, array: Any) -> tuple[int, ...]:
+        """The parameter's shape, of the array's or its shape's."""
+        return array.shape if self.index is ... else array.shape[1:]
+
 
 def places_of(model: Any) -> dict[str, Place]:
     """Where each parameter of a model is stored, by public name."""

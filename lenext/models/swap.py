@@ -45,11 +45,10 @@ def parameter_table(model: nnx.Module) -> str:
     """Parameters by module, layers of one shape on one line, and their sum."""
     arrays = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     counts: dict[str, list[int]] = {}
-    for name, (path, index) in places_of(model).items():
+    for name, place in places_of(model).items():
         # A layer's index is the one part of a name that repeats without meaning.
         kind = ".".join("*" if part.isdecimal() else part for part in name.split("."))
-        shape = arrays[path].shape
-        counts.setdefault(kind, []).append(math.prod(shape if index is ... else shape[1:]))
+        counts.setdefault(kind, []).append(math.prod(place.shape(arrays[place.path])))
     total = sum(map(sum, counts.values()))
     lines = [
         f"  {name:<40} {len(sizes):>3} x {sizes[0]:>12,} = {sum(sizes):>12,}"

@@ -53,7 +53,7 @@ def make_train_step(
     The state is donated. Dropout masks follow from `seed` and the step number, so a resumed run
     repeats them. Metrics are of the batch, before the update: loss (nats a predicted token),
     accuracy, grad_norm (before clipping), and z_loss (mean log_z²) where it is minimised; and
-    param_norm, after it, which is finite if all parameters are.
+    param_norm, after it, which is finite only if all parameters are.
 
     Args:
       graphdef: of the model.

@@ -1,7 +1,6 @@
 """Orbax checkpoints of a run: parameters, their average, optimiser state, place in the data."""
 
 import contextlib
-import json
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -170,10 +169,11 @@ class Checkpoints:
         Raises:
           UserError: the step has no such parameter.
         """
-        shapes = _shapes(self.manager.item_metadata(step)["params"].tree)
-        if name not in shapes:
+        tree = self.manager.item_metadata(step)["params"].tree
+        found: Any = traverse_util.flatten_dict(tree, sep=".").get(name)
+        if found is None:
             raise UserError(f"{self.directory / str(step)}: has no parameter {name}")
-        return int(json.loads(shapes[name])[0])
+        return int(found.shape[0])
 
     def check_parameters(self, step: int, params: Any) -> None:
         """Checks that a checkpoint's parameters are the model's.
@@ -333,7 +333,7 @@ def _unstacked(tree: Any, places: Mapping[str, Place]) -> Any:
 
     def one(place: Place) -> jax.ShapeDtypeStruct:
         x = arrays[place.path]
-        return jax.ShapeDtypeStruct(x.shape if place.index is ... else x.shape[1:], x.dtype)
+        return jax.ShapeDtypeStruct(place.shape(x), x.dtype)
 
     flat = {_split(name): one(place) for name, place in places.items()}
     return traverse_util.unflatten_dict(flat)

@@ -17,7 +17,7 @@ from lenext.models import (
 )
 from lenext.models.decoder import DecoderLayer
 from lenext.models.parts import Linears
-from tests.models.common import by_public_name
+from tests.models.common import by_public_name, fill
 
 SIX = "windowed(window=8)|windowed(window=8)|windowed(window=8)|lssar|softmax|yarn(scale=2)"
 HALF = "softmax|ssmax"
@@ -58,6 +58,13 @@ def test_layers_start_as_if_made_one_by_one():
 )
 def test_a_stack_is_its_layers_one_after_another(family, method):
     model = build(method, family)
+    # Initial values are the same in all layers: whose is taken would not show.
+    rng, values = np.random.default_rng(1), named_parameters(model)
+
+    def draw(name, shape):
+        return values[name] * rng.uniform(0.5, 1.5, shape) if "learned" in name else None
+
+    fill(model, draw)
     apart = take_apart(model)
     tokens, rows = tokens_of(2, 19), jnp.arange(0, 19, 3)
     mask = jnp.arange(19)[None] < jnp.asarray([[19], [13]])
