@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from experiments.sizes import SIZES, check_size
 from lenext import cli
-from lenext.config import base_config, read_methods, validate
+from lenext.config import base_config, read_methods
 from lenext.config.imports import join_imports, load_file
 from lenext.errors import UserError
 from lenext.sweeps.experiment import Experiment, collect, write
@@ -36,6 +36,7 @@ from lenext.sweeps.runs import (
     train_run,
     trained_steps,
 )
+from lenext.training import validate
 
 NAMES = (
     "infoscale_table",

@@ -11,6 +11,7 @@ goes on from it by configs/finetune.py.
   --workdir=DIR         what to make
   --train_length=0      tokens that the weights count as trained at; 0 for what config.json says
   --layers=0            how many layers to take, the first; 0 for all
+  --param_dtype=float32 or bfloat16: in which weights are kept
 """
 
 from pathlib import Path
@@ -23,6 +24,7 @@ from lenext.errors import UserError
 from lenext.importing import import_checkpoint
 from lenext.importing.convert import abstract_model
 from lenext.models import parameter_table
+from lenext.models.build import DTYPES
 from lenext.workdirs.workdir import read_run_config
 
 
@@ -36,6 +38,7 @@ def main() -> None:
     workdir_flag = flags.DEFINE_string("workdir", "", "Folder to make.")
     train_length = flags.DEFINE_integer("train_length", 0, "Trained at; 0 for what it says.")
     layers = flags.DEFINE_integer("layers", 0, "How many, the first; 0 for all.", lower_bound=0)
+    param_dtype = flags.DEFINE_enum("param_dtype", "float32", DTYPES, "In which weights are kept.")
     cli.parse_flags()
     cli.end_on_sigterm()
     for flag in (source, workdir_flag):
@@ -45,7 +48,11 @@ def main() -> None:
         raise UserError(f"--train_length={train_length.value}: should be at least 2, or 0")
     workdir = Path(workdir_flag.value)
     recipe = import_checkpoint(
-        Path(source.value), workdir, train_length=train_length.value, layers=layers.value
+        Path(source.value),
+        workdir,
+        train_length=train_length.value,
+        layers=layers.value,
+        param_dtype=param_dtype.value,
     )
     stored = read_run_config(workdir)
     assert stored is not None  # it was written just now

@@ -16,7 +16,7 @@ ROOMS = {
     "config": ("attention", "errors"),
     "parallel": ("config", "errors"),
     "models": ("attention", "config", "errors", "parallel", "workdirs"),
-    "data": ("errors", "files"),
+    "data": ("config", "errors", "files"),
     "workdirs": ("attention", "config", "data", "errors", "files", "models", "parallel"),
     "evaluation": (
         "attention", "config", "data", "errors", "files", "models", "parallel", "workdirs",
@@ -25,7 +25,9 @@ ROOMS = {
         "attention", "config", "data", "errors", "evaluation", "files", "models", "parallel",
         "workdirs",
     ),
-    "importing": ("attention", "config", "data", "errors", "files", "models", "workdirs"),
+    "importing": (
+        "attention", "config", "data", "errors", "files", "models", "parallel", "workdirs",
+    ),
     "sweeps": (
         "attention", "config", "errors", "evaluation", "files", "models", "training", "workdirs",
     ),

@@ -20,6 +20,7 @@ from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Record, megabytes, number
 from experiments.benchmarks.training_step import make_batch, make_model
 from lenext.config import Config, base_config, plain
+from lenext.models import kinds_of
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state, make_train_step
 
@@ -41,8 +42,9 @@ def configured(family: str, depth: int, remat: bool) -> Config:
 
 def compiled_step(config: Config, batch: dict[str, np.ndarray]) -> measure.Compiled:
     """A training step, compiled anew."""
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
     model = make_model(config)
+    schedule = make_schedule(config.optimizer, 100)
+    optimizer = make_optimizer(config.optimizer, schedule, kinds_of(model))
     state = jax.eval_shape(lambda: init_state(model, optimizer))
     step = make_train_step(nnx.graphdef(model), optimizer, seed=0, dropout=True)
     jax.clear_caches()

@@ -17,9 +17,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from lenext.evaluation.figures import peak_bytes
 from lenext.evaluation.plot import COLOURS, DASHES, STYLE, png
 from lenext.files import write_atomically
+from lenext.parallel.memory import needs_of
 from lenext.workdirs.provenance import provenance
 
 RESULTS = Path("experiments/results/benchmarks")
@@ -106,7 +106,9 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
     jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
     call = jitted.lower(*arguments).compile()
     seconds = time.perf_counter() - start
-    return Compiled(call, seconds, int(call.memory_analysis().temp_size_in_bytes), peak_bytes(call))
+    return Compiled(
+        call, seconds, int(call.memory_analysis().temp_size_in_bytes), needs_of(call).peak
+    )
 
 
 def why_no_torch() -> str:

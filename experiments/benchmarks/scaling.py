@@ -35,7 +35,7 @@ from experiments.benchmarks.collectives import collectives
 from experiments.benchmarks.measure import Record, number, table
 from lenext.attention import attend, make_method
 from lenext.config import Config, plain, read_methods
-from lenext.models import build_model
+from lenext.models import build_model, kinds_of
 from lenext.parallel.meshes import (
     MESH_AXES,
     ROWS,
@@ -147,7 +147,8 @@ def make_step(config: Config, mesh: Mesh, rows: int) -> Step:
     vocab_size = config.model.vocab_size
     model = nnx.eval_shape(lambda: build_model(config.model, methods, vocab_size, config.seed))
     params = nnx.to_pure_dict(nnx.state(model))
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
+    schedule = make_schedule(config.optimizer, 100)
+    optimizer = make_optimizer(config.optimizer, schedule, kinds_of(model))
     state = jax.eval_shape(lambda p: {"params": p, "optimizer": optimizer.init(p)}, params)
     shardings = shardings_of(state, mesh, splits_of(model))
     step = make_train_step(

@@ -24,7 +24,7 @@ from experiments.benchmarks import measure
 from experiments.benchmarks.measure import Record, milliseconds, number
 from lenext.config import Config, plain, read_methods
 from lenext.data import ByteTokenizer, mask_tokens
-from lenext.models import FAMILIES, Model, build_model, named_parameters
+from lenext.models import FAMILIES, Model, build_model, kinds_of, named_parameters
 from lenext.training.optimizer import make_optimizer
 from lenext.training.step import init_state, make_train_step
 
@@ -82,7 +82,7 @@ def our_stepper(config: Config, batch: Mapping[str, np.ndarray]) -> Stepper:
     """Of `lenext.training`, whose steps give accuracy and the gradient's norm as well."""
     model = make_model(config)
     rate = optax.constant_schedule(config.optimizer.learning_rate)
-    optimizer = make_optimizer(config.optimizer, rate)
+    optimizer = make_optimizer(config.optimizer, rate, kinds_of(model))
     train_step = make_train_step(nnx.graphdef(model), optimizer, seed=config.seed, dropout=False)
     state = init_state(model, optimizer)
     arrays = jax.tree.map(jax.numpy.asarray, dict(batch))

@@ -6,13 +6,14 @@ from lenext.config.checks import (
     check_positions,
     read_lengths,
     read_vocab_size,
-    validate,
 )
 from lenext.config.methods import list_methods, read_methods
+from lenext.config.model import ModelConfig
 from lenext.config.plain import differences, plain, to_config
 
 __all__ = [
     "Config",
+    "ModelConfig",
     "base_config",
     "check_model",
     "check_positions",
@@ -25,5 +26,4 @@ __all__ = [
     "read_vocab_size",
     "smoke",
     "to_config",
-    "validate",
 ]

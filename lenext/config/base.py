@@ -1,10 +1,12 @@
 """The configuration that every experiment starts from."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
+from lenext.config.model import ModelConfig
 from lenext.errors import UserError
 
 Config: TypeAlias = Any
@@ -18,31 +20,12 @@ def base_config() -> Config:
     # Python files or modules that register methods, with commas. Kept with a run, which needs them.
     config.imports = ""
 
-    config.model = ConfigDict()
-    # "gau", an encoder for masked language modelling; "decoder", causal; or "encoder", of
-    # transformer layers as RoFormer's.
-    config.model.family = "gau"
-    # A method, or several joined by | that repeat over the layers: "rerope(window=32)|softmax".
-    config.model.method = "softmax"
-    config.model.hidden_size = 128
-    config.model.intermediate_size = 256
-    config.model.key_size = 64  # of a head
-    config.model.num_layers = 3
-    config.model.num_heads = 4  # a GAU has one
-    config.model.num_kv_heads = 0  # this and the next six: decoder only. 0 for as many as num_heads
-    config.model.mlp = "gated"  # or "plain"
-    config.model.norm = "rms"  # or "layer"
-    config.model.qk_norm = False
-    config.model.max_positions = 0  # learned embeddings of absolute positions, beside the method's
-    config.model.attention_bias = ""  # "qkv" or "qkvo": biases there even without use_bias
-    config.model.tied_head = True
-    config.model.type_vocab_size = 2  # of encoders
-    config.model.norm_epsilon = 0.0  # 0 for the family's own: 1e-6 for a decoder, else 1e-12
-    config.model.remat = False  # less memory for more time in the backward pass
-    config.model.dropout = 0.0
-    config.model.use_bias = False
-    config.model.vocab_size = 0  # 0 for the tokeniser's; more leaves ids unused
-    config.model.dtype = "float32"  # of the computation; parameters and reductions are float32
+    # Sizes and types are ModelConfig's to explain. Family: "gau", an encoder for masked language
+    # modelling; "decoder", causal; or "encoder", of transformer layers as RoFormer's. Method: one,
+    # or several joined by | that repeat over the layers, "rerope(window=32)|softmax".
+    config.model = ConfigDict(
+        {"family": "gau", "method": "softmax"} | dataclasses.asdict(ModelConfig())
+    )
 
     config.data = ConfigDict()
     # stdlib_source, stdlib_packages, text_files, or tfds:NAME.

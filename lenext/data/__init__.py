@@ -1,5 +1,6 @@
 """Data: datasets, tokenisers, and the pipelines and crops that train and evaluate on them."""
 
+from lenext.data.checks import check_data
 from lenext.data.corpus import Corpus, load_corpus, open_split
 from lenext.data.crops import Crops, evaluation_crops, masked_crops
 from lenext.data.datasets import DATASETS
@@ -26,6 +27,7 @@ __all__ = [
     "Tokenizer",
     "VocabularyTokenizer",
     "causal_lm_batches",
+    "check_data",
     "evaluation_crops",
     "get_tokenizer",
     "load_corpus",

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from lenext.attention import RowStatistics
 from lenext.models import token_figures
+from lenext.parallel.memory import Needs, needs_of
 from lenext.parallel.meshes import copied_to, row_shares, spread_batch, traced_on, whole
 
 Batch = dict[str, Array]
@@ -102,6 +104,75 @@ def _forward(
         return whole(figures | {"heads": heads})
 
 
+class Pass(NamedTuple):
+    """A model's forward pass over sequences of one length, compiled.
+
+    Attributes:
+      run: the batch that starts at a row to its figures.
+      total: sequences.
+      batch_size: of a batch.
+      predictions: of a sequence.
+      needs: of memory.
+      compile_seconds: what compiling took.
+    """
+
+    run: Callable[[int], dict[str, Any]]
+    total: int
+    batch_size: int
+    predictions: int
+    needs: Needs
+    compile_seconds: float
+
+
+def make_pass(
+    graphdef: nnx.GraphDef,
+    params: Any,
+    sequences: dict[str, np.ndarray],
+    *,
+    batch_size: int,
+    probe_rows: int,
+    pad_to: tuple[int, int] | None = None,
+    mesh: Mesh | None = None,
+) -> Pass:
+    """Compiles what `figures_of` runs, which see for the arguments."""
+    total, length = sequences["tokens"].shape
+    predictions = sequences["targets"].shape[1]
+    shares = 1 if mesh is None else row_shares(mesh)
+    params = params if mesh is None else copied_to(params, mesh)
+    batch_size = shares * -(-min(batch_size, total) // shares)
+    probe = spread(probe_rows, 0, length) if probe_rows else None
+    if pad_to is not None:
+        sequences = _filled_up(sequences, *pad_to)
+
+    def batch_from(first: int) -> Batch:
+        # Wrapped-around rows fill the last batch; they are cut off in the end.
+        index = np.arange(first, first + batch_size) % total
+        rows = {name: x[index] for name, x in sequences.items()}
+        return jax.tree.map(jnp.asarray, rows) if mesh is None else spread_batch(rows, mesh)
+
+    start = time.perf_counter()
+    lowered = _forward.lower(params, batch_from(0), probe, graphdef=graphdef, mesh=mesh)
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+
+    def run(first: int) -> dict[str, Any]:
+        return jax.device_get(compiled(params, batch_from(first), probe))
+
+    return Pass(run, total, batch_size, predictions, needs_of(compiled), seconds)
+
+
+def run_pass(done: Pass) -> tuple[Figures, Cost]:
+    """Figures of all its sequences."""
+    start = time.perf_counter()
+    parts = [done.run(first) for first in range(0, done.total, done.batch_size)]
+    seconds = time.perf_counter() - start
+    joined = jax.tree.map(lambda *rows: np.concatenate(rows)[: done.total], *parts)
+    heads = joined.pop("heads")
+    per_token = {name: rows[:, : done.predictions] for name, rows in joined.items()}
+    figures = Figures(**per_token, heads=None if heads is None else HeadFigures(**heads))
+    return figures, Cost(seconds, done.compile_seconds, done.needs.peak)
+
+
 def figures_of(
     graphdef: nnx.GraphDef,
     params: Any,
@@ -126,36 +197,12 @@ def figures_of(
       mesh: over which each forward pass is split, rows and tokens; None for one device. All of
         its processes call it with the same, and get the same.
     """
-    total, length = sequences["tokens"].shape
-    predictions = sequences["targets"].shape[1]
-    shares = 1 if mesh is None else row_shares(mesh)
-    params = params if mesh is None else copied_to(params, mesh)
-    batch_size = shares * -(-min(batch_size, total) // shares)
-    probe = spread(probe_rows, 0, length) if probe_rows else None
-    if pad_to is not None:
-        sequences = _filled_up(sequences, *pad_to)
-
-    def batch_from(first: int) -> Batch:
-        # Wrapped-around rows fill the last batch; they are cut off below.
-        index = np.arange(first, first + batch_size) % total
-        rows = {name: x[index] for name, x in sequences.items()}
-        return jax.tree.map(jnp.asarray, rows) if mesh is None else spread_batch(rows, mesh)
-
-    start = time.perf_counter()
-    lowered = _forward.lower(params, batch_from(0), probe, graphdef=graphdef, mesh=mesh)
-    compiled = lowered.compile()
-    compile_seconds = time.perf_counter() - start
-
-    parts = []
-    start = time.perf_counter()
-    for first in range(0, total, batch_size):
-        parts.append(jax.device_get(compiled(params, batch_from(first), probe)))
-    seconds = time.perf_counter() - start
-    joined = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
-    heads = joined.pop("heads")
-    per_token = {name: rows[:, :predictions] for name, rows in joined.items()}
-    figures = Figures(**per_token, heads=None if heads is None else HeadFigures(**heads))
-    return figures, Cost(seconds, compile_seconds, peak_bytes(compiled))
+    return run_pass(
+        make_pass(
+            graphdef, params, sequences, batch_size=batch_size, probe_rows=probe_rows,
+            pad_to=pad_to, mesh=mesh,
+        )
+    )  # fmt: skip
 
 
 def _filled_up(
@@ -170,14 +217,3 @@ def _filled_up(
         name: wide(x, tokens if name == "tokens" else predictions) for name, x in sequences.items()
     }
     return filled | {"mask": wide(np.ones(sequences["tokens"].shape, bool), tokens)}
-
-
-def peak_bytes(compiled: Any) -> int:
-    """Of a compiled program: its arguments, its outputs and everything between."""
-    analysis = compiled.memory_analysis()
-    return int(
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        + analysis.temp_size_in_bytes
-        - analysis.alias_size_in_bytes
-    )

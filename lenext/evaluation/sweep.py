@@ -10,11 +10,14 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from lenext.attention import Method
+from lenext.config import Config
+from lenext.config.checks import check_choices, check_least, check_seed
 from lenext.evaluation.bootstrap import resample
-from lenext.evaluation.figures import figures_of
+from lenext.evaluation.figures import Pass, make_pass, run_pass
 from lenext.evaluation.metrics import Estimate, by_head, metrics_of
 from lenext.evaluation.protocols import Sequences
 from lenext.models import Model, unsuited
+from lenext.parallel.memory import Needs, check_fits, free_bytes, said
 from lenext.parallel.processes import is_first
 
 
@@ -50,6 +53,20 @@ class Settings:
     probe_rows: int
     bootstrap: int
     seed: int
+
+
+def check_eval(config: Config) -> None:
+    """Checks the section `eval`, but for its methods, lengths and protocol, which the run decides.
+
+    Raises:
+      UserError: naming the first key that is off.
+    """
+    check_choices(config, "eval", weights=("params", "ema"))
+    check_least(
+        config, "eval", 1, "documents", "tokens", "batch_tokens", "bucket", "probe_rows",
+        "bootstrap", "masks", "stride", "needles", "calibration_documents", "calibration_tokens",
+    )  # fmt: skip
+    check_seed(config.seed, "eval.seed")
 
 
 def bucket_shapes(
@@ -115,25 +132,34 @@ def sweep(
     shapes = bucket_shapes(sequences_by_length, settings.bucket)
     if mesh is not None:
         shapes = even_shapes(sequences_by_length, shapes, mesh.shape["sequence"])
+
+    def compiled(name: str, length: int) -> Pass:
+        graphdef, params = nnx.split(models[name])
+        shape = shapes.get(length)
+        return make_pass(
+            graphdef,
+            nnx.to_pure_dict(params),
+            sequences_by_length[length].batch,
+            batch_size=max(1, settings.batch_tokens // (shape[0] if shape else length)),
+            probe_rows=settings.probe_rows,
+            pad_to=shape,
+            mesh=mesh,
+        )
+
     with tqdm(total=total, unit="cell", dynamic_ncols=True, disable=not is_first()) as bar:
+        bar.set_postfix_str("compiling the longest", refresh=False)
+        longest = max(sequences_by_length)
+        ahead = {name: compiled(name, longest) for name in models}
+        _check_memory({name: done.needs for name, done in ahead.items()}, longest, bar)
         for length, sequences in sequences_by_length.items():
-            shape = shapes.get(length)
             indices = np.unique(sequences.document)
             documents = len(indices)
             draws = resample(documents, settings.bootstrap, settings.seed)
             baseline: dict[Any, Estimate] = {}
             for name, model in models.items():
                 bar.set_postfix_str(f"{name} at {length}", refresh=False)
-                graphdef, params = nnx.split(model)
-                figures, cost = figures_of(
-                    graphdef,
-                    nnx.to_pure_dict(params),
-                    sequences.batch,
-                    batch_size=max(1, settings.batch_tokens // (shape[0] if shape else length)),
-                    probe_rows=settings.probe_rows,
-                    pad_to=shape,
-                    mesh=mesh,
-                )
+                one = ahead.pop(name) if length == longest else compiled(name, length)
+                figures, cost = run_pass(one)
                 shared = {
                     "protocol": settings.protocol,
                     "documents": documents,
@@ -173,3 +199,20 @@ def sweep(
                     heads += [where | record for record in by_head(figures.heads)]
                 bar.update()
     return Sweep(records, heads, sums)
+
+
+def _check_memory(needs: Mapping[str, Needs], length: int, bar: tqdm) -> None:
+    """Says what passes at the longest length want of each device's memory.
+
+    Raises:
+      UserError: one wants more than is free.
+    """
+    name = max(needs, key=lambda name: needs[name].beside)
+    weights, beside = needs[name]
+    what = f"{name} at {length} wants {said(beside)} beside {said(weights)} of weights and tokens"
+    if is_first():
+        bar.write(f"memory: at most, {what}, on each device, of {said(free_bytes())} free")
+    check_fits(
+        beside, what, "a smaller config.eval.batch_tokens, or a shorter longest length in "
+        "config.eval.lengths takes less",
+    )  # fmt: skip

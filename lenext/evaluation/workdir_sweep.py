@@ -13,18 +13,19 @@ from lenext.config import (
     list_methods,
     plain,
     read_lengths,
+    read_methods,
     read_vocab_size,
-    validate,
 )
-from lenext.data import get_tokenizer, open_split
+from lenext.config.imports import load
+from lenext.data import check_data, get_tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
 from lenext.evaluation.plot import plot, plot_by_depth, plot_by_position
 from lenext.evaluation.protocols import CropSettings, get_protocol
 from lenext.evaluation.result_tables import markdown, text_table, to_csv
-from lenext.evaluation.sweep import Settings, Sweep, sweep
+from lenext.evaluation.sweep import Settings, Sweep, check_eval, sweep
 from lenext.files import write_atomically
-from lenext.models import model_methods
+from lenext.models import check_sizes, model_methods
 from lenext.parallel.meshes import make_mesh
 from lenext.parallel.processes import first_goes_first, is_first, wait_for_all
 from lenext.workdirs.calibration import under_method
@@ -80,7 +81,11 @@ def evaluate_run(
 
     A `folder` for results is made once all is known to be right, before the work begins.
     """
-    validate(config)
+    load(config.imports)
+    check_sizes(config.model)
+    check_data(config.data)
+    check_eval(config.eval)
+    read_methods(config.model.method, config.data.train_length)
     mesh = make_mesh(config.mesh)
     if calibrate_first and jax.process_count() > 1:
         raise UserError("--calibrate: should be done by one process, without --distributed")

@@ -16,7 +16,8 @@ from flax import nnx, traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from lenext.config import Config, base_config, read_methods, validate
+from lenext.config import Config, base_config, read_methods
+from lenext.config.checks import check_least
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
 from lenext.files import write_atomically
@@ -24,7 +25,16 @@ from lenext.importing.llama import write_llama_source
 from lenext.importing.recipes import Recipe, Rule, read_recipe
 from lenext.importing.tensors import DTYPES, Tensor, open_tensors
 from lenext.importing.tokenizer import read_tokenizer
-from lenext.models import FAMILIES, Model, Place, build_model, named_parameters, places_of
+from lenext.models import (
+    FAMILIES,
+    Model,
+    Place,
+    build_model,
+    check_sizes,
+    named_parameters,
+    places_of,
+)
+from lenext.parallel.memory import bytes_of, check_fits, said
 from lenext.workdirs.checkpoints import Checkpoints
 from lenext.workdirs.pretrained import Pretrained, load_run
 from lenext.workdirs.workdir import SOURCE, TOKENIZERS, read_run_config, write_run_config
@@ -35,7 +45,12 @@ WEIGHTS = "model.safetensors"
 
 
 def import_checkpoint(
-    source: Path, workdir: Path, *, train_length: int = 0, layers: int = 0
+    source: Path,
+    workdir: Path,
+    *,
+    train_length: int = 0,
+    layers: int = 0,
+    param_dtype: str = "float32",
 ) -> Recipe:
     """Makes a workdir of a folder: its config, its parameters as step 0, and its tokeniser.
 
@@ -47,6 +62,7 @@ def import_checkpoint(
       train_length: L, the length that the weights are taken to be trained at; 0 for what
         config.json says.
       layers: how many of its layers are taken, the first; 0 for all.
+      param_dtype: in which weights are kept, see `lenext.config.ModelConfig`.
 
     Returns:
       What the folder was found to be.
@@ -64,10 +80,18 @@ def import_checkpoint(
         if _is_known(recipe, name) or not _is_known(whole, name)  # not of a layer that is left out
     }
     config = make_config(recipe, train_length)
-    validate(config)
+    config.model.param_dtype = param_dtype
+    check_sizes(config.model)
+    check_least(config.data, "data", 2, "train_length")
+    read_methods(config.model.method, config.data.train_length)
     held = _match_names(source, recipe, tensors)
     model = abstract_model(config)
     params, places = nnx.to_pure_dict(nnx.state(model)), places_of(model)
+    size = bytes_of(params)
+    check_fits(
+        size, f"{source}: its parameters want {said(size)}", "--param_dtype=bfloat16 halves them, "
+        "--layers takes the first few",
+    )  # fmt: skip
     _check_tensors(recipe, held, tensors, _shapes(params, places))
     tokenizer, content = read_tokenizer(source, config.model.vocab_size)
     with _making(workdir, "workdir") as beside:
@@ -239,7 +263,7 @@ def _fill(
     rules: Sequence[Rule],
     held: Mapping[str, tuple[str, Tensor]],
 ) -> Any:
-    """The parameters, float32, read tensor by tensor."""
+    """The parameters, in the types of `params`, read tensor by tensor."""
     shapes: Any = traverse_util.flatten_dict(params)
     parts = {name: (rule, i) for rule in rules for i, name in enumerate(rule.ours)}
     names: dict[tuple[Any, ...], list[str]] = {}
@@ -247,7 +271,7 @@ def _fill(
         names.setdefault(place.path, []).append(name)
 
     def stored(path: tuple[Any, ...]) -> jax.Array:
-        array = np.empty(shapes[path].shape, np.float32)
+        array = np.empty(shapes[path].shape, shapes[path].dtype)
         width = array.shape[-1]
         for name in names[path]:
             rule, i = parts[name]

@@ -2,28 +2,32 @@
 
 from typing import TYPE_CHECKING, Any
 
-from lenext.models.build import FAMILIES, Model, build_model
-from lenext.models.decoder import Decoder, DecoderConfig
-from lenext.models.encoder import Encoder, EncoderConfig
-from lenext.models.gau import GAUConfig, GAUEncoder
+from lenext.config import ModelConfig
+from lenext.models.build import FAMILIES, Model, build_model, check_sizes, held_as
+from lenext.models.decoder import Decoder
+from lenext.models.encoder import Encoder
+from lenext.models.gau import GAUEncoder
 from lenext.models.maps import attention_maps
 from lenext.models.objectives import TokenFigures, token_figures
-from lenext.models.stack import Place, named_parameters, places_of, take_apart
+from lenext.models.parts import kinds_of
+from lenext.models.stack import Place, in_words, named_parameters, places_of, take_apart
 from lenext.models.swap import model_methods, parameter_table, unsuited, with_method
 
 __all__ = [
     "FAMILIES",
     "Decoder",
-    "DecoderConfig",
     "Encoder",
-    "EncoderConfig",
-    "GAUConfig",
     "GAUEncoder",
     "Model",
+    "ModelConfig",
     "Place",
     "TokenFigures",
     "attention_maps",
     "build_model",
+    "check_sizes",
+    "held_as",
+    "in_words",
+    "kinds_of",
     "load_pretrained",
     "model_methods",
     "named_parameters",

@@ -1,17 +1,21 @@
 """Models from configs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from flax import nnx
 
 from lenext.attention import Method
-from lenext.config import Config
+from lenext.config import Config, ModelConfig
+from lenext.config.checks import check_bounds, check_choices, check_least
+from lenext.errors import UserError
 from lenext.models.decoder import Decoder
 from lenext.models.encoder import Encoder
 from lenext.models.gau import GAUEncoder
 from lenext.models.language_model import LanguageModel
+from lenext.models.parts import ATTENTION_BIASES, MLPS, NORMS
 
 Model = LanguageModel
 
@@ -22,14 +26,65 @@ FAMILIES: dict[str, type[Any]] = {
 }
 """What `config.model.family` may be."""
 
+DTYPES = ("float32", "bfloat16")
 
-def build_model(config: Config, methods: Sequence[Method], vocab_size: int, seed: int) -> Model:
+
+def build_model(
+    config: Config,
+    methods: Sequence[Method],
+    vocab_size: int,
+    seed: int,
+    *,
+    param_dtype: str | None = None,
+) -> Model:
     """The model that `config` (the section `model`) describes, freshly initialised from `seed`.
 
-    A family takes the keys that its sizes have fields for.
+    Initial values are the same in any type, but for rounding; `param_dtype` is in place of the
+    config's.
     """
-    family = FAMILIES[config.family]
-    own = "norm_epsilon" if not config.norm_epsilon else ""  # 0 stands for the family's
-    names = {field.name for field in dataclasses.fields(family.Config)} - {"vocab_size", own}
-    sizes = family.Config(vocab_size=vocab_size, **{name: config[name] for name in names})
-    return family(sizes, methods, rngs=nnx.Rngs(seed))
+    names = {field.name for field in dataclasses.fields(ModelConfig)} - {"vocab_size"}
+    sizes = ModelConfig(vocab_size=vocab_size, **{name: config[name] for name in names})
+    if param_dtype is not None:
+        sizes = dataclasses.replace(sizes, param_dtype=param_dtype)
+    return FAMILIES[config.family](sizes, methods, rngs=nnx.Rngs(seed))
+
+
+def held_as(config: Config, methods: Sequence[Method], vocab_size: int) -> Callable[[Any], Any]:
+    """What makes of float32 parameters those that a model of the config holds, by its param_dtype.
+
+    It takes and gives pure dicts, also in what is being traced.
+    """
+    model = nnx.eval_shape(lambda: build_model(config, methods, vocab_size, 0))
+    types = jax.tree.map(lambda x: x.dtype, nnx.to_pure_dict(nnx.state(model)))
+
+    def cast(x: jax.Array, dtype: Any) -> jax.Array:
+        return x if x.dtype == dtype else x.astype(dtype)  # which would copy even so
+
+    return lambda params: jax.tree.map(cast, params, types)
+
+
+def check_sizes(config: Config) -> None:
+    """Checks the section `model`, but for its method.
+
+    Raises:
+      UserError: naming the first key that is off.
+    """
+    check_choices(
+        config, "model", family=FAMILIES, mlp=MLPS, norm=NORMS, attention_bias=ATTENTION_BIASES,
+        dtype=DTYPES, param_dtype=DTYPES,
+    )  # fmt: skip
+    check_least(
+        config, "model", 1, "hidden_size", "intermediate_size", "key_size", "num_layers",
+        "num_heads", "type_vocab_size",
+    )  # fmt: skip
+    check_least(config, "model", 0, "vocab_size", "max_positions", "norm_epsilon")
+    check_bounds(config, "model", "dropout")
+    if config.key_size % 2:
+        raise UserError(
+            f"config.model.key_size={config.key_size}: should be even, for rotary pairs"
+        )
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    if kv_heads < 0 or (kv_heads and heads % kv_heads):
+        raise UserError(
+            f"config.model.num_kv_heads={kv_heads}: should divide model.num_heads={heads}, or be 0"
+        )

@@ -1,6 +1,6 @@
 """A decoder: pre-norm transformer for causal language modelling, of Llama's kind."""
 
-import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -9,68 +9,24 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lenext.attention import Method
+from lenext.config import ModelConfig
 from lenext.models.attention import Attention
 from lenext.models.language_model import LanguageModel
-from lenext.models.parts import MLP, NORMS, Head, Linears, SelfAttention, dropped, embedding
+from lenext.models.parts import MLP, NORMS, Embedding, Head, Linears, SelfAttention, dropped
 from lenext.models.stack import AttentionCall
 from lenext.parallel.meshes import LINES
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """Sizes of a `Decoder`.
-
-    Attributes:
-      vocab_size: V.
-      hidden_size: D, width of the residual stream.
-      intermediate_size: width inside the MLP.
-      num_layers: depth.
-      num_heads: N, query heads.
-      num_kv_heads: K, heads of keys and values, by which N is divided; 0 for N.
-      key_size: H, of a head.
-      mlp: "gated" (SwiGLU) or "plain" (GELU).
-      norm: "rms", with a gain, or "layer", with a gain and an offset.
-      norm_epsilon: added to the mean square before its root.
-      qk_norm: RMS normalisation, with a gain, of every query and key (arXiv 2302.05442).
-      max_positions: learned embeddings of absolute positions, added to the tokens'; 0 for none.
-      tied_head: the head is the embedding.
-      dropout: rate on embeddings and on what layers add.
-      use_bias: biases on the dense maps.
-      attention_bias: on which maps of attention even so, of "qkvo".
-      remat: the backward pass computes each layer anew instead of keeping what it needs.
-      dtype: compute type; parameters, normalisation and attention rows stay float32.
-    """
-
-    vocab_size: int
-    hidden_size: int = 768
-    intermediate_size: int = 2048
-    num_layers: int = 12
-    num_heads: int = 12
-    num_kv_heads: int = 0
-    key_size: int = 64
-    mlp: str = "gated"
-    norm: str = "rms"
-    norm_epsilon: float = 1e-6
-    qk_norm: bool = False
-    max_positions: int = 0
-    tied_head: bool = True
-    dropout: float = 0.0
-    use_bias: bool = False
-    attention_bias: str = ""
-    remat: bool = False
-    dtype: str = "float32"
 
 
 class DecoderLayer(nnx.Module):
     """x + attention(norm x), then x + MLP(norm x)."""
 
-    def __init__(self, config: DecoderConfig, method: Method, linear: Linears):
+    def __init__(self, config: ModelConfig, method: Method, linear: Linears):
         hidden, norm, epsilon = config.hidden_size, NORMS[config.norm], config.norm_epsilon
         self.attention_norm = norm(hidden, epsilon)
         self.self_attention = SelfAttention(
             hidden_size=hidden,
             num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads or config.num_heads,
+            num_kv_heads=config.num_kv_heads,
             head_dim=config.key_size,
             bias="qkvo" if config.use_bias else config.attention_bias,
             qk_norm=epsilon if config.qk_norm else None,
@@ -112,20 +68,20 @@ class Decoder(LanguageModel):
     """
 
     objective: ClassVar[str] = "causal_lm"
-    Config: ClassVar[type[DecoderConfig]] = DecoderConfig
+    norm_epsilon: ClassVar[float] = 1e-6
 
-    def __init__(
-        self, config: DecoderConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: ModelConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs):
+        config = self.settled(config)
         hidden = config.hidden_size
-        self.embedding = embedding(config.vocab_size, hidden, rngs, split=LINES)
+        self.embedding = Embedding(config.vocab_size, hidden, config, rngs, split=LINES)
         self.position_embedding = (
-            embedding(config.max_positions, hidden, rngs) if config.max_positions else None
+            Embedding(config.max_positions, hidden, config, rngs) if config.max_positions else None
         )
-        linear = Linears(config.num_layers, config.dtype, rngs)
+        linear = Linears(config, rngs)
         super().__init__(config, methods, lambda method: DecoderLayer(config, method, linear))
         self.norm = NORMS[config.norm](hidden, config.norm_epsilon)
-        self.head = None if config.tied_head else linear(hidden, config.vocab_size, use_bias=False)
+        head = functools.partial(linear, hidden, config.vocab_size, use_bias=False, kind="head")
+        self.head = None if config.tied_head else head()
 
     def embed(self, tokens, positions, token_types):
         """What enters the first layer.

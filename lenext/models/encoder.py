@@ -1,6 +1,5 @@
 """An encoder of post-norm transformer layers for masked language modelling, of RoFormer's kind."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -10,57 +9,27 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lenext.attention import Method
+from lenext.config import ModelConfig
 from lenext.models.attention import Attention
 from lenext.models.language_model import LanguageModel
 from lenext.models.parts import (
     MLP,
+    Embedding,
     Head,
     LayerNorm,
     Linears,
     SelfAttention,
     dense,
     dropped,
-    embedding,
 )
 from lenext.models.stack import AttentionCall
 from lenext.parallel.meshes import LINES
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """Sizes of an `Encoder`.
-
-    Attributes:
-      vocab_size: V.
-      hidden_size: D, width of the residual stream.
-      intermediate_size: width inside the MLP.
-      num_layers: depth.
-      num_heads: N.
-      key_size: H, of a head.
-      type_vocab_size: token types (segments of a sentence pair).
-      norm_epsilon: added to the variance before its root.
-      dropout: rate on embeddings and on what layers add.
-      remat: the backward pass computes each layer anew instead of keeping what it needs.
-      dtype: compute type; parameters, normalisation and attention rows stay float32.
-    """
-
-    vocab_size: int
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_layers: int = 12
-    num_heads: int = 12
-    key_size: int = 64
-    type_vocab_size: int = 2
-    norm_epsilon: float = 1e-12
-    dropout: float = 0.0
-    remat: bool = False
-    dtype: str = "float32"
-
-
 class EncoderLayer(nnx.Module):
     """norm(x + attention x), then norm(x + MLP x); biases everywhere."""
 
-    def __init__(self, config: EncoderConfig, method: Method, linear: Linears):
+    def __init__(self, config: ModelConfig, method: Method, linear: Linears):
         hidden = config.hidden_size
         self.self_attention = SelfAttention(
             hidden_size=hidden,
@@ -109,18 +78,16 @@ class Encoder(LanguageModel):
 
     objective: ClassVar[str] = "masked_lm"
     token_embedding: ClassVar[str] = "word_embedding.embedding"
-    Config: ClassVar[type[EncoderConfig]] = EncoderConfig
 
-    def __init__(
-        self, config: EncoderConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: ModelConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs):
+        config = self.settled(config)
         hidden, epsilon = config.hidden_size, config.norm_epsilon
-        self.word_embedding = embedding(config.vocab_size, hidden, rngs, split=LINES)
-        self.type_embedding = embedding(config.type_vocab_size, hidden, rngs)
+        self.word_embedding = Embedding(config.vocab_size, hidden, config, rngs, split=LINES)
+        self.type_embedding = Embedding(config.type_vocab_size, hidden, config, rngs)
         self.embedding_norm = LayerNorm(hidden, epsilon)
-        linear = Linears(config.num_layers, config.dtype, rngs)
+        linear = Linears(config, rngs)
         super().__init__(config, methods, lambda method: EncoderLayer(config, method, linear))
-        self.transform = linear(hidden, hidden, use_bias=True)
+        self.transform = linear(hidden, hidden, use_bias=True, kind="head")
         self.transform_norm = LayerNorm(hidden, epsilon)
         self.head_bias = nnx.Param(jnp.zeros((config.vocab_size,), jnp.float32))
 

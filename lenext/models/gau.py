@@ -1,6 +1,5 @@
 """GAU-alpha: a bidirectional encoder of gated attention units, for masked language modelling."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -10,42 +9,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lenext.attention import Method
+from lenext.config import ModelConfig
 from lenext.models.attention import Attention
 from lenext.models.language_model import LanguageModel
-from lenext.models.parts import Head, dense, embedding, rms_norm
+from lenext.models.parts import Embedding, Head, declared, dense, rms_norm, rounded
 from lenext.models.stack import AttentionCall
 from lenext.parallel.meshes import COLUMNS, LINES
 
-
-@dataclasses.dataclass(frozen=True)
-class GAUConfig:
-    """Sizes of a `GAUEncoder`.
-
-    Attributes:
-      vocab_size: V.
-      hidden_size: D, width of the residual stream.
-      intermediate_size: E, width of the gate u and of the values v.
-      key_size: H, size of the one shared key and query head.
-      num_layers: depth.
-      type_vocab_size: token types (GAU-alpha's segments of a sentence pair).
-      norm_epsilon: added to the mean square before its root.
-      dropout: rate on embeddings and layer outputs.
-      use_bias: biases on the dense maps and offsets on q and k.
-      remat: the backward pass computes each layer anew instead of keeping what it needs.
-      dtype: compute type; parameters, normalisation and attention rows stay float32.
-    """
-
-    vocab_size: int
-    hidden_size: int = 768
-    intermediate_size: int = 1536
-    key_size: int = 128
-    num_layers: int = 24
-    type_vocab_size: int = 2
-    norm_epsilon: float = 1e-12
-    dropout: float = 0.0
-    use_bias: bool = False
-    remat: bool = False
-    dtype: str = "float32"
+INITIAL = rounded(nnx.initializers.lecun_normal())
 
 
 class ScaleOffset(nnx.Module):
@@ -64,14 +35,15 @@ class ScaleOffset(nnx.Module):
 class GAULayer(nnx.Module):
     """One gated attention unit (arXiv 2202.10447, as in GAU-alpha), post-norm."""
 
-    def __init__(self, config: GAUConfig, method: Method, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, method: Method, *, rngs: nnx.Rngs):
         self.config = config
         hidden, intermediate, key = config.hidden_size, config.intermediate_size, config.key_size
 
         def linear(inputs: int, outputs: int, split: Any) -> nnx.Linear:
             return nnx.Linear(
                 inputs, outputs, use_bias=config.use_bias, dtype=jnp.dtype(config.dtype),
-                kernel_metadata={"split": split}, rngs=rngs,
+                param_dtype=jnp.dtype(config.param_dtype), kernel_init=INITIAL,
+                kernel_metadata=declared("matrix", split), rngs=rngs,
             )  # fmt: skip
 
         self.i_dense = linear(hidden, 2 * intermediate + key, COLUMNS)
@@ -105,12 +77,12 @@ class GAUEncoder(LanguageModel):
 
     objective: ClassVar[str] = "masked_lm"
     token_embedding: ClassVar[str] = "word_embedding.embedding"
-    Config: ClassVar[type[GAUConfig]] = GAUConfig
 
-    def __init__(self, config: GAUConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs):
+        config = self.settled(config)
         hidden = config.hidden_size
-        self.word_embedding = embedding(config.vocab_size, hidden, rngs, split=LINES)
-        self.type_embedding = embedding(config.type_vocab_size, hidden, rngs)
+        self.word_embedding = Embedding(config.vocab_size, hidden, config, rngs, split=LINES)
+        self.type_embedding = Embedding(config.type_vocab_size, hidden, config, rngs)
         super().__init__(config, methods, lambda method: GAULayer(config, method, rngs=rngs))
 
     def embed(self, tokens, positions, token_types):  # noqa: D102

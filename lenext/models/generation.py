@@ -15,6 +15,7 @@ from lenext.errors import UserError
 from lenext.models.attention import KVCache
 from lenext.models.language_model import LanguageModel
 from lenext.models.stack import take_apart
+from lenext.parallel.memory import bytes_of, check_fits, said
 
 PREFILL_TOKENS = 512  # of a prompt in one pass, so that rows of attention stay small
 
@@ -103,7 +104,7 @@ def generate(
       seed: of the draws.
 
     Raises:
-      UserError: for an empty prompt or a `max_tokens` below 1.
+      UserError: for an empty prompt, a `max_tokens` below 1, or keys and values that do not fit.
     """
     batch, length = prompt.shape
     if length < 1:
@@ -113,6 +114,11 @@ def generate(
     capacity = length + max_tokens
     if not isinstance(model.layers, nnx.List):
         model = take_apart(model)
+    size = bytes_of(jax.eval_shape(lambda: model.empty_caches(batch, capacity)))
+    check_fits(
+        size, f"keys and values of {capacity} tokens want {said(size)}", "a smaller max_tokens, or "
+        "a method with a window, takes less",
+    )  # fmt: skip
     graphdef, state = nnx.split(model)
     params, caches = nnx.to_pure_dict(state), model.empty_caches(batch, capacity)
     advance = functools.partial(

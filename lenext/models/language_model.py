@@ -1,5 +1,6 @@
 """What the models of all families share: the way from token ids to hidden states to logits."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, Pattern, count_tokens, row_statistics
+from lenext.config import ModelConfig
 from lenext.models.attention import Attention, Context, KVCache
 from lenext.models.parts import Head
 from lenext.models.stack import run_layers, stack
@@ -21,31 +23,44 @@ class LanguageModel(nnx.Module):
     """Embeddings, a stack of layers, a last step, and a head.
 
     A family derives a class in a file of its own, names it in `lenext.models.build.FAMILIES`, and
-    says: its sizes, a dataclass `Config` whose fields are keys of the config's section `model`; its
-    embedding, `embed`; its layer; its last step, `finish`, where there is one; and what makes
-    logits, `head_weights`. How a parameter is split over a mesh is said where it is made.
+    says: its embedding, `embed`; its layer; its last step, `finish`, where there is one; and what
+    makes logits, `head_weights`. What a parameter is to others (how it is split over a mesh, and
+    its kind) is said where it is made, see `lenext.models.parts.declared`.
 
     Args:
-      config: the family's sizes: num_layers, dropout, remat and dtype are read here.
+      config: sizes and types, `settled`.
       methods: one attention method, or a pattern that repeats over the layers.
       layer: makes a layer (see `lenext.models.stack.Layer`) with a method.
 
     Attributes:
       objective: what it is trained and judged by, a name in `lenext.models.objectives`.
       token_embedding: public name of the parameter whose rows are the tokens'.
+      norm_epsilon: of the family, where a config says 0.
       layers: the stack.
     """
 
     objective: ClassVar[str]
     token_embedding: ClassVar[str] = "embedding.embedding"
-    Config: ClassVar[type[Any]]
+    norm_epsilon: ClassVar[float] = 1e-12
 
     def __init__(
-        self, config: Any, methods: Method | Sequence[Method], layer: Callable[[Method], Any]
+        self,
+        config: ModelConfig,
+        methods: Method | Sequence[Method],
+        layer: Callable[[Method], Any],
     ):
         self.config = config
         self.dropout = nnx.Dropout(config.dropout)
         self.layers = stack(layer, Pattern.of(methods).over(config.num_layers))
+
+    @classmethod
+    def settled(cls, config: ModelConfig) -> ModelConfig:
+        """The config with what its zeros stand for, but the vocabulary's."""
+        return dataclasses.replace(
+            config,
+            num_kv_heads=config.num_kv_heads or config.num_heads,
+            norm_epsilon=config.norm_epsilon or cls.norm_epsilon,
+        )
 
     @property
     def methods(self) -> tuple[Method, ...]:

@@ -7,14 +7,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lenext.attention import Method
+from lenext.config import ModelConfig
 from lenext.models.attention import Attention
 from lenext.models.stack import AttentionCall
-from lenext.parallel.meshes import COLUMNS, LINES, WHOLE, sequence_shares
+from lenext.parallel.meshes import COLUMNS, LINES, WHOLE, metadata_of, sequence_shares
 
 INIT_STDDEV = 0.02
+
+
+def declared(kind: str, split: P) -> dict[str, Any]:
+    """What a parameter is to others, as metadata of an `nnx.Param`.
+
+    Args:
+      kind: "matrix", of the layers, which Muon moves; "head", what makes logits; or "embedding", a
+        table. Without one: gains, biases, and what methods learn.
+      split: over a mesh, see `lenext.parallel.meshes`.
+    """
+    return {"kind": kind, "split": split}
+
+
+def kinds_of(model: nnx.Module) -> dict[str, str]:
+    """The kinds of parameters, by their paths in the model's state; "" where none is declared."""
+    return metadata_of(model, "kind", "")
 
 
 def rms_norm(x: Float[Array, "*B D"], epsilon: float) -> Float[Array, "*B D"]:
@@ -40,8 +57,8 @@ class Head(NamedTuple):
     """What makes logits of hidden states.
 
     Attributes:
-      matrix: float32.
-      bias: float32, or None.
+      matrix: in the type of the parameters.
+      bias: likewise, or None.
       axes: of the matrix, "vd" (an embedding) or "dv" (a linear map).
     """
 
@@ -67,13 +84,11 @@ class Linears:
     """Makes the linear maps of a model.
 
     Attributes:
-      num_layers: of the model.
-      dtype: compute type.
+      config: for their types, and the number of layers.
       rngs: for the initial values.
     """
 
-    num_layers: int
-    dtype: str
+    config: ModelConfig
     rngs: nnx.Rngs
 
     def __call__(
@@ -82,34 +97,62 @@ class Linears:
         outputs: int,
         *,
         use_bias: bool,
+        kind: str = "matrix",
         split: P = COLUMNS,
         into_residual: bool = False,
     ) -> nnx.Linear:
         """Maps into the residual stream start smaller, by the number of them (GPT-2's way).
 
-        `split` is of the matrix, see `lenext.parallel.meshes`.
+        `kind` and `split` are the matrix's, see `declared`.
         """
-        stddev = INIT_STDDEV / (2 * self.num_layers) ** 0.5 if into_residual else INIT_STDDEV
+        stddev = INIT_STDDEV / (2 * self.config.num_layers) ** 0.5 if into_residual else INIT_STDDEV
         return nnx.Linear(
             inputs,
             outputs,
             use_bias=use_bias,
-            dtype=jnp.dtype(self.dtype),
-            kernel_init=nnx.initializers.normal(stddev),
-            kernel_metadata={"split": split},
+            dtype=jnp.dtype(self.config.dtype),
+            param_dtype=jnp.dtype(self.config.param_dtype),
+            kernel_init=rounded(nnx.initializers.normal(stddev)),
+            kernel_metadata=declared(kind, split),
             rngs=self.rngs,
         )
 
 
-def embedding(rows: int, features: int, rngs: nnx.Rngs, *, split: P = WHOLE) -> nnx.Embed:
-    """A table of `rows` vectors; of tokens it is to be split by `LINES`."""
-    return nnx.Embed(
-        rows,
-        features,
-        embedding_init=nnx.initializers.normal(INIT_STDDEV),
-        embedding_metadata={"split": split},
-        rngs=rngs,
-    )
+def rounded(init: nnx.Initializer) -> nnx.Initializer:
+    """The same draws in any type: float32 ones, rounded."""
+
+    def draw(key: Any, shape: Any, dtype: Any = None, **how: Any) -> Array:
+        return init(key, shape, jnp.float32, **how).astype(dtype)
+
+    return draw
+
+
+class Embedding(nnx.Embed):
+    """A table of vectors; of tokens it is to be split by `LINES`.
+
+    Args:
+      rows: how many.
+      features: D.
+      config: for the parameters' type.
+      rngs: for the initial values.
+      split: over a mesh, see `declared`.
+    """
+
+    def __init__(
+        self, rows: int, features: int, config: ModelConfig, rngs: nnx.Rngs, *, split: P = WHOLE
+    ):
+        super().__init__(
+            rows,
+            features,
+            param_dtype=jnp.dtype(config.param_dtype),
+            embedding_init=rounded(nnx.initializers.normal(INIT_STDDEV)),
+            embedding_metadata=declared("embedding", split),
+            rngs=rngs,
+        )
+
+    def __call__(self, inputs: Int[Array, "*B"]) -> Float[Array, "*B D"]:
+        """Their rows, float32."""
+        return super().__call__(inputs).astype(jnp.float32)
 
 
 class RMSNorm(nnx.Module):
@@ -144,6 +187,12 @@ class LayerNorm(nnx.Module):
 
 NORMS: dict[str, type[RMSNorm | LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
 """What `config.model.norm` may be."""
+
+ATTENTION_BIASES = ("", "qkv", "qkvo")
+"""What `config.model.attention_bias` may be."""
+
+MLPS = ("gated", "plain")
+"""What `config.model.mlp` may be."""
 
 
 class SelfAttention(nnx.Module):

@@ -27,6 +27,10 @@ SHARED = nnx.Not(nnx.PathContains("learned"))
 """All parameters but those that methods learn."""
 
 
+WORDS = jnp.uint16
+"""Type in which a stack may hold 16-bit parameters, see `in_words`."""
+
+
 class Layer(Protocol):
     """What models stack."""
 
@@ -65,6 +69,42 @@ def _with_row(stacked: Any, row: Any, i: Int[Array, ""] | int) -> Any:
     return jax.tree.map(lambda x, own: x.at[i].set(own), stacked, row)
 
 
+def in_words(model: Any) -> Any:
+    """The model with the 16-bit parameters of its stack as unsigned integers of the same bits.
+
+    XLA's CPU backend would turn a whole stack to float32 before a scan takes a layer of it, which
+    costs more memory than 16 bits save. Of integers it takes the layer, whose bits are read as
+    numbers then. On other backends a model stays as it is. The model's own arrays are given up, one
+    after the other.
+    """
+    if jax.default_backend() != "cpu":
+        return model
+    graphdef, shared, rest = nnx.split(model.layers, SHARED, ...)
+
+    def turned(x: Array) -> Array:
+        if x.dtype != jnp.bfloat16:
+            return x
+        words = jax.block_until_ready(_bits(x))
+        x.delete()
+        return words
+
+    held = nnx.merge(*nnx.split(model))
+    held.layers = nnx.merge(graphdef, jax.tree.map(turned, shared), rest)
+    return held
+
+
+@jax.jit
+def _bits(x: Array) -> Array:
+    return jax.lax.bitcast_convert_type(x, WORDS)
+
+
+def _numbers(weights: Any) -> Any:
+    """Parameters of a layer, or of several, that may be words."""
+    return jax.tree.map(
+        lambda x: jax.lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == WORDS else x, weights
+    )
+
+
 def take_apart(model: Any, *, free: bool = False) -> Any:
     """The model with its layers by themselves, in a list: as decoding wants them.
 
@@ -94,7 +134,7 @@ def take_apart(model: Any, *, free: bool = False) -> Any:
 
 @jax.jit
 def _rows(stacked: Array) -> list[Array]:
-    return list(stacked)
+    return list(_numbers(stacked))
 
 
 def run_layers(
@@ -132,7 +172,7 @@ def run_layers(
 
     def body(x, each):
         weights, own, key = each
-        layer = nnx.merge(graphdef, weights, rest)
+        layer = nnx.merge(graphdef, _numbers(weights), rest)
         layer.attention.own = nnx.data(own)
         return apply(layer, split_tokens(x), key)
 
@@ -182,4 +222,5 @@ def named_parameters(model: Any) -> dict[str, Any]:
     """A model's parameters by public names, on the host; on a CPU they are not copied."""
     state = nnx.to_flat_state(nnx.state(model, nnx.Param))
     arrays = {path: np.asarray(parameter[...]) for path, parameter in state}
+    arrays = {path: x.view(jnp.bfloat16) if x.dtype == WORDS else x for path, x in arrays.items()}
     return {name: arrays[path][index] for name, (path, index) in places_of(model).items()}

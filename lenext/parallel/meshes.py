@@ -34,8 +34,13 @@ By columns are split the maps that open a product, by lines those that close it,
 
 def splits_of(model: nnx.Module) -> dict[str, P]:
     """How parameters are split, by their paths in the model's state, such as "norm.scale"."""
+    return metadata_of(model, "split", WHOLE)
+
+
+def metadata_of(model: nnx.Module, name: str, default: Any) -> dict[str, Any]:
+    """What parameters say of themselves, by their paths in the model's state."""
     return {
-        ".".join(map(str, path)): parameter.get_metadata().get("split", WHOLE)
+        ".".join(map(str, path)): parameter.get_metadata().get(name, default)
         for path, parameter in nnx.to_flat_state(nnx.state(model, nnx.Param))
     }
 

@@ -108,7 +108,7 @@ def _start_from(origin: Path, config: Config, like: State) -> State:
     for part in FAMILIES[config.model.family].token_embedding.split("."):
         table = table[part]
     vocab_size = table.shape[0]
-    run = load_run(origin, model_config=config.model, vocab_size=vocab_size)
+    run = load_run(origin, model_config=config.model, vocab_size=vocab_size, param_dtype="float32")
     model = with_method(run.model, methods)
     params = nnx.to_pure_dict(nnx.state(model))
     params = place(params, jax.tree.map(lambda x: x.sharding, like["params"]))

@@ -15,11 +15,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from tqdm import tqdm
 
-from lenext.config import Config, read_methods, read_vocab_size, validate
+from lenext.config import Config, read_methods, read_vocab_size
 from lenext.data import get_tokenizer, open_split
 from lenext.errors import Stopped, TrainingError
 from lenext.evaluation.evaluators import make_evaluators
-from lenext.models import build_model, parameter_table, places_of
+from lenext.models import Model, build_model, held_as, kinds_of, parameter_table, places_of
+from lenext.parallel.memory import bytes_of, check_fits, free_bytes, needs_of, said
 from lenext.parallel.meshes import (
     check_batch,
     make_mesh,
@@ -31,6 +32,7 @@ from lenext.parallel.meshes import (
 from lenext.parallel.processes import first_goes_first, is_first
 from lenext.training.batches import make_batches
 from lenext.training.branch import check_data, keep_source, restore_origin, spell_method
+from lenext.training.checks import validate
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import frozen_parameters, make_optimizer, make_schedule
 from lenext.training.preemption import Preemption
@@ -49,6 +51,7 @@ class _Run:
     mesh: Mesh
     schedule: Callable[[int], Any]
     train_step: Callable[..., tuple[State, dict[str, Array]]]
+    held: Callable[[Any], Any]  # parameters in the types that a model holds
     batches: Any
     data: Mapping[str, Any]  # fingerprints of training data, tokeniser and registered methods
     evaluators: Mapping[str, Callable[..., Mapping[str, float]]]
@@ -86,16 +89,21 @@ def train(config: Config, workdir: Path) -> None:
 
     methods = read_methods(config.model.method, config.data.train_length)
     vocab_size = read_vocab_size(config, tokenizer.vocab_size)
-    model = build_model(config.model, methods, vocab_size, config.seed)
+    held = held_as(config.model, methods, vocab_size)
+
+    def initial() -> Model:
+        return build_model(config.model, methods, vocab_size, config.seed, param_dtype="float32")
+
+    model = nnx.eval_shape(initial)  # its shapes, until it is known to fit
     graphdef = nnx.graphdef(model)
     print(f"{type(model).__name__}, {config.model.method}, on {_described(mesh)}")
     print(parameter_table(model))
     schedule = make_schedule(config.optimizer, settings.steps)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer = make_optimizer(config.optimizer, schedule, kinds_of(model))
     frozen = frozen_parameters(config.optimizer.frozen, places_of(model))
-    state = init_state(model, optimizer, average=settings.ema_decay > 0)
-    shardings = shardings_of(state, mesh, splits_of(model))
-    state = place(state, shardings)
+    average = settings.ema_decay > 0
+    abstract = jax.eval_shape(lambda: init_state(initial(), optimizer, average=average))
+    shardings = shardings_of(abstract, mesh, splits_of(model))
     train_step = make_train_step(
         graphdef,
         optimizer,
@@ -105,12 +113,16 @@ def train(config: Config, workdir: Path) -> None:
         z_loss=settings.z_loss,
         ema_decay=settings.ema_decay,
         frozen=frozen,
+        held=held,
         mesh=mesh,
         shardings=shardings,
     )
 
     with first_goes_first("checkpoints"):
         first = newest_step(workdir, set_aside=is_first()) or 0
+    if first < settings.steps:
+        train_step = _compiled(train_step, abstract, shardings, _peek(batches), mesh)
+    state = place(init_state(initial(), optimizer, average=average), shardings)
     resumed: dict[str, Any] = {}
     branching = first == 0 and bool(settings.branch_from)
     if branching:  # before anything is written: an origin that will not do leaves no workdir
@@ -146,6 +158,7 @@ def train(config: Config, workdir: Path) -> None:
             mesh=mesh,
             schedule=schedule,
             train_step=train_step,
+            held=held,
             batches=batches,
             data=data,
             evaluators=evaluators,
@@ -154,6 +167,41 @@ def train(config: Config, workdir: Path) -> None:
         )
         _run_steps(run, state, first, stack.enter_context(Preemption()))
     print(f"trained to step {settings.steps}: {workdir}")
+
+
+def _peek(batches: Any) -> dict[str, np.ndarray]:
+    """The next batch, which comes again."""
+    here = batches.get_state()
+    batch = next(batches)
+    batches.set_state(here)
+    return batch
+
+
+def _compiled(
+    train_step: Any, abstract: State, shardings: Any, batch: dict[str, np.ndarray], mesh: Mesh
+) -> Callable[..., tuple[State, dict[str, Array]]]:
+    """The step, compiled; says what it wants of each device's memory.
+
+    Raises:
+      UserError: more than is free.
+    """
+    state = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        abstract, shardings,
+    )  # fmt: skip
+    compiled = train_step.lower(state, shard_batch(batch, mesh), np.int32(1)).compile()
+    peak = needs_of(compiled).peak
+    names = [name for name in ("params", "optimizer", "ema") if name in state]
+    parts = {name: bytes_of(state[name]) for name in names}
+    parts["gradients and activations"] = peak - sum(parts.values())
+    wanted = f"a step wants {said(peak)} on each device"
+    parts = ", ".join(f"{name} {said(size)}" for name, size in parts.items())
+    print(f"memory: {wanted} ({parts}), of {said(free_bytes())} free")
+    check_fits(
+        peak, f"{wanted} ({parts})", "a smaller config.data.batch_size, a larger "
+        "config.training.accumulate, or config.model.remat=True takes less",
+    )  # fmt: skip
+    return compiled
 
 
 def _described(mesh: Mesh) -> str:
@@ -227,7 +275,7 @@ def _evaluate(run: _Run, state: State) -> dict[str, float]:
         f"eval/{name}{suffix}/{figure}": value
         for name, evaluator in run.evaluators.items()
         for suffix, params in weights.items()
-        for figure, value in evaluator(run.graphdef, params).items()
+        for figure, value in evaluator(run.graphdef, run.held(params)).items()
     }
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from optax import contrib
 
 from lenext.config import Config
+from lenext.config.checks import check_bounds, check_choices, check_least
 from lenext.errors import UserError
 from lenext.models import Place
 
@@ -29,32 +30,53 @@ def make_schedule(config: Config, steps: int) -> optax.Schedule:
     2404.06395) stays at the peak and falls linearly over the last `config.decay_steps` steps, so
     that runs of different lengths share all that lies before their decay.
     """
-    warmup = min(config.warmup_steps, steps - 1)
+    return SCHEDULES[config.schedule](config, min(config.warmup_steps, steps - 1), steps)
+
+
+def _cosine(config: Config, warmup: int, steps: int) -> optax.Schedule:
     peak = config.learning_rate
-    start = peak / max(warmup, 1)  # no step is wasted at a rate of 0
-    if config.schedule == "cosine":
-        return optax.warmup_cosine_decay_schedule(
-            init_value=start, peak_value=peak, warmup_steps=warmup, decay_steps=steps
-        )
-    decay = config.decay_steps if config.schedule == "wsd" else steps - warmup
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(start, peak, warmup),
-            optax.constant_schedule(peak),
-            optax.linear_schedule(peak, 0.0, decay),
-        ],
-        [warmup, steps - decay],
+    return optax.warmup_cosine_decay_schedule(
+        init_value=_start(peak, warmup), peak_value=peak, warmup_steps=warmup, decay_steps=steps
     )
 
 
-def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _linear(config: Config, warmup: int, steps: int) -> optax.Schedule:
+    return _stable(config.learning_rate, warmup, steps - warmup, steps)
+
+
+def _wsd(config: Config, warmup: int, steps: int) -> optax.Schedule:
+    return _stable(config.learning_rate, warmup, config.decay_steps, steps)
+
+
+def _stable(peak: float, warmup: int, decay: int, steps: int) -> optax.Schedule:
+    """At the peak until the last `decay` steps."""
+    parts = [
+        optax.linear_schedule(_start(peak, warmup), peak, warmup),
+        optax.constant_schedule(peak),
+        optax.linear_schedule(peak, 0.0, decay),
+    ]
+    return optax.join_schedules(parts, [warmup, steps - decay])
+
+
+def _start(peak: float, warmup: int) -> float:
+    return peak / max(warmup, 1)  # no step is wasted at a rate of 0
+
+
+SCHEDULES = {"cosine": _cosine, "linear": _linear, "wsd": _wsd}
+
+
+def make_optimizer(
+    config: Config, schedule: optax.Schedule, kinds: Mapping[str, str]
+) -> optax.GradientTransformation:
     """The optimiser `config.name`, behind clipping by the norm of all gradients together.
 
-    Weight decay is decoupled, times the learning rate, on what `config.decay_mask` says.
+    Weight decay is decoupled, times the learning rate, on what `config.decay_mask` says. `kinds`
+    are the parameters', from `lenext.models.kinds_of`.
     """
+    decays = _by_parameter(DECAY_MASKS[config.decay_mask], kinds)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        OPTIMIZERS[config.name](config, schedule, DECAY_MASKS[config.decay_mask]),
+        OPTIMIZERS[config.name](config, schedule, decays, kinds),
     )
 
 
@@ -114,34 +136,47 @@ def where_frozen(frozen: Any, still: Any, moved: Any) -> Any:
     return jax.tree.map(choose, frozen, still, moved)
 
 
-def _rank(path: tuple, x: Any) -> int:
-    """A parameter's own: layers are stacked in front."""
-    return x.ndim - (_names(path)[0] == "layers")
-
-
 Mask = Callable[[Any], Any]
-"""Parameters to a tree of True and False."""
+"""Parameters to a tree like them."""
 
 
-def _adamw(config: Config, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+def _by_parameter(f: Callable[[int, str], Any], kinds: Mapping[str, str]) -> Mask:
+    """f(rank, kind) of each parameter."""
+
+    def of(path: tuple, x: Any) -> Any:
+        names = [str(part.key) for part in path]
+        rank = x.ndim - (names[0] == "layers")  # they are stacked
+        return f(rank, kinds.get(".".join(names), ""))
+
+    return lambda params: jax.tree_util.tree_map_with_path(of, params)
+
+
+def _adamw(
+    config: Config, schedule: optax.Schedule, mask: Mask, kinds: Mapping[str, str]
+) -> optax.GradientTransformation:
     return optax.adamw(
         schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=mask
     )
 
 
-def _lion(config: Config, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+def _lion(
+    config: Config, schedule: optax.Schedule, mask: Mask, kinds: Mapping[str, str]
+) -> optax.GradientTransformation:
     """Signs of a momentum (arXiv 2302.06675); wants a rate 3 to 10 times below AdamW's."""
     return optax.lion(
         schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=mask
     )
 
 
-def _muon(config: Config, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+def _muon(
+    config: Config, schedule: optax.Schedule, mask: Mask, kinds: Mapping[str, str]
+) -> optax.GradientTransformation:
     """Muon for the layers' matrices, AdamW for all else.
 
     An orthogonal matrix [m, n] has entries of root mean square 1 / sqrt(max(m, n)). Scaled to
     `MUON_RMS` whatever the shape, its steps are as long as AdamW's, and one learning rate serves
-    both halves.
+    both halves. Embeddings and head, and what an attention method learns, which may be a table or
+    a stack of heads, stay with AdamW.
     """
     muon = contrib.muon(
         schedule,
@@ -154,40 +189,35 @@ def _muon(config: Config, schedule: optax.Schedule, mask: Mask) -> optax.Gradien
         consistent_rms=MUON_RMS,
     )
     # Optax's Muon brings an Adam of its own, with Nesterov momentum and no mask for the decay.
-    return optax.partition({"muon": muon, "adamw": _adamw(config, schedule, mask)}, _halves)
-
-
-def _halves(params: Any) -> Any:
-    """Each parameter's half: muon for the layers' matrices, adamw for embeddings and all else.
-
-    What an attention method learns stays with AdamW too: it may be a table or a stack of heads.
-    """
-
-    def half(path: tuple, x: Any) -> str:
-        names = _names(path)
-        hidden = names[0] == "layers" and names[-1] == "kernel" and "learned" not in names
-        return "muon" if hidden and _rank(path, x) == 2 else "adamw"
-
-    return jax.tree_util.tree_map_with_path(half, params)
-
-
-def _matrices(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, x: _rank(path, x) > 1, params)
-
-
-def _no_embeddings(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: _rank(path, x) > 1 and _names(path)[-1] != "embedding", params
+    halves: dict[Any, Any] = {"muon": muon, "adamw": _adamw(config, schedule, mask, kinds)}
+    return optax.partition(
+        halves, _by_parameter(lambda _, kind: "muon" if kind == "matrix" else "adamw", kinds)
     )
 
 
-def _all(params: Any) -> Any:
-    return jax.tree.map(lambda x: True, params)
-
-
-def _names(path: tuple) -> list[str]:
-    return [str(part.key) for part in path]
-
-
 OPTIMIZERS = {"adamw": _adamw, "lion": _lion, "muon": _muon}
-DECAY_MASKS = {"matrices": _matrices, "no_embeddings": _no_embeddings, "all": _all}
+DECAY_MASKS: dict[str, Callable[[int, str], bool]] = {
+    "matrices": lambda rank, _: rank > 1,
+    "no_embeddings": lambda rank, kind: rank > 1 and kind != "embedding",
+    "all": lambda *_: True,
+}
+"""Whether a parameter of a rank and a kind decays."""
+
+
+def check_optimizer(config: Config, steps: int) -> None:
+    """Checks the section `optimizer`, of a run of so many steps.
+
+    Raises:
+      UserError: naming the first key that is off.
+    """
+    check_choices(config, "optimizer", name=OPTIMIZERS, schedule=SCHEDULES, decay_mask=DECAY_MASKS)
+    check_least(config, "optimizer", 0, "warmup_steps", "decay_steps", "weight_decay")
+    check_bounds(config, "optimizer", "b1", "b2")
+    for key in ("learning_rate", "clip_norm"):
+        if not config[key] > 0:
+            raise UserError(f"config.optimizer.{key}={config[key]}: should be above 0")
+    if config.schedule == "wsd" and config.warmup_steps + config.decay_steps > steps:
+        raise UserError(
+            f"config.optimizer.decay_steps={config.decay_steps}: with warmup_steps="
+            f"{config.warmup_steps} should be at most training.steps={steps}"
+        )

@@ -45,6 +45,7 @@ def make_train_step(
     z_loss: float = 0.0,
     ema_decay: float = 0.0,
     frozen: Any = None,
+    held: Callable[[Any], Any] = lambda params: params,
     mesh: Mesh | None = None,
     shardings: Any = None,
 ) -> Callable[[State, dict[str, Array], Array], tuple[State, dict[str, Array]]]:
@@ -67,6 +68,8 @@ def make_train_step(
       frozen: from `frozen_parameters`, what stays as it is: neither gradient nor decay nor
         momentum moves it, and its gradients have no part in any norm. None for a step that moves
         all.
+      held: gives the parameters in the types that the model computes with, once a step, see
+        `lenext.models.held_as`.
       mesh: over which the work is split; None for one device.
       shardings: of the state, on that mesh.
     """
@@ -98,10 +101,12 @@ def make_train_step(
 
         gradient = jax.grad(objective, has_aux=True)
         params = state["params"]
+        weights = held(params)
         if accumulate == 1:
-            grads, metrics = gradient(params, batch, key)
+            grads, metrics = gradient(weights, batch, key)
+            grads = jax.tree.map(lambda x, like: x.astype(like.dtype), grads, params)
         else:
-            grads, metrics = _accumulated(gradient, params, batch, key, accumulate)
+            grads, metrics = _accumulated(gradient, weights, batch, key, accumulate)
         grads = without_frozen(grads)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
@@ -138,7 +143,7 @@ def _accumulated(
         part_grads, means = gradient(params, rows, part_key)
         return jax.tree.map(jnp.add, grads, part_grads), means
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
     micro_batches = (jax.tree.map(split, batch), jnp.arange(parts))
     grads, means = jax.lax.scan(add, zeros, micro_batches)
     return grads, {name: jnp.sum(x) for name, x in means.items()}

@@ -14,8 +14,9 @@ from lenext.config.imports import load
 from lenext.data import Tokenizer
 from lenext.errors import UserError
 from lenext.models.build import FAMILIES, Model, build_model
-from lenext.models.stack import places_of
+from lenext.models.stack import in_words, places_of
 from lenext.models.swap import model_methods
+from lenext.parallel.memory import bytes_of, check_fits, said
 from lenext.parallel.meshes import shardings_of, splits_of
 from lenext.workdirs.checkpoints import Checkpoints, newest_step
 from lenext.workdirs.versions import changed_sources
@@ -66,6 +67,7 @@ def load_run(
     weights: str = "params",
     model_config: Config | None = None,
     vocab_size: int | None = None,
+    param_dtype: str | None = None,
     mesh: Mesh | None = None,
     imports: str | None = None,
 ) -> Pretrained:
@@ -75,8 +77,9 @@ def load_run(
       workdir: of a run.
       weights: "params", or "ema" for their moving average.
       model_config: sizes to take in place of the run's own (section `model`), which must be the
-        same but may say another compute type.
+        same but may say other types.
       vocab_size: that the model must have; default: what it has.
+      param_dtype: in place of the one in these sizes.
       mesh: over which the parameters are split, see `lenext.parallel.meshes`; default: one device.
       imports: in place of the run's own `config.imports`.
 
@@ -96,7 +99,9 @@ def load_run(
     methods = read_methods(config.model.method, config.data.train_length)
     if vocab_size is None:
         vocab_size = checkpoints.rows(step, FAMILIES[sizes.family].token_embedding)
-    model = nnx.eval_shape(lambda: build_model(sizes, methods, vocab_size, seed=0))
+    model = nnx.eval_shape(
+        lambda: build_model(sizes, methods, vocab_size, seed=0, param_dtype=param_dtype)
+    )
     graphdef, abstract = nnx.split(model)
     like = nnx.to_pure_dict(abstract)
     if mesh is not None:
@@ -105,6 +110,11 @@ def load_run(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             like, shardings,
         )  # fmt: skip
+    size = bytes_of(like)
+    check_fits(
+        size, f"workdir {workdir}: its parameters want {said(size)}", "config.mesh.fsdp splits "
+        "them over devices, config.model.param_dtype=bfloat16 halves them",
+    )  # fmt: skip
     params = checkpoints.restore_params(step, like, weights, places_of(model))
     data = checkpoints.restore_data(step)
     checkpoints.close()
@@ -113,7 +123,8 @@ def load_run(
             f"warning: method {name}: its source has changed since {workdir} was trained with it",
             file=sys.stderr,
         )
-    return Pretrained(nnx.merge(graphdef, params), config, step, weights, data.get("tokenizer", ""))
+    model = in_words(nnx.merge(graphdef, params))
+    return Pretrained(model, config, step, weights, data.get("tokenizer", ""))
 
 
 def load_pretrained(workdir: str | Path) -> Model:

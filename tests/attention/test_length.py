@@ -16,7 +16,7 @@ from lenext.attention import (
     make_method,
     row_statistics,
 )
-from lenext.models import Decoder, DecoderConfig, Encoder, EncoderConfig, token_figures
+from lenext.models import Decoder, Encoder, ModelConfig, token_figures
 from tests.attention.axes.test_position import DISTANCES, assert_turns, frequencies
 from tests.attention.common import QUICK, inputs, unchecked_types
 
@@ -199,7 +199,7 @@ SIZES = {
 def test_models_count(name):
     """Padded and packed, a decoder gives each document what it gives it alone."""
     methods = [make_method(one, train_length=L) for one in name.split("|")]
-    sizes = DecoderConfig(num_kv_heads=2, num_layers=2, **SIZES)
+    sizes = ModelConfig(num_kv_heads=2, num_layers=2, **SIZES)
     model = Decoder(sizes, methods, rngs=nnx.Rngs(0))
     tokens = np.random.default_rng(9).integers(0, 13, (1, 32)).astype(np.int32)
     one, other = model(tokens[:, :12]), model(tokens[:, 12:])
@@ -212,7 +212,7 @@ def test_models_count(name):
 
 
 def test_encoders_and_what_is_looked_at_count_too():
-    sizes = EncoderConfig(num_layers=1, **SIZES)
+    sizes = ModelConfig(num_layers=1, **SIZES)
     model = Encoder(sizes, make_method("yarn", train_length=L), rngs=nnx.Rngs(0))
     tokens = np.random.default_rng(10).integers(0, 13, (1, 24)).astype(np.int32)
     mask = np.arange(24)[None] < 16

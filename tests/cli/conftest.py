@@ -11,7 +11,7 @@ from absl.testing import flagsaver
 
 from lenext.config import read_methods
 from lenext.data import ByteTokenizer
-from lenext.models import build_model
+from lenext.models import build_model, kinds_of
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state
 from lenext.workdirs.checkpoints import Checkpoints
@@ -74,7 +74,9 @@ def untrained_run(config, workdir):
     config.training.update(steps=2, eval_every=2, checkpoint_every=2)
     methods = read_methods(config.model.method, config.data.train_length)
     model = build_model(config.model, methods, ByteTokenizer().vocab_size, seed=0)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 2))
+    optimizer = make_optimizer(
+        config.optimizer, make_schedule(config.optimizer, 2), kinds_of(model)
+    )
     write_run_config(workdir, config)
     checkpoints = Checkpoints(workdir, best_metric=config.training.best_metric)
     checkpoints.save(2, init_state(model, optimizer), {}, {})

@@ -15,9 +15,9 @@ from lenext.config import (
     read_lengths,
     read_methods,
     smoke,
-    validate,
 )
 from lenext.errors import UserError
+from lenext.training import validate
 from tests.training.common import REPOSITORY
 
 FILES = {path.stem for path in (REPOSITORY / "configs").glob("[a-z]*.py")}

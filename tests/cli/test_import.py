@@ -485,3 +485,60 @@ def test_one_copy_of_the_model(tmp_path):
     assert done.returncode == 0, done.stderr
     size = (folder / "model.safetensors").stat().st_size / 1024
     assert 0.9 * size < int(done.stdout) < 1.6 * size
+
+
+def test_weights_kept_in_16_bits(call, folder, text, tmp_path):
+    """Half the room on disk and in memory; tuned in float32, and back with what was rounded."""
+    run, wide, tuned, out = (tmp_path / name for name in ("run", "wide", "tuned", "out"))
+    said = call("import_checkpoint", f"--source={folder}", f"--workdir={wide}")
+    assert said.code == 0, said.err
+    said = call(
+        "import_checkpoint", f"--source={folder}", f"--workdir={run}", "--param_dtype=bfloat16"
+    )
+    assert said.code == 0, said.err
+    half, whole = named_parameters(load_pretrained(run)), named_parameters(load_pretrained(wide))
+    for name, x in whole.items():
+        np.testing.assert_array_equal(half[name], x.astype(half[name].dtype))
+    assert half["layers.0.mlp.up_proj.kernel"].dtype == ml_dtypes.bfloat16
+    assert half["layers.0.mlp_norm.scale"].dtype == np.float32
+
+    def losses(workdir, *more):
+        swept = call(
+            "evaluate", f"--workdir={workdir}", *text, "--config.eval.split=train",
+            "--config.eval.lengths=24,48", "--config.eval.methods=trained,rerope", *more,
+        )  # fmt: skip
+        assert swept.code == 0, swept.err
+        records = json.loads((workdir / "eval" / "results.json").read_text())["records"]
+        return [r["value"] for r in records if r["metric"] == "loss"]
+
+    # Rounded when imported or when read: the same weights.
+    np.testing.assert_allclose(
+        losses(run), losses(wide, "--config.model.param_dtype=bfloat16"), rtol=1e-6
+    )
+    said = call("export_checkpoint", f"--workdir={run}", f"--target={out}")
+    assert said.code == 0, said.err
+    for name, x in load_file(folder / "model.safetensors").items():
+        ours = load_file(out / "model.safetensors")[name]
+        assert ours.dtype == x.dtype
+        stays = "norm" in name
+        np.testing.assert_array_equal(ours, x if stays else x.astype(ml_dtypes.bfloat16))
+
+    said = call(
+        "train", f"--config=configs/finetune.py:{run}", f"--workdir={tuned}", *text[:4],
+        "--config.training.steps=2", "--config.data.batch_size=2",
+        "--config.training.eval_every=2", "--config.training.checkpoint_every=2",
+        "--config.evaluators.validation.tokens=48", "--config.evaluators.validation.documents=1",
+        "--config.evaluators.validation.split=train",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    stored = json.loads((tuned / "config.json").read_text())
+    assert stored["model"]["param_dtype"] == "bfloat16"
+
+    said = call(
+        "import_checkpoint", f"--source={folder}", f"--workdir={tmp_path / 'no'}",
+        "--param_dtype=int8",
+    )  # fmt: skip
+    assert said.code == 2
+    assert "param_dtype" in said.err
+    assert "float32|bfloat16" in said.err
+    assert not (tmp_path / "no").exists()

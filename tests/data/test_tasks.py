@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lenext.config import base_config, validate
+from lenext.config import base_config
 from lenext.data import TASKS, ByteTokenizer, Corpus, causal_lm_batches
 from lenext.errors import UserError
+from lenext.training import validate
 
 BYTES = ByteTokenizer()
 LINE = re.compile(r"\nPass key ([A-Z]): (\d{5})")

@@ -11,6 +11,7 @@ from lenext.data.masking import mask_tokens
 from lenext.evaluation import figures as figures_module
 from lenext.evaluation.figures import HeadFigures, figures_of, head_figures
 from lenext.models import build_model
+from lenext.parallel.memory import needs_of
 
 TRAIN_LENGTH = 8
 
@@ -160,7 +161,7 @@ def test_memory_is_far_from_quadratic(settings, method):
         compiled = figures_module._forward.lower(
             params, example, probe, graphdef=graphdef, mesh=None
         ).compile()
-        peaks[length] = figures_module.peak_bytes(compiled)
+        peaks[length] = needs_of(compiled).peak
     assert peaks[32768] < 200 * 2**20
     assert peaks[32768] < 8 * peaks[8192]
 

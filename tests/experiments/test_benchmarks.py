@@ -21,7 +21,7 @@ from experiments.benchmarks import (
     training_step,
 )
 from lenext.attention import attend, make_method
-from lenext.models import named_parameters
+from lenext.models import kinds_of, named_parameters
 from lenext.training.optimizer import make_optimizer
 from lenext.training.step import init_state, make_train_step
 from tests.training.common import tiny_config, tiny_decoder_config
@@ -298,7 +298,7 @@ def test_twins_train_alike(family, torch, tmp_path):
     theirs = [step() for _ in range(4)]
 
     optimizer = make_optimizer(
-        config.optimizer, optax.constant_schedule(config.optimizer.learning_rate)
+        config.optimizer, optax.constant_schedule(config.optimizer.learning_rate), kinds_of(model)
     )
     train_step = make_train_step(nnx.graphdef(model), optimizer, seed=0, dropout=False)
     state, ours = init_state(model, optimizer), []

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lenext.attention import make_method
-from lenext.models import Decoder, DecoderConfig, GAUConfig, GAUEncoder, token_figures
+from lenext.models import Decoder, GAUEncoder, ModelConfig, token_figures
 from lenext.models.cross_entropy import cross_entropy, default_chunk
 from lenext.models.parts import Head
 
@@ -183,8 +183,8 @@ def build(family, **changes):
     method = make_method("softmax", train_length=8)
     shared = {"vocab_size": 1300, "hidden_size": 16, "intermediate_size": 8, "num_layers": 1}
     if family == "gau":
-        return GAUEncoder(GAUConfig(key_size=8, **shared, **changes), method, rngs=nnx.Rngs(0))
-    sizes = DecoderConfig(num_heads=2, num_kv_heads=2, key_size=8, **shared, **changes)
+        return GAUEncoder(ModelConfig(key_size=8, **shared, **changes), method, rngs=nnx.Rngs(0))
+    sizes = ModelConfig(num_heads=2, num_kv_heads=2, key_size=8, **shared, **changes)
     return Decoder(sizes, method, rngs=nnx.Rngs(0))
 
 

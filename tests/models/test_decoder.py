@@ -12,11 +12,11 @@ from flax import nnx
 
 from lenext.attention import init_params, make_method, method_options
 from lenext.config import base_config, read_methods
-from lenext.models import Decoder, DecoderConfig, build_model, model_methods, take_apart
+from lenext.models import Decoder, ModelConfig, build_model, model_methods, take_apart
 from lenext.models.attention import Context
 from tests.models.common import weights_of
 
-SIZES = DecoderConfig(
+SIZES = ModelConfig(
     vocab_size=13, hidden_size=24, intermediate_size=20, num_layers=3, num_heads=4,
     num_kv_heads=2, key_size=8,
 )  # fmt: skip
@@ -285,10 +285,10 @@ def test_config_reaches_the_model():
         use_bias=True, dropout=0.25, dtype="bfloat16",
     )  # fmt: skip
     model = build_model(config, read_methods("lssa", 8), vocab_size=13, seed=3)
-    assert model.config == DecoderConfig(
+    assert model.config == ModelConfig(
         vocab_size=13, hidden_size=24, intermediate_size=20, num_layers=2, num_heads=4,
         num_kv_heads=2, key_size=6, mlp="plain", qk_norm=True, tied_head=False, dropout=0.25,
-        use_bias=True, remat=True, dtype="bfloat16",
+        use_bias=True, remat=True, dtype="bfloat16", norm_epsilon=1e-6,
     )  # fmt: skip
     config.num_kv_heads = 0
     model = build_model(config, read_methods("lssa", 8), 13, seed=3)

@@ -8,8 +8,8 @@ from flax import nnx
 
 from lenext.attention import make_method
 from lenext.models import (
-    GAUConfig,
     GAUEncoder,
+    ModelConfig,
     model_methods,
     parameter_table,
     places_of,
@@ -19,7 +19,7 @@ from lenext.models import (
 from lenext.models.attention import Context
 from tests.models.common import by_public_name, weights_of
 
-SIZES = GAUConfig(vocab_size=11, hidden_size=12, intermediate_size=20, key_size=8, num_layers=3)
+SIZES = ModelConfig(vocab_size=11, hidden_size=12, intermediate_size=20, key_size=8, num_layers=3)
 
 
 def build(methods="softmax", sizes=SIZES, seed=0):
@@ -77,7 +77,7 @@ def forward(p, tokens, types, mask, layers, use_bias, scale=lambda n: 1.0):
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("padded", [0, 4])
 def test_forward_pass_is_gau_alpha(use_bias, padded):
-    sizes = GAUConfig(**{**vars(SIZES), "use_bias": use_bias})
+    sizes = ModelConfig(**{**vars(SIZES), "use_bias": use_bias})
     model = build(sizes=sizes)
     rng = np.random.default_rng(0)
     tokens, types = rng.integers(0, 11, (2, 15)), rng.integers(0, 2, (2, 15))
@@ -201,7 +201,7 @@ def test_learned_parts_receive_gradients():
 )
 def test_pattern_repeats_over_layers(pattern):
     """A scan over layers of several methods is the layers one after another."""
-    sizes = GAUConfig(**{**vars(SIZES), "num_layers": 6})
+    sizes = ModelConfig(**{**vars(SIZES), "num_layers": 6})
     model = build(pattern, sizes)
     names = pattern.split("|")
     assert [m.name for m in model_methods(model)] == [names[i % len(names)] for i in range(6)]
@@ -217,7 +217,7 @@ def test_pattern_repeats_over_layers(pattern):
 
 
 def test_pattern_that_does_not_divide_the_depth():
-    sizes = GAUConfig(**{**vars(SIZES), "num_layers": 3})
+    sizes = ModelConfig(**{**vars(SIZES), "num_layers": 3})
     names = [m.name for m in model_methods(build("softmax|nope", sizes))]
     assert names == ["softmax", "nope", "softmax"]
 
@@ -233,7 +233,7 @@ def test_padding_leaves_the_document_alone():
 
 def test_bfloat16_computes_close_to_float32_from_float32_parameters():
     model = build()
-    half = build(sizes=GAUConfig(**{**vars(SIZES), "dtype": "bfloat16"}))
+    half = build(sizes=ModelConfig(**{**vars(SIZES), "dtype": "bfloat16"}))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(half))} == {jnp.dtype("float32")}
     hidden, _ = half.encode(jnp.arange(11)[None])
     assert hidden.dtype == jnp.bfloat16
@@ -244,7 +244,7 @@ def test_bfloat16_computes_close_to_float32_from_float32_parameters():
 
 
 def test_dropout_follows_its_key():
-    sizes = GAUConfig(**{**vars(SIZES), "dropout": 0.5})
+    sizes = ModelConfig(**{**vars(SIZES), "dropout": 0.5})
     model, tokens = build(sizes=sizes), jnp.arange(11)[None]
     one, _ = model.encode(tokens, dropout_key=jax.random.key(1))
     same, _ = model.encode(tokens, dropout_key=jax.random.key(1))

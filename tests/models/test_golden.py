@@ -11,7 +11,7 @@ from flax import nnx
 
 from configs import quickstart
 from lenext.attention import make_method
-from lenext.models import Decoder, DecoderConfig, GAUConfig, GAUEncoder, token_figures
+from lenext.models import Decoder, GAUEncoder, ModelConfig, kinds_of, token_figures
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state, make_train_step
 from tests.models.common import fill
@@ -45,7 +45,9 @@ def batch():
 
 
 def model(name):
-    sizes = GAUConfig(vocab_size=17, hidden_size=16, intermediate_size=24, key_size=8, num_layers=2)
+    sizes = ModelConfig(
+        vocab_size=17, hidden_size=16, intermediate_size=24, key_size=8, num_layers=2
+    )
     method = make_method(name, train_length=8)
     built = GAUEncoder(sizes, method, rngs=nnx.Rngs(0))
     # Initial values from NumPy, whose streams do not move with the library's version.
@@ -62,7 +64,7 @@ def model(name):
 
 def decoder(name):
     """A decoder with all its options, and initial values from NumPy."""
-    sizes = DecoderConfig(
+    sizes = ModelConfig(
         vocab_size=17, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4,
         num_kv_heads=2, key_size=8, qk_norm=True, tied_head=False,
     )  # fmt: skip
@@ -85,7 +87,7 @@ def packed_batch():
 def three_steps(built, batch):
     """Loss and gradient norm of three AdamW steps at the quickstart's settings."""
     config = quickstart.get_config("smoke").optimizer
-    optimizer = make_optimizer(config, make_schedule(config, 20))
+    optimizer = make_optimizer(config, make_schedule(config, 20), kinds_of(built))
     state = init_state(built, optimizer)
     step = make_train_step(nnx.graphdef(built), optimizer, seed=0, dropout=False)
     out = []

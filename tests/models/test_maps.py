@@ -6,11 +6,11 @@ import pytest
 from flax import nnx
 
 from lenext.config import read_methods
-from lenext.models import Decoder, DecoderConfig, GAUConfig, GAUEncoder, attention_maps
+from lenext.models import Decoder, GAUEncoder, ModelConfig, attention_maps
 from tests.models.common import weights_of
 
-GAU = GAUConfig(vocab_size=11, hidden_size=12, intermediate_size=20, key_size=8, num_layers=3)
-DECODER = DecoderConfig(
+GAU = ModelConfig(vocab_size=11, hidden_size=12, intermediate_size=20, key_size=8, num_layers=3)
+DECODER = ModelConfig(
     vocab_size=11, hidden_size=24, intermediate_size=20, num_layers=3, num_heads=4,
     num_kv_heads=2, key_size=8,
 )  # fmt: skip

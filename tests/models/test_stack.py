@@ -42,7 +42,7 @@ def test_layers_start_as_if_made_one_by_one():
     model = build("softmax|kerple_log")
     rngs = nnx.Rngs(0)
     nnx.Embed(13, 24, rngs=rngs)
-    linear = Linears(5, "float32", rngs)
+    linear = Linears(model.config, rngs)
     found = named_parameters(model)
     for i in range(5):
         layer = DecoderLayer(model.config, model.methods[i], linear)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from lenext.config import base_config, read_methods
-from lenext.models import build_model, token_figures
+from lenext.models import build_model, kinds_of, token_figures
 from lenext.training.optimizer import make_optimizer
 from lenext.training.step import init_state, make_train_step
 
@@ -36,8 +36,8 @@ def make_batch(batch, length):
 def lowered_step(family, optimizer="adamw", **changes):
     settings = base_config().optimizer
     settings.name = optimizer
-    made = make_optimizer(settings, optax.constant_schedule(0.1))
     model = build(family, **changes)
+    made = make_optimizer(settings, optax.constant_schedule(0.1), kinds_of(model))
     state = jax.eval_shape(lambda: init_state(model, made))
     step = make_train_step(nnx.graphdef(model), made, seed=0, dropout=True)
     return step.lower(state, make_batch(2, 9), np.int32(1))
@@ -113,8 +113,9 @@ def test_an_optimiser_does_to_each_layer_what_it_does_to_one_alone(family, name,
     """What decays, and which matrices are orthogonalised, is not for the axis of layers to say."""
     settings = base_config().optimizer
     settings.update(name=name, decay_mask=decay_mask, weight_decay=0.5, clip_norm=1e9)
-    optimizer = make_optimizer(settings, optax.constant_schedule(0.1))
-    params = nnx.to_pure_dict(nnx.state(build(family, method="ssmax", num_layers=3)))
+    model = build(family, method="ssmax", num_layers=3)
+    optimizer = make_optimizer(settings, optax.constant_schedule(0.1), kinds_of(model))
+    params = nnx.to_pure_dict(nnx.state(model))
     rng = np.random.default_rng(0)
     grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
 

@@ -10,7 +10,7 @@ from flax import nnx
 from lenext.attention import init_params, make_method, method_names
 from lenext.config import base_config, read_methods
 from lenext.errors import UserError
-from lenext.models import Place, build_model, places_of
+from lenext.models import Place, build_model, kinds_of, places_of
 from lenext.training import train
 from lenext.training.optimizer import frozen_parameters, make_optimizer
 from lenext.training.step import init_state, make_train_step
@@ -79,7 +79,7 @@ class Stepped:
         for path, kernel in nnx.to_flat_state(nnx.state(model)):
             if path[-1] == "kernel":  # or hardly a token would attend to any other
                 kernel[...] = 3 * kernel[...]
-        made = make_optimizer(settings.optimizer, optax.constant_schedule(0.01))
+        made = make_optimizer(settings.optimizer, optax.constant_schedule(0.01), kinds_of(model))
         state = init_state(model, made, average=True)
         places = places_of(model)
         mask = frozen_parameters(frozen, places)

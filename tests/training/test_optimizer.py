@@ -5,9 +5,10 @@ import optax
 import pytest
 from flax import nnx
 
-from lenext.config import base_config, read_methods, validate
+from lenext.config import base_config, read_methods
 from lenext.errors import UserError
-from lenext.models import build_model
+from lenext.models import build_model, kinds_of
+from lenext.training import validate
 from lenext.training.optimizer import DECAY_MASKS, OPTIMIZERS, make_optimizer, make_schedule
 
 
@@ -46,7 +47,7 @@ def test_schedule_of_short_runs(settings, steps, warmup, schedule):
 def test_adamw_by_hand(settings):
     settings.update(weight_decay=0.1, clip_norm=2.0, b1=0.9, b2=0.98)
     rates = [0.5, 0.25, 0.125]
-    optimizer = make_optimizer(settings, lambda step: jnp.asarray(rates)[step])
+    optimizer = make_optimizer(settings, lambda step: jnp.asarray(rates)[step], KINDS)
     rng = np.random.default_rng(0)
     params = {"kernel": rng.normal(size=(3, 4)), "scale": rng.normal(size=4)}
     ours = {name: jnp.asarray(x, jnp.float32) for name, x in params.items()}
@@ -74,7 +75,7 @@ def test_adamw_by_hand(settings):
 
 def test_weight_decay_hits_matrices_only(settings):
     settings.weight_decay = 0.1
-    optimizer = make_optimizer(settings, make_schedule(settings, steps=12))
+    optimizer = make_optimizer(settings, make_schedule(settings, steps=12), KINDS)
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "gain": jnp.ones(())}
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
@@ -85,7 +86,7 @@ def test_weight_decay_hits_matrices_only(settings):
 
 def test_clipping_is_by_the_norm_of_all_gradients_together(settings):
     settings.clip_norm = 0.5
-    optimizer = make_optimizer(settings, make_schedule(settings, steps=12))
+    optimizer = make_optimizer(settings, make_schedule(settings, steps=12), KINDS)
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
     grads = {"a": jnp.full(1, 30.0), "b": jnp.full(1, 40.0)}
     _, state = optimizer.update(grads, optimizer.init(params), params)
@@ -143,6 +144,15 @@ def some_params():
     }
 
 
+KINDS = {
+    "layers.i_dense.kernel": "matrix",
+    "layers.mlp.down_proj.kernel": "matrix",
+    "word_embedding.embedding": "embedding",
+    "head.kernel": "head",
+}
+"""What of these says what it is; the rest are gains, biases, and what methods learn."""
+
+
 def by_name(tree):
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): x
@@ -164,7 +174,7 @@ VECTORS = {"layers.i_dense.bias", "layers.q_scale.scale", "gain"}
 )
 def test_what_decays(settings, name, mask, spared):
     settings.update(name=name, decay_mask=mask, weight_decay=0.1)
-    optimizer = make_optimizer(settings, lambda step: jnp.asarray([0.5, 0.25])[step])
+    optimizer = make_optimizer(settings, lambda step: jnp.asarray([0.5, 0.25])[step], KINDS)
     params = some_params()
     memory = optimizer.init(params)
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -178,7 +188,7 @@ def test_what_decays(settings, name, mask, spared):
 def test_lion_by_hand(settings):
     settings.update(name="lion", weight_decay=0.1, b1=0.9, b2=0.98, clip_norm=1.0)
     rates = [0.5, 0.25, 0.125]
-    optimizer = make_optimizer(settings, lambda step: jnp.asarray(rates)[step])
+    optimizer = make_optimizer(settings, lambda step: jnp.asarray(rates)[step], KINDS)
     rng = np.random.default_rng(0)
     x, momentum = rng.normal(size=(3, 4)), np.zeros((3, 4))
     ours = {"kernel": jnp.asarray(x, jnp.float32)}
@@ -198,7 +208,7 @@ class TestMuon:
     def updates(self, settings):
         """(gradients, first updates at a rate of 0.5) by name."""
         settings.update(name="muon", clip_norm=1e9)
-        optimizer = make_optimizer(settings, optax.constant_schedule(0.5))
+        optimizer = make_optimizer(settings, optax.constant_schedule(0.5), KINDS)
         params = some_params()
         rng = np.random.default_rng(2)
         grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
@@ -248,7 +258,9 @@ class TestMuon:
         abstract = nnx.eval_shape(lambda: build_model(model, methods, 11, 0))
         params = nnx.to_pure_dict(nnx.state(abstract))
         settings.name = "muon"
-        state = jax.eval_shape(make_optimizer(settings, optax.constant_schedule(0.1)).init, params)
+        state = jax.eval_shape(
+            make_optimizer(settings, optax.constant_schedule(0.1), kinds_of(abstract)).init, params
+        )
         momenta = [name for name in by_name(state) if ".muon.inner_state.0.mu." in name]
         assert {name.split(".")[-2] for name in momenta} == set(expected.split())
         assert {name.split(".")[-1] for name in momenta} == {"kernel"}

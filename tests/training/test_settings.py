@@ -2,8 +2,9 @@
 
 import pytest
 
-from lenext.config import base_config, plain, validate
+from lenext.config import base_config, plain
 from lenext.errors import UserError
+from lenext.training import validate
 
 
 @pytest.mark.parametrize(

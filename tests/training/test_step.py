@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from lenext.config import base_config, read_methods
-from lenext.models import build_model
+from lenext.models import build_model, kinds_of
 from lenext.training.optimizer import make_optimizer
 from lenext.training.step import init_state, make_train_step
 
@@ -35,7 +35,9 @@ def batch():
 def make(settings, seed=0, rate=RATE):
     """(step, state, graphdef) of a fresh model."""
     model = build_model(settings, read_methods("softmax", 7), VOCABULARY, seed=3)
-    optimizer = make_optimizer(base_config().optimizer, optax.constant_schedule(rate))
+    optimizer = make_optimizer(
+        base_config().optimizer, optax.constant_schedule(rate), kinds_of(model)
+    )
     graphdef = nnx.graphdef(model)
     step = make_train_step(graphdef, optimizer, seed=seed, dropout=settings.dropout > 0)
     return step, init_state(model, optimizer), graphdef

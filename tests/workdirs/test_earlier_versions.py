@@ -9,7 +9,7 @@ from flax import nnx, traverse_util
 from lenext.config import read_methods
 from lenext.data import ByteTokenizer
 from lenext.errors import UserError
-from lenext.models import build_model, named_parameters
+from lenext.models import build_model, kinds_of, named_parameters
 from lenext.training import train
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state
@@ -48,7 +48,9 @@ def written(config, tmp_path):
             axis = "position" if i % 3 == 1 else "temperature"
             model.layers.attention.set_learned(i, axis, name, jnp.full(2, float(i)))
     params = as_it_was(model)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 2))
+    optimizer = make_optimizer(
+        config.optimizer, make_schedule(config.optimizer, 2), kinds_of(model)
+    )
     state = {
         "params": jax.tree.map(jnp.asarray, params),
         "optimizer": init_state(model, optimizer)["optimizer"],
