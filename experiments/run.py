@@ -216,6 +216,8 @@ def main() -> None:
     make_folder(folder, "runs")
     if dry_run.value:
         print("\n".join(listing(runs, folders)))
+        if all(state(run, folders) == "done" for run in runs):
+            print("nothing is left to do; without --dry-run the tables are made anew")
         return
     if only.value is not None:
         if not 0 <= only.value < len(runs):

@@ -31,14 +31,11 @@ EXIT_INTERRUPTED = 130
 
 USAGE = """{purpose}
 
-  --config=FILE[:ARGUMENT]   a config file: configs/quickstart.py, configs/decoder.py:lssar{or_run}
-  --config.KEY=VALUE         overrides one of its keys; lenext/config/base.py lists them
+  --config=FILE[:ARGUMENT]   a config file: configs/quickstart.py, configs/decoder.py:lssar
+                             (default: that of the run in --workdir)
+  --config.KEY=VALUE         overrides one of its keys; lenext/config/{{base,model}}.py list them
   --workdir=DIR              folder of the run
   --distributed              this is one of several processes, which launch/ starts"""
-
-
-OR_RUN = """
-                             (default: the config of the run in --workdir)"""
 
 
 def run(
@@ -46,7 +43,7 @@ def run(
     entry: Callable[[ml_collections.ConfigDict, Path], Any],
     *,
     told: Callable[[Config], list[str]],
-    of_a_run: bool = False,
+    evaluates: bool = False,
 ) -> None:
     """Parses --config and --workdir, calls `entry`, and exits; see `guard`.
 
@@ -54,14 +51,14 @@ def run(
       purpose: what is done, for --help.
       entry: what does it.
       told: the lists of methods in a config whose parts that change nothing are told.
-      of_a_run: all but the section `eval` is taken from the run in --workdir, and that too where
-        there is no --config.
+      evaluates: of a --config, only the section `eval` counts; all else is that of the run in
+        --workdir. Without one, the run's config is taken whole, here as in training.
     """
 
     def main() -> None:
         workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
         distributed_flag = flags.DEFINE_bool("distributed", False, "One of several processes.")
-        config = _parse(_config_of_run() if of_a_run else None)
+        config = _parse(_config_of_run(evaluates=evaluates))
         config.imports = join_imports(config.imports)
         load(config.imports)
         tell_overruled(told(config))
@@ -72,28 +69,30 @@ def run(
         entry(config, Path(workdir_flag.value))
 
     guard(
-        USAGE.format(purpose=purpose, or_run=OR_RUN if of_a_run else ""),
+        USAGE.format(purpose=purpose),
         main,
         interrupted="interrupted; the same command resumes from the last checkpoint",
     )
 
 
-def _config_of_run() -> ml_collections.ConfigDict | None:
-    """The config of the run in --workdir; None where no workdir is given.
+def _config_of_run(*, evaluates: bool) -> ml_collections.ConfigDict | None:
+    """The config of the run in --workdir; None where there is none, or another is given to train.
 
     Raises:
       UserError: the workdir holds no run, and there is no --config to check beforehand.
     """
     workdir = _peek("workdir")
-    if not workdir:
+    if not workdir or (_peek("config") and not evaluates):
         return None
     stored = read_run_config(Path(workdir))
     if stored is None and _peek("config"):
         return None
     if stored is None:
-        raise UserError(f"workdir {workdir}: holds no run; train there first")
+        begin = "train there first" if evaluates else "begin one by --config=configs/NAME.py"
+        raise UserError(f"workdir {workdir}: holds no run; {begin}")
     config = to_config(stored)
-    config.mesh = base_config().mesh  # the devices here need not be those that it was trained on
+    if evaluates:  # the devices here need not be those that it was trained on
+        config.mesh = base_config().mesh
     return config
 
 

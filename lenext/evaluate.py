@@ -14,6 +14,6 @@ if __name__ == "__main__":
     cli.run(
         str(__doc__),
         lambda config, workdir: evaluate(config, workdir, calibrate_first=calibrate.value),
-        of_a_run=True,
+        evaluates=True,
         told=lambda config: [config.eval.methods],
     )

@@ -1,4 +1,8 @@
-"""Trains a model: python -m lenext.train --config=configs/quickstart.py --workdir=DIR."""
+"""Trains a model: python -m lenext.train --config=configs/quickstart.py --workdir=DIR.
+
+The same command, or --workdir=DIR alone, goes on with a run that was stopped, as its config.json
+has it.
+"""
 
 from lenext import cli
 from lenext.training import train

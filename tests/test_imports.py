@@ -34,7 +34,7 @@ ROOMS = {
     "cli": ("attention", "config", "errors", "parallel", "workdirs"),
 }  # fmt: skip
 COMMANDS = (
-    "__init__", "train", "evaluate", "generate", "methods", "import_checkpoint",
+    "__init__", "__main__", "train", "evaluate", "generate", "methods", "import_checkpoint",
     "export_checkpoint",
 )  # fmt: skip
 

@@ -36,25 +36,36 @@ class Metric(NamedTuple):
     def estimate(self, draws: Int[np.ndarray, "times D"]) -> "Estimate":
         """The metric over all documents, and over each draw of them."""
         value = self.transform(self.numerator.sum() / self.denominator.sum())
-        return Estimate(
-            float(value), self.transform(ratios(self.numerator, self.denominator, draws))
-        )
+        if np.count_nonzero(self.denominator) < 2:
+            return Estimate(float(value), None)
+        samples = ratios(self.numerator, self.denominator, draws)
+        return Estimate(float(value), self.transform(samples))
 
 
 class Estimate(NamedTuple):
-    """A figure, and what it comes to in each resample of the documents."""
+    """A figure, and what it comes to in each resample of the documents.
+
+    Attributes:
+      value: the figure.
+      samples: None where it is of one document, of which there is nothing to resample.
+    """
 
     value: float
-    samples: np.ndarray
+    samples: np.ndarray | None
 
     def describe(self, baseline: "Estimate") -> dict[str, Any]:
-        """The figure with its interval, and its difference to a baseline on the same resamples."""
-        return {
-            "value": self.value,
-            "interval": list(interval(self.samples)),
-            "difference": self.value - baseline.value,
-            "difference_interval": list(interval(self.samples - baseline.samples)),
-        }
+        """The figure with its interval, and its difference to a baseline on the same resamples.
+
+        Of one document there are no intervals: None.
+        """
+        described: dict[str, Any] = {
+            "value": self.value, "interval": None,
+            "difference": self.value - baseline.value, "difference_interval": None,
+        }  # fmt: skip
+        if self.samples is not None and baseline.samples is not None:
+            described["interval"] = list(interval(self.samples))
+            described["difference_interval"] = list(interval(self.samples - baseline.samples))
+        return described
 
 
 def metrics_of(

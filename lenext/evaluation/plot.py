@@ -135,7 +135,9 @@ def _curves(
                 x, [r["value"] for r in curve], dash, color=colour, marker="o", markersize=4,
                 linewidth=2, label=label(curve[0]),
             )  # fmt: skip
-            low, high = zip(*(r["interval"] for r in curve), strict=True)
+            # Of one document there is no interval: the band has no width there.
+            bands = [r["interval"] or (r["value"], r["value"]) for r in curve]
+            low, high = zip(*bands, strict=True)
             if len(x) == 1:
                 axes.vlines(x, low, high, color=colour, linewidth=2)
             axes.fill_between(x, low, high, color=colour, alpha=0.08, linewidth=0)

@@ -9,6 +9,7 @@ Record = dict[str, Any]
 Records = Sequence[Record]
 
 UNSUITED = "†"
+ONE_DOCUMENT = " –: of one document, from which no interval follows."
 
 
 class Table:
@@ -89,9 +90,10 @@ def markdown(records: Records, heading: str, about: Sequence[str] = ()) -> str:
         parts += _markdown_table(f"loss by position, at length {longest}", table)
     parts += _table_lines("cost", by_length(records, records[0]["metric"]), cost)
     notes = [
-        "Brackets: 95 % interval by bootstrap over documents.",
+        "Brackets: 95 % interval by bootstrap over documents."
+        + (ONE_DOCUMENT if any(r["interval"] is None for r in records) else ""),
         "Cost: seconds of running, in parentheses of compiling (0 where a length shares its bucket "
-        "with one before); peak memory of the compiled pass.",
+        "with another); peak memory of the compiled pass.",
         *footnotes(records),
         *about,
     ]
@@ -106,6 +108,8 @@ def cost(record: Record) -> str:
 
 def _markdown_table(title: str, table: Table) -> list[str]:
     def interval(record: Record) -> str:
+        if record["interval"] is None:
+            return f"{figure(record['value'])} –"
         low, high = record["interval"]
         return f"{figure(record['value'])} [{figure(low)}, {figure(high)}]"
 
@@ -137,7 +141,7 @@ def _flat(record: Record) -> Record:
     flat = {}
     for key, value in record.items():
         if key.endswith("interval"):
-            flat[f"{key}_low"], flat[f"{key}_high"] = value
+            flat[f"{key}_low"], flat[f"{key}_high"] = value or ("", "")
         else:
             flat[key] = " ".join(map(str, value)) if isinstance(value, list) else value
     return flat

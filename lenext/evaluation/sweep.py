@@ -123,9 +123,9 @@ def sweep(
         and find the same.
 
     Returns:
-      Records whose intervals are 95 %, by bootstrap over documents. "difference" is to the first
-      method, paired on the same documents and masks. "unsuited" lists the axes in which the method
-      wants weights trained for it and these were not.
+      Records whose intervals are 95 %, by bootstrap over documents; None where one document alone
+      counts. "difference" is to the first method, paired on the same documents and masks.
+      "unsuited" lists the axes in which the method wants weights trained for it and these were not.
     """
     records, heads, sums = [], [], []
     total = len(models) * len(sequences_by_length)
@@ -150,7 +150,7 @@ def sweep(
         bar.set_postfix_str("compiling the longest", refresh=False)
         longest = max(sequences_by_length)
         ahead = {name: compiled(name, longest) for name in models}
-        _check_memory({name: done.needs for name, done in ahead.items()}, longest, bar)
+        _check_memory({name: done.needs for name, done in ahead.items()}, longest, bar, mesh)
         for length, sequences in sequences_by_length.items():
             indices = np.unique(sequences.document)
             documents = len(indices)
@@ -201,7 +201,7 @@ def sweep(
     return Sweep(records, heads, sums)
 
 
-def _check_memory(needs: Mapping[str, Needs], length: int, bar: tqdm) -> None:
+def _check_memory(needs: Mapping[str, Needs], length: int, bar: tqdm, mesh: Mesh | None) -> None:
     """Says what passes at the longest length want of each device's memory.
 
     Raises:
@@ -211,8 +211,8 @@ def _check_memory(needs: Mapping[str, Needs], length: int, bar: tqdm) -> None:
     weights, beside = needs[name]
     what = f"{name} at {length} wants {said(beside)} beside {said(weights)} of weights and tokens"
     if is_first():
-        bar.write(f"memory: at most, {what}, on each device, of {said(free_bytes())} free")
+        bar.write(f"memory: at most, {what}, on each device, of {said(free_bytes(mesh))} free")
     check_fits(
         beside, what, "a smaller config.eval.batch_tokens, or a shorter longest length in "
-        "config.eval.lengths takes less",
+        "config.eval.lengths takes less", mesh,
     )  # fmt: skip

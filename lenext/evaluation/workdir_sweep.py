@@ -25,7 +25,7 @@ from lenext.evaluation.protocols import CropSettings, get_protocol
 from lenext.evaluation.result_tables import markdown, text_table, to_csv
 from lenext.evaluation.sweep import Settings, Sweep, check_eval, sweep
 from lenext.files import write_atomically
-from lenext.models import check_sizes, model_methods
+from lenext.models import check_sizes, in_words, model_methods
 from lenext.parallel.meshes import make_mesh
 from lenext.parallel.processes import first_goes_first, is_first, wait_for_all
 from lenext.workdirs.calibration import under_method
@@ -102,6 +102,7 @@ def evaluate_run(
         imports=config.imports,
     )
     run.check_tokenizer(tokenizer, data.tokenizer)
+    run = run._replace(model=in_words(run.model))
     model, trained, step = run.model, run.config, run.step
     train_length = trained.data.train_length
     names = list_methods(settings.methods, "config.eval.methods")

@@ -16,7 +16,7 @@ from flax import nnx, traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from lenext.config import Config, base_config, read_methods
+from lenext.config import Config, base_config, check_positions, read_methods
 from lenext.config.checks import check_least
 from lenext.data import get_tokenizer
 from lenext.errors import UserError
@@ -83,6 +83,7 @@ def import_checkpoint(
     config.model.param_dtype = param_dtype
     check_sizes(config.model)
     check_least(config.data, "data", 2, "train_length")
+    check_positions(config.model, config.data.train_length, "--train_length")
     read_methods(config.model.method, config.data.train_length)
     held = _match_names(source, recipe, tensors)
     model = abstract_model(config)
@@ -319,7 +320,7 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
     _check_free(target, "target")
     if read_run_config(workdir) is None:
         raise UserError(f"workdir {workdir}: holds no run")
-    run = load_run(workdir, weights=weights)
+    run = load_run(workdir, weights=weights, param_dtype="float32")  # which training may have moved
     with tempfile.TemporaryDirectory() as own:
         folder = workdir / SOURCE
         if not folder.is_dir():

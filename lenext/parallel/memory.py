@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from lenext.errors import UserError
 
@@ -47,11 +48,11 @@ def bytes_of(tree: Any) -> int:
     return sum(on_one(x) for x in jax.tree.leaves(tree))
 
 
-def free_bytes() -> int | None:
-    """Bytes free on a device of this process; None where that is not known.
+def free_bytes(mesh: Mesh | None = None) -> int | None:
+    """Bytes free on a device of this process, of the mesh or alone; None where that is not known.
 
-    Devices that are one CPU share what its operating system, and the container it may run in, have
-    left.
+    Devices of the mesh that are one CPU share what its operating system, and the container it may
+    run in, have left. (Several processes on one machine do not know of each other.)
     """
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
@@ -60,21 +61,23 @@ def free_bytes() -> int | None:
     if device.platform != "cpu":
         return None
     left = [n for n in (_free_of_system(), _free_of_container()) if n is not None]
-    return min(left) // jax.local_device_count() if left else None
+    shares = 1 if mesh is None else len(mesh.local_devices)
+    return min(left) // shares if left else None
 
 
-def check_fits(needed: int, what: str, advice: str) -> None:
+def check_fits(needed: int, what: str, advice: str, mesh: Mesh | None = None) -> None:
     """Checks that a device has so many bytes free.
 
     Args:
       needed: bytes.
       what: wants them; says how many.
       advice: what would take less.
+      mesh: over which it is spread; None for one device.
 
     Raises:
       UserError: it has not.
     """
-    free = free_bytes()
+    free = free_bytes(mesh)
     if free is not None and needed > free:
         raise UserError(f"{what}, and {said(free)} are free: {advice}")
 

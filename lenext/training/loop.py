@@ -102,8 +102,16 @@ def train(config: Config, workdir: Path) -> None:
     optimizer = make_optimizer(config.optimizer, schedule, kinds_of(model))
     frozen = frozen_parameters(config.optimizer.frozen, places_of(model))
     average = settings.ema_decay > 0
-    abstract = jax.eval_shape(lambda: init_state(initial(), optimizer, average=average))
-    shardings = shardings_of(abstract, mesh, splits_of(model))
+
+    def fresh() -> State:
+        return init_state(initial(), optimizer, average=average)
+
+    wanted = jax.eval_shape(fresh)
+    shardings = shardings_of(wanted, mesh, splits_of(model))
+    wanted = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        wanted, shardings,
+    )  # fmt: skip
     train_step = make_train_step(
         graphdef,
         optimizer,
@@ -120,15 +128,17 @@ def train(config: Config, workdir: Path) -> None:
 
     with first_goes_first("checkpoints"):
         first = newest_step(workdir, set_aside=is_first()) or 0
-    if first < settings.steps:
-        train_step = _compiled(train_step, abstract, shardings, _peek(batches), mesh)
-    state = place(init_state(initial(), optimizer, average=average), shardings)
-    resumed: dict[str, Any] = {}
-    branching = first == 0 and bool(settings.branch_from)
-    if branching:  # before anything is written: an origin that will not do leaves no workdir
-        first, state, resumed = restore_origin(config, state, data)
-        print(f"branching off step {first} of {settings.branch_from}")
     with contextlib.ExitStack() as stack:
+        # From here on: compiling may take minutes, and a signal then is to end as any other does.
+        preemption = stack.enter_context(Preemption())
+        if first < settings.steps:
+            train_step = compile_step(train_step, wanted, _peek(batches), mesh)
+        resumed: dict[str, Any] = {}
+        branching = first == 0 and bool(settings.branch_from)
+        state = wanted if first else place(fresh(), shardings)
+        if branching:  # before anything is written: an origin that will not do leaves no workdir
+            first, state, resumed = restore_origin(config, state, data)
+            print(f"branching off step {first} of {settings.branch_from}")
         if is_first():
             write_run_config(workdir, config)
             stack.enter_context(sole_writer(workdir))
@@ -165,7 +175,7 @@ def train(config: Config, workdir: Path) -> None:
             checkpoints=checkpoints,
             writer=writer,
         )
-        _run_steps(run, state, first, stack.enter_context(Preemption()))
+        _run_steps(run, state, first, preemption)
     print(f"trained to step {settings.steps}: {workdir}")
 
 
@@ -177,18 +187,14 @@ def _peek(batches: Any) -> dict[str, np.ndarray]:
     return batch
 
 
-def _compiled(
-    train_step: Any, abstract: State, shardings: Any, batch: dict[str, np.ndarray], mesh: Mesh
+def compile_step(
+    train_step: Any, state: State, batch: dict[str, np.ndarray], mesh: Mesh
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
-    """The step, compiled; says what it wants of each device's memory.
+    """The step for states like `state` (shapes), compiled; says what it wants of a device's memory.
 
     Raises:
       UserError: more than is free.
     """
-    state = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        abstract, shardings,
-    )  # fmt: skip
     compiled = train_step.lower(state, shard_batch(batch, mesh), np.int32(1)).compile()
     peak = needs_of(compiled).peak
     names = [name for name in ("params", "optimizer", "ema") if name in state]
@@ -196,10 +202,11 @@ def _compiled(
     parts["gradients and activations"] = peak - sum(parts.values())
     wanted = f"a step wants {said(peak)} on each device"
     parts = ", ".join(f"{name} {said(size)}" for name, size in parts.items())
-    print(f"memory: {wanted} ({parts}), of {said(free_bytes())} free")
+    print(f"memory: {wanted} ({parts}), of {said(free_bytes(mesh))} free")
     check_fits(
         peak, f"{wanted} ({parts})", "a smaller config.data.batch_size, a larger "
         "config.training.accumulate, or config.model.remat=True takes less",
+        mesh,
     )  # fmt: skip
     return compiled
 

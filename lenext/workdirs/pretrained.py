@@ -14,7 +14,7 @@ from lenext.config.imports import load
 from lenext.data import Tokenizer
 from lenext.errors import UserError
 from lenext.models.build import FAMILIES, Model, build_model
-from lenext.models.stack import in_words, places_of
+from lenext.models.stack import places_of
 from lenext.models.swap import model_methods
 from lenext.parallel.memory import bytes_of, check_fits, said
 from lenext.parallel.meshes import shardings_of, splits_of
@@ -112,8 +112,9 @@ def load_run(
         )  # fmt: skip
     size = bytes_of(like)
     check_fits(
-        size, f"workdir {workdir}: its parameters want {said(size)}", "config.mesh.fsdp splits "
-        "them over devices, config.model.param_dtype=bfloat16 halves them",
+        size, f"workdir {workdir}: its parameters want {said(size)}",
+        "config.model.param_dtype=bfloat16 halves them in an evaluation, and config.mesh.fsdp "
+        "splits them over its devices", mesh,
     )  # fmt: skip
     params = checkpoints.restore_params(step, like, weights, places_of(model))
     data = checkpoints.restore_data(step)
@@ -123,8 +124,7 @@ def load_run(
             f"warning: method {name}: its source has changed since {workdir} was trained with it",
             file=sys.stderr,
         )
-    model = in_words(nnx.merge(graphdef, params))
-    return Pretrained(model, config, step, weights, data.get("tokenizer", ""))
+    return Pretrained(nnx.merge(graphdef, params), config, step, weights, data.get("tokenizer", ""))
 
 
 def load_pretrained(workdir: str | Path) -> Model:

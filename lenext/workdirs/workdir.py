@@ -14,6 +14,8 @@ from lenext.files import write_atomically
 
 SOURCE = "source"
 """Folder in the workdir of an imported run: what it came from, but for the parameters."""
+CHANGEABLE = ("log_every", "eval_every", "checkpoint_every", "keep_latest")
+"""Keys of the section `training` that a run may go on with another way."""
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
 """What the tokeniser of an imported run is called, in its workdir."""
 
@@ -49,8 +51,9 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
 def check_run(workdir: Path, config: Config) -> None:
     """Checks that DIR is free for this run, or holds this very run.
 
-    The sections `eval` and `mesh` may differ: what is trained does not follow from them. Nor does
-    it from where code is that `imports` names; what it registers is held against its source.
+    The sections `eval` and `mesh` may differ, and how often a run logs, evaluates and keeps
+    checkpoints: what is trained does not follow from them. Nor does it from where code is that
+    `imports` names; what it registers is held against its source.
 
     Raises:
       UserError: naming the keys that differ, or what stands where DIR should be.
@@ -68,9 +71,14 @@ def check_run(workdir: Path, config: Config) -> None:
     ours = plain(config)
     found = differences(_training_part(ours), _training_part(stored))
     if found:
+        advice = "take another workdir or the same config"
+        if len(found) == 1 and found[0].startswith("training.steps "):
+            advice = (
+                "for more steps take another workdir, and --config.training.branch_from="
+                f"{workdir}, which goes on from its last checkpoint"
+            )
         raise UserError(
-            f"workdir {workdir} holds a run of another config: {', '.join(found)}; "
-            "take another workdir or the same config"
+            f"workdir {workdir} holds a run of another config: {', '.join(found)}; {advice}"
         )
 
 
@@ -111,7 +119,10 @@ def sole_writer(workdir: Path) -> Iterator[None]:
 
 
 def _training_part(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("eval", "imports", "mesh")}
+    part = {key: value for key, value in config.items() if key not in ("eval", "imports", "mesh")}
+    if isinstance(part.get("training"), dict):
+        part["training"] = {k: x for k, x in part["training"].items() if k not in CHANGEABLE}
+    return part
 
 
 def _with_defaults(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

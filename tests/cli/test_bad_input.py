@@ -45,7 +45,7 @@ class TestCommandLine:
     def test_no_config(self, program, fails, tmp_path):
         workdir = tmp_path / "run"
         expected = {
-            "train": "--config=configs/NAME.py[:ARGUMENT] is missing",
+            "train": f"workdir {workdir}: holds no run; begin one by --config=configs/NAME.py",
             "evaluate": f"workdir {workdir}: holds no run; train there first",
         }
         assert fails(program, f"--workdir={workdir}") == expected[program]

@@ -1,11 +1,13 @@
 import json
 import shutil
 import subprocess
+import sys
 
 import pytest
 
+from lenext.__main__ import COMMANDS, main
 from lenext.errors import TrainingError
-from tests.training.common import command, read_metrics
+from tests.training.common import REPOSITORY, command, read_metrics
 
 
 class TestInThisProcess:
@@ -27,6 +29,27 @@ class TestInThisProcess:
         outcome = call("train", *words)
         assert outcome.code == 0, outcome.err
         assert "is trained to its last step, 2" in outcome.out
+        alone = call("train", f"--workdir={tmp_path / 'run'}")
+        assert alone.code == 0, alone.err
+        assert alone.out == outcome.out
+        assert call("train").err == "error: --config=configs/NAME.py[:ARGUMENT] is missing\n"
+
+    def test_by_the_name_of_the_command(self, monkeypatch, capsys):
+        words = [sys.executable, "-m", "lenext", "methods", "pi"]
+        told = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        assert told.stdout.startswith("pi")
+        monkeypatch.setattr(sys, "argv", ["lenext", "--help"])
+        main()
+        listed = capsys.readouterr().out
+        files = {path.stem for path in (REPOSITORY / "lenext").glob("[a-z]*.py")}
+        assert set(COMMANDS) == files - {"cli", "errors", "files"}
+        assert all(f"  {name}  " in listed or f"  {name} " in listed for name in COMMANDS)
+        monkeypatch.setattr(sys, "argv", ["lenext", "evalute"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        said = "error: 'evalute': did you mean evaluate? choose from train, evaluate, generate,"
+        assert capsys.readouterr().err.startswith(said)
 
     def test_flags_override_the_config(self, call, words, monkeypatch):
         given = []

@@ -487,6 +487,14 @@ def test_one_copy_of_the_model(tmp_path):
     assert 0.9 * size < int(done.stdout) < 1.6 * size
 
 
+def test_a_length_beyond_learned_positions(fails, tmp_path):
+    words = [f"--source={GOLDEN / 'gpt2'}", f"--workdir={tmp_path / 'run'}", "--train_length=9999"]
+    assert fails("import_checkpoint", *words).startswith(
+        "--train_length: 9999 tokens; should be at most config.model.max_positions="
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_kept_in_16_bits(call, folder, text, tmp_path):
     """Half the room on disk and in memory; tuned in float32, and back with what was rounded."""
     run, wide, tuned, out = (tmp_path / name for name in ("run", "wide", "tuned", "out"))

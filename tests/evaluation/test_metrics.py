@@ -7,7 +7,7 @@ import pytest
 
 from lenext.evaluation.bootstrap import interval, resample
 from lenext.evaluation.figures import Figures, HeadFigures
-from lenext.evaluation.metrics import Estimate, buckets, by_head, metrics_of
+from lenext.evaluation.metrics import Estimate, Metric, buckets, by_head, metrics_of
 
 
 @pytest.fixture
@@ -141,3 +141,16 @@ class TestEstimate:
         described = estimate.describe(estimate)
         assert described["difference"] == 0.0
         assert described["difference_interval"] == [0.0, 0.0]
+
+    @pytest.mark.parametrize("counted", [[4.0], [0.0, 4.0, 0.0]])
+    def test_of_one_document_has_no_interval(self, counted):
+        count = np.array(counted)
+        draws = resample(len(count), 100, 0)
+        alone, several = (
+            Metric("loss", 2.5 * x, x).estimate(draws) for x in (count, np.ones(len(count)))
+        )
+        for described in (alone.describe(alone), alone.describe(several)):
+            assert described["value"] == 2.5
+            assert described["difference"] == 0.0
+            assert described["interval"] is None
+            assert described["difference_interval"] is None

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 
 import matplotlib.image
 import numpy as np
@@ -93,6 +94,25 @@ def test_csv_is_a_line_a_record(records):
         assert float(row["difference_interval_high"]) == 0.125
         assert row["unsuited"].split() == expected["unsuited"]
     assert "interval" not in rows[0]
+
+
+def test_figures_of_one_document(records, drawn):
+    assert " –: of one document" not in markdown(records, "x")
+    for one in records:
+        if one["length"] == 512:
+            one |= {"documents": 1, "interval": None, "difference_interval": None}
+    text = markdown(records, "x")
+    line = next(line for line in text.splitlines() if line.startswith("| softmax |"))
+    short, long = cells(line)[1:]
+    assert "[" in short
+    assert long.endswith(" –")
+    assert "over documents. –: of one document, from which no interval follows." in text
+    assert json.dumps(records, allow_nan=False)
+    rows = list(csv.DictReader(io.StringIO(to_csv(records))))
+    for row in rows:
+        assert (row["interval_low"] == "") == (row["length"] == "512")
+    assert len({tuple(row) for row in rows}) == 1
+    assert plot(records, "accuracy", 16, "x")
 
 
 @pytest.fixture

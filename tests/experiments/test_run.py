@@ -173,7 +173,9 @@ def test_trains_evaluates_and_writes_once(tiny, call, places, tmp_path):
     assert "[4/4] nope, seed 1: done\n" in again.out
     assert done(tmp_path / "runs") == before
     assert json.loads((tmp_path / "results" / "tiny.json").read_text()) == content
-    assert call("tiny", "--dry-run", *places).out.count("  done\n") == 4
+    listed = call("tiny", "--dry-run", *places).out
+    assert listed.count("  done\n") == 4
+    assert listed.endswith("nothing is left to do; without --dry-run the tables are made anew\n")
 
     (tmp_path / "results" / "tiny.md").unlink()
     assert call("tiny", "--tables", *places).code == 0

@@ -78,8 +78,10 @@ class TestFree:
         memory.check_fits(10**15, "x", "y")
 
     def test_is_shared_by_devices_that_are_one_cpu(self, monkeypatch):
-        monkeypatch.setattr(jax, "local_device_count", lambda: 4)
-        assert memory.free_bytes() == 3000 * 1024 // 4
+        mesh = Mesh(np.array(jax.devices()[:1]), ("x",))
+        monkeypatch.setattr(Mesh, "local_devices", property(lambda self: [0, 1, 2, 3]))
+        assert memory.free_bytes(mesh) == 3000 * 1024 // 4
+        assert memory.free_bytes() == 3000 * 1024
 
     def test_is_what_a_device_says_of_itself(self, monkeypatch):
         class Device:
@@ -106,7 +108,7 @@ def test_a_run_says_what_a_step_wants_and_is_refused_where_that_is_not_free(
         f"{number}\\), of {number} free", line,
     )  # fmt: skip
     assert found, line
-    monkeypatch.setattr(memory, "free_bytes", lambda: 100_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda mesh: 100_000)
     with pytest.raises(UserError) as error:
         train(config, tmp_path / "does_not")
     said = str(error.value)
@@ -127,12 +129,12 @@ def test_a_sweep_says_what_its_longest_length_wants(tmp_path, data_dir, monkeypa
     assert (tmp_path / "eval" / "results.json").exists()
     before = (tmp_path / "eval" / "results.json").read_bytes()
     free = iter([10**9, *[20_000] * 9])  # the weights fit, the passes do not
-    monkeypatch.setattr(memory, "free_bytes", lambda: next(free))
+    monkeypatch.setattr(memory, "free_bytes", lambda mesh=None: next(free))
     with pytest.raises(UserError, match=r"sparsemax at 48 wants .* free: a smaller config\.eval"):
         evaluate(config, tmp_path)
     assert (tmp_path / "eval" / "results.json").read_bytes() == before
 
-    monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "free_bytes", lambda mesh: 1000)
     with pytest.raises(UserError, match=r"its parameters want .* and 1\.0 kB are free"):
         load_pretrained(tmp_path)
 
@@ -145,8 +147,8 @@ def test_keys_and_values_that_do_not_fit(tmp_path, data_dir, monkeypatch):
     # 2 layers, keys and values of one head of 8, and positions, of 5 + 95 tokens.
     size = 2 * (2 * 100 * 8 * 4 + 100 * 4)
     prompt = np.zeros((1, 5), np.int32)
-    monkeypatch.setattr(memory, "free_bytes", lambda: size)
+    monkeypatch.setattr(memory, "free_bytes", lambda mesh: size)
     next(generate(model, prompt, 95))
-    monkeypatch.setattr(memory, "free_bytes", lambda: size - 1)
+    monkeypatch.setattr(memory, "free_bytes", lambda mesh: size - 1)
     with pytest.raises(UserError, match=r"of 100 tokens want 26\.4 kB, and 26\.4 kB"):
         generate(model, prompt, 95)

@@ -30,12 +30,12 @@ def interruption(step, where):
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Interrupted):
         if where == "step":
-            make = loop.make_train_step
+            make = loop.compile_step
 
-            def make_train_step(*args, **kwargs):
+            def compile_step(*args, **kwargs):
                 return stopping_at(make(*args, **kwargs), lambda state, batch, number: number)
 
-            patch.setattr(loop, "make_train_step", make_train_step)
+            patch.setattr(loop, "compile_step", compile_step)
         elif where == "evaluation":
             make = loop.make_evaluators
 

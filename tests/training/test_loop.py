@@ -206,7 +206,7 @@ class TestNotFinite:
         self, config, tmp_path, monkeypatch, poisoned, checkpoint_every, kept
     ):
         """Step `poisoned` leaves parameters that are finite and too large to be squared."""
-        make = loop.make_train_step
+        make = loop.compile_step
 
         def make_poisoned(*args, **kwargs):
             take = make(*args, **kwargs)
@@ -220,7 +220,7 @@ class TestNotFinite:
 
             return step
 
-        monkeypatch.setattr(loop, "make_train_step", make_poisoned)
+        monkeypatch.setattr(loop, "compile_step", make_poisoned)
         config.training.update(checkpoint_every=checkpoint_every, eval_every=100)
         with pytest.raises(TrainingError) as error:
             train(config, tmp_path)

@@ -48,6 +48,24 @@ def test_another_config_is_refused_by_every_key_that_differs(config, tmp_path):
     assert "model.dtype" not in str(error.value)
 
 
+def test_how_often_a_run_logs_and_keeps_may_change(config, tmp_path):
+    write_run_config(tmp_path, config)
+    config.training.update(log_every=7, eval_every=7, checkpoint_every=7, keep_latest=7)
+    check_run(tmp_path, config)
+
+
+def test_more_steps_are_anothers_workdir_to_take(config, tmp_path):
+    write_run_config(tmp_path, config)
+    config.training.steps += 8
+    with pytest.raises(UserError) as error:
+        check_run(tmp_path, config)
+    assert str(error.value) == (
+        f"workdir {tmp_path} holds a run of another config: training.steps (20, was 12); for more "
+        f"steps take another workdir, and --config.training.branch_from={tmp_path}, which goes on "
+        "from its last checkpoint"
+    )
+
+
 def test_a_key_more_is_named(config, tmp_path):
     stored = plain(config)
     stored["training"]["momentum"] = 0.9
