@@ -150,5 +150,5 @@ def test_keys_and_values_that_do_not_fit(tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda mesh: size)
     next(generate(model, prompt, 95))
     monkeypatch.setattr(memory, "free_bytes", lambda mesh: size - 1)
-    with pytest.raises(UserError, match=r"of 100 tokens want 26\.4 kB, and 26\.4 kB"):
+    with pytest.raises(UserError, match=r"of 100 tokens want 13\.6 kB, and 13\.6 kB"):
         generate(model, prompt, 95)
