@@ -22,8 +22,8 @@ def validate(config: Config) -> None:
     check_seed(config.seed, "seed")
     check_sizes(config.model)
     check_data(config.data)
-    check_optimizer(config.optimizer, config.training.steps)
     _check_training(config)
+    check_optimizer(config.optimizer, config.training.steps)
     check_eval(config.eval)
     task, family = config.data.task, config.model.family
     if task and FAMILIES[family].objective != "causal_lm":
