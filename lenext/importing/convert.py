@@ -140,7 +140,7 @@ def _making(folder: Path, name: str) -> Iterator[Path]:
         raise UserError(f"{name} {folder}: cannot be written ({reason})") from None
     finally:
         # Of a write that failed, threads may still be at work, and put back what is removed.
-        for _ in range(50):
+        for _ in range(250):
             if beside is None or not beside.exists():
                 break
             shutil.rmtree(beside, ignore_errors=True)
