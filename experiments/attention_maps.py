@@ -19,10 +19,10 @@ import numpy as np
 
 from experiments import attention_pictures as pictures
 from experiments import infoscale_table
-from experiments.tables import markdown_table
 from experiments.windows import validation_crops
 from lenext.files import write_atomically
 from lenext.models import attention_maps
+from lenext.reporting.tables import markdown_table
 from lenext.sweeps.experiment import rounded
 from lenext.sweeps.runs import Run, evaluate_method, find_evaluation, train_run
 from lenext.workdirs.calibration import under_method

@@ -10,8 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from experiments.pictures import length_ticks, style_of
-from lenext.evaluation.plot import STYLE, png
+from lenext.reporting.pictures import STYLE, length_ticks, png, style_of
 
 LEVELS = 10.0 ** np.arange(-4, 0.1, 0.5)  # of weights: few, so that colours can be read back
 

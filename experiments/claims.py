@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.softplus_table import PHIS, variant
-from experiments.tables import lengths, one, select
-from lenext.evaluation.result_tables import figure
-from lenext.sweeps.pool import Record
+from lenext.reporting.records import Record
+from lenext.reporting.tables import figure, lengths, one, select
 
 Contents = Mapping[str, dict[str, Any]]
 """What the JSON files of the experiments hold, by their names."""

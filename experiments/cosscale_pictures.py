@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.pictures import length_ticks
 from experiments.windows import effective_window, share_by_distance
-from lenext.evaluation.plot import COLOURS, STYLE, png
+from lenext.reporting.pictures import COLOURS, STYLE, length_ticks, png
 
 
 def draw_scales(content: dict[str, Any], scales: Mapping[str, int], kept: int, title: str) -> bytes:

@@ -9,15 +9,6 @@ from typing import Any
 
 from experiments.cosscale_pictures import draw_scales
 from experiments.sizes import encoder, few_at_smoke, with_changes
-from experiments.tables import (
-    MARKS,
-    accuracy_and_loss,
-    markdown_table,
-    metric_table,
-    page,
-    provenance_notes,
-    with_interval,
-)
 from experiments.windows import (
     DOCUMENTS,
     SHARE,
@@ -27,6 +18,15 @@ from experiments.windows import (
 )
 from lenext.attention import make_method
 from lenext.models import attention_maps, with_method
+from lenext.reporting.tables import (
+    MARKS,
+    accuracy_and_loss,
+    markdown_table,
+    metric_table,
+    page,
+    provenance_notes,
+    with_interval,
+)
 from lenext.sweeps.experiment import Content, Experiment
 from lenext.sweeps.runs import Run, over_seeds
 from lenext.workdirs.pretrained import load_run

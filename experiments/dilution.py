@@ -8,8 +8,8 @@ top, one far above it leaves the top alone.
 """
 
 from experiments import infoscale_table
-from experiments.pictures import draw_metrics
-from experiments.tables import metric_table, page, provenance_notes, select, with_interval
+from lenext.reporting.pictures import draw_metrics
+from lenext.reporting.tables import metric_table, page, provenance_notes, select, with_interval
 from lenext.sweeps.experiment import Content, Experiment
 from lenext.sweeps.runs import Run
 

@@ -7,7 +7,8 @@ the same validation documents and masks.
 
 from experiments import infoscale_table
 from experiments.sizes import few_at_smoke
-from experiments.tables import (
+from lenext.reporting.pictures import plot
+from lenext.reporting.tables import (
     MARKS,
     accuracy_and_loss,
     metric_table,
@@ -16,7 +17,6 @@ from experiments.tables import (
     select,
     with_interval,
 )
-from lenext.evaluation.plot import plot
 from lenext.sweeps.experiment import Content, Experiment
 from lenext.sweeps.runs import Run
 

@@ -6,7 +6,8 @@ have weights of their own, of equal tokens, steps and seeds.
 """
 
 from experiments.sizes import encoder, few_at_smoke, with_changes
-from experiments.tables import (
+from lenext.reporting.pictures import plot
+from lenext.reporting.tables import (
     MARKS,
     accuracy_and_loss,
     lengths,
@@ -14,7 +15,6 @@ from experiments.tables import (
     provenance_notes,
     select,
 )
-from lenext.evaluation.plot import plot
 from lenext.sweeps.experiment import Content, Experiment
 from lenext.sweeps.runs import Run, over_seeds
 

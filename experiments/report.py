@@ -18,8 +18,8 @@ from markdown_it import MarkdownIt
 
 from experiments.claims import CLAIMS, INFOSCALE, SOFTPLUS, Contents, judged
 from experiments.run import NAMES
-from experiments.tables import markdown_table
 from lenext.files import write_atomically
+from lenext.reporting.tables import markdown_table
 
 HERE = Path(__file__).parent
 COMMANDS = """

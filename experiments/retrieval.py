@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from experiments.sizes import few_at_smoke, retrieval, with_changes
-from experiments.tables import MARKS, difference, metric_table, page, provenance_notes, select
-from lenext.evaluation.plot import plot, plot_by_depth
+from lenext.reporting.pictures import plot, plot_by_depth
+from lenext.reporting.tables import MARKS, difference, metric_table, page, provenance_notes, select
 from lenext.sweeps.experiment import Content
 from lenext.sweeps.runs import Run, over_seeds
 

@@ -14,19 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from experiments.pictures import draw_training
 from experiments.sizes import causal, few_at_smoke, with_changes
-from experiments.tables import (
+from lenext.reporting.pictures import draw_training, plot
+from lenext.reporting.tables import (
     MARKS,
     difference,
+    figure,
     markdown_table,
     metric_table,
     page,
     provenance_notes,
     select,
 )
-from lenext.evaluation.plot import plot
-from lenext.evaluation.result_tables import figure
 from lenext.sweeps.experiment import Content, Experiment
 from lenext.sweeps.runs import Run, over_seeds
 

@@ -18,8 +18,10 @@ ROOMS = {
     "models": ("attention", "config", "errors", "parallel", "workdirs"),
     "data": ("config", "errors", "files"),
     "workdirs": ("attention", "config", "data", "errors", "files", "models", "parallel"),
+    "reporting": ("attention", "config", "workdirs"),
     "evaluation": (
-        "attention", "config", "data", "errors", "files", "models", "parallel", "workdirs",
+        "attention", "config", "data", "errors", "files", "models", "parallel", "reporting",
+        "workdirs",
     ),
     "training": (
         "attention", "config", "data", "errors", "evaluation", "files", "models", "parallel",
@@ -29,7 +31,8 @@ ROOMS = {
         "attention", "config", "data", "errors", "files", "models", "parallel", "workdirs",
     ),
     "sweeps": (
-        "attention", "config", "errors", "evaluation", "files", "models", "training", "workdirs",
+        "attention", "config", "errors", "evaluation", "files", "models", "reporting", "training",
+        "workdirs",
     ),
     "cli": ("attention", "config", "errors", "parallel", "workdirs"),
 }  # fmt: skip

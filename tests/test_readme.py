@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.tables import select, with_interval
 from lenext.attention import attend, make_method
 from lenext.attention.axes.method import init_params
 from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.describe import markdown_table
+from lenext.reporting.tables import select, with_interval
 from lenext.training import train
 from tests.training.common import tiny_config
 

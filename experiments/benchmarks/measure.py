@@ -17,9 +17,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from lenext.evaluation.plot import COLOURS, DASHES, STYLE, png
 from lenext.files import write_atomically
 from lenext.parallel.memory import needs_of
+from lenext.reporting.pictures import COLOURS, DASHES, STYLE, png
 from lenext.workdirs.provenance import provenance
 
 RESULTS = Path("experiments/results/benchmarks")

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from lenext.evaluation.bootstrap import interval, ratios
 from lenext.evaluation.figures import Figures, HeadFigures
 from lenext.evaluation.protocols import Answers
+from lenext.reporting.bootstrap import interval, ratios
+from lenext.reporting.records import DEPTHS
 
 FIRST_BUCKET = 16
-DEPTHS = 8  # parts of the places where needles begin
 
 
 class Metric(NamedTuple):

@@ -12,13 +12,13 @@ from tqdm import tqdm
 from lenext.attention import Method
 from lenext.config import Config
 from lenext.config.checks import check_choices, check_least, check_seed
-from lenext.evaluation.bootstrap import resample
 from lenext.evaluation.figures import Pass, make_pass, run_pass
 from lenext.evaluation.metrics import Estimate, by_head, metrics_of
 from lenext.evaluation.protocols import Sequences
 from lenext.models import Model, unsuited
 from lenext.parallel.memory import Needs, check_fits, free_bytes, said
 from lenext.parallel.processes import is_first
+from lenext.reporting.bootstrap import resample
 
 
 class Sweep(NamedTuple):

@@ -20,14 +20,14 @@ from lenext.config.imports import load
 from lenext.data import check_data, get_tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
-from lenext.evaluation.plot import plot, plot_by_depth, plot_by_position
 from lenext.evaluation.protocols import CropSettings, get_protocol
-from lenext.evaluation.result_tables import markdown, text_table, to_csv
 from lenext.evaluation.sweep import Settings, Sweep, check_eval, sweep
 from lenext.files import write_atomically
 from lenext.models import check_sizes, in_words, model_methods
 from lenext.parallel.meshes import make_mesh
 from lenext.parallel.processes import first_goes_first, is_first, wait_for_all
+from lenext.reporting.pictures import plot, plot_by_depth, plot_by_position
+from lenext.reporting.tables import markdown, text_table, to_csv
 from lenext.workdirs.calibration import under_method
 from lenext.workdirs.pretrained import load_run
 from lenext.workdirs.provenance import provenance

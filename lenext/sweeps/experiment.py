@@ -9,7 +9,7 @@ from typing import Any
 from lenext.config import differences, plain
 from lenext.errors import UserError
 from lenext.files import write_atomically
-from lenext.sweeps.pool import Row, pool
+from lenext.reporting.records import Row, pool
 from lenext.sweeps.runs import Run, find_evaluation, find_outcome, make_folder
 from lenext.workdirs.versions import results_version
 

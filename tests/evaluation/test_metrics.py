@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from lenext.evaluation.bootstrap import interval, resample
 from lenext.evaluation.figures import Figures, HeadFigures
 from lenext.evaluation.metrics import Estimate, Metric, buckets, by_head, metrics_of
+from lenext.reporting.bootstrap import interval, resample
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 from lenext.data import ByteTokenizer, Corpus
 from lenext.errors import UserError
 from lenext.evaluation import evaluate
-from lenext.evaluation.bootstrap import interval, ratios
 from lenext.evaluation.figures import Figures
 from lenext.evaluation.metrics import depths, metrics_of
 from lenext.evaluation.protocols import PROTOCOLS, Answers, CropSettings
+from lenext.reporting.bootstrap import interval, ratios
 from lenext.training import train
 from tests.training.common import tiny_decoder_config
 

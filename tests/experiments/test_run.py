@@ -13,15 +13,15 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import run as runner
-from experiments.pictures import draw_metrics
 from experiments.sizes import SIZES, with_changes
-from experiments.tables import metric_table, page, provenance_notes
 from lenext.attention.catalogue import BUILT_IN, CATALOGUE
 from lenext.config import plain
 from lenext.errors import UserError
+from lenext.reporting.pictures import draw_metrics
+from lenext.reporting.records import Row
+from lenext.reporting.tables import metric_table, page, provenance_notes
 from lenext.sweeps import runs as experiment_runs
 from lenext.sweeps.experiment import Experiment, _pooled, collect
-from lenext.sweeps.pool import Row
 from lenext.sweeps.runs import Run, alone, over_seeds, train_run
 from tests.training.common import REPOSITORY, Outcome, snapshot, tiny_config, tiny_decoder_config
 
@@ -32,7 +32,7 @@ import jax.numpy as jnp
 
 import lenext
 from experiments.sizes import encoder, with_changes
-from experiments.tables import metric_table, page, provenance_notes
+from lenext.reporting.tables import metric_table, page, provenance_notes
 from lenext.attention.axes.method import Temperature, option
 from lenext.attention.catalogue import Entry
 from lenext.sweeps.experiment import Experiment

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lenext.evaluation.bootstrap import interval, ratios, resample
+from lenext.reporting.bootstrap import interval, ratios, resample
 
 documents = st.integers(1, 12)
 

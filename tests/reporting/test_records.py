@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lenext.sweeps.pool import Row, pool
+from lenext.reporting.records import Row, pool
 
 
 def record(numerator, denominator, metric="accuracy", length=64, positions=None, documents=None):

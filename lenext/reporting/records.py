@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lenext.evaluation.bootstrap import interval, ratios, resample
+from lenext.reporting.bootstrap import interval, ratios, resample
 
 Record = dict[str, Any]
 
 RESAMPLES = 2000
+DEPTHS = 8
+"""Parts of the places where needles begin, in records and pictures of what is retrieved."""
 HIGHER_IS_BETTER = {"accuracy": True, "retrieved": True, "loss": False}
 DERIVED = ("perplexity", "bits_per_byte")  # from the loss; a mean of perplexities is none
 

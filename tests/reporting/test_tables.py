@@ -6,9 +6,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from lenext.evaluation import plot as plot_module
-from lenext.evaluation.plot import plot, plot_by_position
-from lenext.evaluation.result_tables import label, markdown, text_table, to_csv
+from lenext.reporting import pictures as plot_module
+from lenext.reporting.pictures import plot, plot_by_position
+from lenext.reporting.tables import label, markdown, text_table, to_csv
 
 
 def record(method, length, value, metric="accuracy", unsuited=(), positions=None):

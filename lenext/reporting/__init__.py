@@ -1,0 +1,1 @@
+"""From figures to what people read: records of sums, tables, pictures, pages."""
