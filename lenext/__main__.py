@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "train": "trains a model",
     "evaluate": "sweeps methods and lengths over a run's weights",
+    "compare": "lays evaluations of several runs side by side",
     "generate": "samples from a decoder",
     "methods": "lists the methods, or explains one",
     "import_checkpoint": "makes a run of another library's checkpoint",

@@ -71,7 +71,7 @@ def run(
     guard(
         USAGE.format(purpose=purpose),
         main,
-        interrupted="interrupted; the same command resumes from the last checkpoint",
+        interrupted="interrupted; the same command goes on from what is written",
     )
 
 

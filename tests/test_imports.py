@@ -38,7 +38,7 @@ ROOMS = {
 }  # fmt: skip
 COMMANDS = (
     "__init__", "__main__", "train", "evaluate", "generate", "methods", "import_checkpoint",
-    "export_checkpoint",
+    "export_checkpoint", "compare",
 )  # fmt: skip
 
 

@@ -112,6 +112,9 @@ def base_config() -> Config:
     config.eval.calibration_documents = 16  # --calibrate: the longest of those trained on
     config.eval.calibration_tokens = 16384  # a length, at least, as in eval.tokens
     config.eval.bootstrap = 2000  # resamples of the documents
+    # Share of its loss at the training length by which a method's loss may exceed it, at a length
+    # that still counts as an effective one.
+    config.eval.margin = 0.05
     config.eval.seed = 0  # masks and bootstrap
     config.lock()
     config.evaluators.unlock()  # their names are the config's own

@@ -134,7 +134,20 @@ def make_pass(
     pad_to: tuple[int, int] | None = None,
     mesh: Mesh | None = None,
 ) -> Pass:
-    """Compiles what `figures_of` runs, which see for the arguments."""
+    """Compiles a model's forward pass over sequences of one length.
+
+    Args:
+      graphdef: the model's, with the method to evaluate.
+      params: its parameters, a pure dict.
+      sequences: arrays of C rows: tokens [C, n], targets, weights [C, P], and for a masked
+        language model predicted [C, P] (see `lenext.models.token_figures`).
+      batch_size: rows a forward pass; a last one that is not full is filled up, not compiled anew.
+      probe_rows: attention rows a sequence to look at; 0 for none.
+      pad_to: tokens and predictions to which rows are filled up, with padding that nothing sees.
+        What is compiled for them serves all sequences filled up alike.
+      mesh: over which each forward pass is split, rows and tokens; None for one device. All of
+        its processes call it with the same, and get the same.
+    """
     total, length = sequences["tokens"].shape
     predictions = sequences["targets"].shape[1]
     shares = 1 if mesh is None else row_shares(mesh)
@@ -161,10 +174,13 @@ def make_pass(
     return Pass(run, total, batch_size, predictions, needs_of(compiled), seconds)
 
 
-def run_pass(done: Pass) -> tuple[Figures, Cost]:
-    """Figures of all its sequences."""
+def run_pass(done: Pass, tick: Callable[[int], None] = lambda rows: None) -> tuple[Figures, Cost]:
+    """Figures of all its sequences; `tick` is told after each batch of how many they were."""
     start = time.perf_counter()
-    parts = [done.run(first) for first in range(0, done.total, done.batch_size)]
+    parts = []
+    for first in range(0, done.total, done.batch_size):
+        parts.append(done.run(first))
+        tick(min(done.batch_size, done.total - first))
     seconds = time.perf_counter() - start
     joined = jax.tree.map(lambda *rows: np.concatenate(rows)[: done.total], *parts)
     heads = joined.pop("heads")
@@ -174,35 +190,10 @@ def run_pass(done: Pass) -> tuple[Figures, Cost]:
 
 
 def figures_of(
-    graphdef: nnx.GraphDef,
-    params: Any,
-    sequences: dict[str, np.ndarray],
-    *,
-    batch_size: int,
-    probe_rows: int,
-    pad_to: tuple[int, int] | None = None,
-    mesh: Mesh | None = None,
+    graphdef: nnx.GraphDef, params: Any, sequences: dict[str, np.ndarray], **how: Any
 ) -> tuple[Figures, Cost]:
-    """Runs a model over sequences of one length.
-
-    Args:
-      graphdef: the model's, with the method to evaluate.
-      params: its parameters, a pure dict.
-      sequences: arrays of C rows: tokens [C, n], targets, weights [C, P], and for a masked
-        language model predicted [C, P] (see `lenext.models.token_figures`).
-      batch_size: rows a forward pass; a last one that is not full is filled up, not compiled anew.
-      probe_rows: attention rows a sequence to look at; 0 for none.
-      pad_to: tokens and predictions to which rows are filled up, with padding that nothing sees.
-        What is compiled for them serves all sequences filled up alike.
-      mesh: over which each forward pass is split, rows and tokens; None for one device. All of
-        its processes call it with the same, and get the same.
-    """
-    return run_pass(
-        make_pass(
-            graphdef, params, sequences, batch_size=batch_size, probe_rows=probe_rows,
-            pad_to=pad_to, mesh=mesh,
-        )
-    )  # fmt: skip
+    """What a model makes of sequences of one length; arguments as of `make_pass`."""
+    return run_pass(make_pass(graphdef, params, sequences, **how))
 
 
 def _filled_up(

@@ -1,4 +1,4 @@
-"""Metrics of figures, over documents, with intervals by resampling them."""
+"""Metrics of figures, summed over documents: what `lenext.reporting.records` makes records of."""
 
 import itertools
 import math
@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 
 from lenext.evaluation.figures import Figures, HeadFigures
 from lenext.evaluation.protocols import Answers
-from lenext.reporting.bootstrap import interval, ratios
 from lenext.reporting.records import DEPTHS
 
 FIRST_BUCKET = 16
@@ -23,49 +22,13 @@ class Metric(NamedTuple):
       name: what it is called in records.
       numerator: one a document.
       denominator: one a document.
-      transform: what is made of the ratio.
       positions: [from, to) where the metric is of these positions only.
     """
 
     name: str
     numerator: Float[np.ndarray, " D"]
     denominator: Float[np.ndarray, " D"]
-    transform: Callable[[Any], Any] = np.positive
     positions: tuple[int, int] | None = None
-
-    def estimate(self, draws: Int[np.ndarray, "times D"]) -> "Estimate":
-        """The metric over all documents, and over each draw of them."""
-        value = self.transform(self.numerator.sum() / self.denominator.sum())
-        if np.count_nonzero(self.denominator) < 2:
-            return Estimate(float(value), None)
-        samples = ratios(self.numerator, self.denominator, draws)
-        return Estimate(float(value), self.transform(samples))
-
-
-class Estimate(NamedTuple):
-    """A figure, and what it comes to in each resample of the documents.
-
-    Attributes:
-      value: the figure.
-      samples: None where it is of one document, of which there is nothing to resample.
-    """
-
-    value: float
-    samples: np.ndarray | None
-
-    def describe(self, baseline: "Estimate") -> dict[str, Any]:
-        """The figure with its interval, and its difference to a baseline on the same resamples.
-
-        Of one document there are no intervals: None.
-        """
-        described: dict[str, Any] = {
-            "value": self.value, "interval": None,
-            "difference": self.value - baseline.value, "difference_interval": None,
-        }  # fmt: skip
-        if self.samples is not None and baseline.samples is not None:
-            described["interval"] = list(interval(self.samples))
-            described["difference_interval"] = list(interval(self.samples - baseline.samples))
-        return described
 
 
 def metrics_of(
@@ -99,7 +62,7 @@ def metrics_of(
     accuracy, mean_loss = Metric("accuracy", hits, count), Metric("loss", loss, count)
     found = [accuracy, mean_loss]
     if causal:
-        found = [mean_loss, Metric("perplexity", loss, count, transform=np.exp), accuracy]
+        found = [mean_loss, Metric("perplexity", loss, count), accuracy]
     if causal and byte_level:
         found.append(Metric("bits_per_byte", loss / math.log(2), count))
     if answers:

@@ -1,8 +1,10 @@
 """Length x method over the same weights."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import sys
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -13,28 +15,12 @@ from lenext.attention import Method
 from lenext.config import Config
 from lenext.config.checks import check_choices, check_least, check_seed
 from lenext.evaluation.figures import Pass, make_pass, run_pass
-from lenext.evaluation.metrics import Estimate, by_head, metrics_of
+from lenext.evaluation.metrics import by_head, metrics_of
 from lenext.evaluation.protocols import Sequences
-from lenext.models import Model, unsuited
+from lenext.models import Model, cache_bytes, forward_flops, unsuited
 from lenext.parallel.memory import Needs, check_fits, free_bytes, said
 from lenext.parallel.processes import is_first
-from lenext.reporting.bootstrap import resample
-
-
-class Sweep(NamedTuple):
-    """What a sweep found.
-
-    Attributes:
-      records: one a method, length and metric (and position bucket, "positions", where the metric
-        is "loss_by_position").
-      heads: one a method, length, layer and head: how it attends, see `metrics.by_head`.
-      sums: one a record: what its figure is the ratio of, by document, so that several runs on the
-        same documents can be taken together.
-    """
-
-    records: list[dict[str, Any]]
-    heads: list[dict[str, Any]]
-    sums: list[dict[str, Any]]
+from lenext.reporting.records import Cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +37,6 @@ class Settings:
     batch_tokens: int
     bucket: float
     probe_rows: int
-    bootstrap: int
-    seed: int
 
 
 def check_eval(config: Config) -> None:
@@ -66,6 +50,7 @@ def check_eval(config: Config) -> None:
         config, "eval", 1, "documents", "tokens", "batch_tokens", "bucket", "probe_rows",
         "bootstrap", "masks", "stride", "needles", "calibration_documents", "calibration_tokens",
     )  # fmt: skip
+    check_least(config, "eval", 0, "margin")
     check_seed(config.seed, "eval.seed")
 
 
@@ -110,28 +95,38 @@ def sweep(
     sequences_by_length: Mapping[int, Sequences],
     settings: Settings,
     mesh: Mesh | None = None,
-) -> Sweep:
-    """Evaluates a model under every method at every length.
+    *,
+    wanted: Container[tuple[str, int]] | None = None,
+    keep: Callable[[str, Cell], None] = lambda name, cell: None,
+    source: Mapping[str, Any] = {},
+) -> dict[tuple[str, int], Cell]:
+    """Measures a model under every method at every length.
 
     Args:
-      models: the same weights under each method, by the name to report. Differences are to the
-        first.
+      models: the same weights under each method, by the name to report.
       trained: the methods that the weights were trained under: what they suit.
       sequences_by_length: from a protocol of `lenext.evaluation.protocols`, by length.
       settings: see `Settings`.
       mesh: over which each pass is split; None for one device. All of its processes sweep together
         and find the same.
+      wanted: names and lengths to measure; default: all.
+      keep: is given each cell, with the name of its method, once it is done.
+      source: where it is measured, for the cells' provenance.
 
     Returns:
-      Records whose intervals are 95 %, by bootstrap over documents; None where one document alone
-      counts. "difference" is to the first method, paired on the same documents and masks.
-      "unsuited" lists the axes in which the method wants weights trained for it and these were not.
+      What was measured, by name and length. Lengths go one after the other, as they are given.
     """
-    records, heads, sums = [], [], []
-    total = len(models) * len(sequences_by_length)
     shapes = bucket_shapes(sequences_by_length, settings.bucket)
     if mesh is not None:
         shapes = even_shapes(sequences_by_length, shapes, mesh.shape["sequence"])
+    flops = {
+        (name, length): forward_flops(model, length, sequences.batch["targets"].shape[1])
+        for length, sequences in sequences_by_length.items()
+        for name, model in models.items()
+        if wanted is None or (name, length) in wanted
+    }
+    if not flops:
+        return {}
 
     def compiled(name: str, length: int) -> Pass:
         graphdef, params = nnx.split(models[name])
@@ -146,59 +141,85 @@ def sweep(
             mesh=mesh,
         )
 
-    with tqdm(total=total, unit="cell", dynamic_ncols=True, disable=not is_first()) as bar:
+    found: dict[tuple[str, int], Cell] = {}
+    # In operations, which take about as long at every length: so the time left can be told.
+    bar = tqdm(
+        total=sum(flops[cell] * len(sequences_by_length[cell[1]].document) for cell in flops),
+        mininterval=0.5 if sys.stderr.isatty() else 30.0, dynamic_ncols=True,
+        bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        disable=not is_first(),
+    )  # fmt: skip
+    with bar:
         bar.set_postfix_str("compiling the longest", refresh=False)
-        longest = max(sequences_by_length)
-        ahead = {name: compiled(name, longest) for name in models}
-        _check_memory({name: done.needs for name, done in ahead.items()}, longest, bar, mesh)
-        for length, sequences in sequences_by_length.items():
-            indices = np.unique(sequences.document)
-            documents = len(indices)
-            draws = resample(documents, settings.bootstrap, settings.seed)
-            baseline: dict[Any, Estimate] = {}
-            for name, model in models.items():
-                bar.set_postfix_str(f"{name} at {length}", refresh=False)
-                one = ahead.pop(name) if length == longest else compiled(name, length)
-                figures, cost = run_pass(one)
-                shared = {
-                    "protocol": settings.protocol,
-                    "documents": documents,
-                    "sequences": len(sequences.document),
-                    "tokens": int(sequences.batch["tokens"].size),
-                    **cost._asdict(),
-                    "unsuited": unsuited(model, trained),
-                }
-                metrics = metrics_of(
-                    figures,
-                    sequences.document,
-                    causal=model.objective == "causal_lm",
-                    by_position=sequences.ordered,
-                    byte_level=settings.byte_level,
-                    answers=sequences.answers,
-                )
-                for metric in metrics:
-                    estimate = metric.estimate(draws)
-                    count = metric.denominator if metric.positions else figures.weights
-                    record: dict[str, Any] = {
-                        "method": name, "length": length, "metric": metric.name,
-                        "positions": metric.positions and list(metric.positions),
-                        "predictions": int(np.sum(count)),
-                    }  # fmt: skip
-                    first = baseline.setdefault((metric.name, metric.positions), estimate)
-                    records.append(record | estimate.describe(first) | shared)
-                    sums.append(
-                        {key: record[key] for key in ("method", "length", "metric", "positions")}
-                        | {
-                            "documents": indices.tolist(),
-                            "numerator": metric.numerator.tolist(),
-                            "denominator": metric.denominator.tolist(),
-                        }
-                    )
-                if figures.heads:
-                    where = {"method": name, "length": length}
-                    heads += [where | record for record in by_head(figures.heads)]
-                bar.update()
-    return Sweep(records, heads, sums)
+        longest = max(length for _, length in flops)
+        ahead = {name: compiled(name, longest) for name, length in flops if length == longest}
+        _check_memory({name: one.needs for name, one in ahead.items()}, longest, bar, mesh)
+        for number, (name, length) in enumerate(flops, 1):
+            where = f"{name} at {length} ({number} of {len(flops)})"
+            bar.set_postfix_str(where, refresh=False)
+            one = ahead.pop(name) if length == longest else compiled(name, length)
+            found[name, length] = _measure(
+                models[name], trained, sequences_by_length[length], settings, one,
+                flops[name, length], source, bar,
+            )  # fmt: skip
+            keep(name, found[name, length])
+    return found
+
+
+def _measure(
+    model: Model,
+    trained: Sequence[Method],
+    sequences: Sequences,
+    settings: Settings,
+    one: Pass,
+    flops: float,
+    source: Mapping[str, Any],
+    bar: tqdm,
+) -> Cell:
+    """Runs a compiled pass over all of its sequences."""
+    length = sequences.batch["tokens"].shape[1]
+    where, start, done = bar.postfix, time.perf_counter(), 0
+
+    def tick(rows: int) -> None:
+        nonlocal done
+        done += rows * length
+        rate = done / (time.perf_counter() - start)
+        bar.set_postfix_str(f"{where}, {rate:,.0f} tokens/s", refresh=False)
+        bar.update(rows * flops)
+
+    figures, cost = run_pass(one, tick)
+    metrics = metrics_of(
+        figures,
+        sequences.document,
+        causal=model.objective == "causal_lm",
+        by_position=sequences.ordered,
+        byte_level=settings.byte_level,
+        answers=sequences.answers,
+    )
+    counts = [m.denominator if m.positions else figures.weights for m in metrics]
+    return Cell(
+        length=length,
+        protocol=settings.protocol,
+        documents=np.unique(sequences.document).tolist(),
+        sequences=len(sequences.document),
+        tokens=int(sequences.batch["tokens"].size),
+        **cost._asdict(),
+        flops=flops,
+        cache_bytes=cache_bytes(model, length),
+        unsuited=unsuited(model, trained),
+        sums=[
+            {
+                "metric": metric.name,
+                "positions": metric.positions and list(metric.positions),
+                "predictions": int(np.sum(count)),
+                "numerator": metric.numerator.tolist(),
+                "denominator": metric.denominator.tolist(),
+            }
+            for metric, count in zip(metrics, counts, strict=True)
+        ],
+        heads=by_head(figures.heads) if figures.heads else [],
+        provenance=dict(source),
+    )
 
 
 def _check_memory(needs: Mapping[str, Needs], length: int, bar: tqdm, mesh: Mesh | None) -> None:

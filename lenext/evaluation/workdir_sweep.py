@@ -1,12 +1,14 @@
 """Evaluating a workdir: its newest checkpoint under every method at every length."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from lenext.attention import overruled_parts
+from lenext.attention.grammar import names
 from lenext.config import (
     Config,
     check_positions,
@@ -20,17 +22,26 @@ from lenext.config.imports import load
 from lenext.data import check_data, get_tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
-from lenext.evaluation.protocols import CropSettings, get_protocol
-from lenext.evaluation.sweep import Settings, Sweep, check_eval, sweep
+from lenext.evaluation.cells import Cells, digest, digest_of
+from lenext.evaluation.protocols import CropSettings, Sequences, get_protocol
+from lenext.evaluation.sweep import Settings, check_eval, sweep
 from lenext.files import write_atomically
-from lenext.models import check_sizes, in_words, model_methods
+from lenext.models import Model, check_sizes, in_words, model_methods
 from lenext.parallel.meshes import make_mesh
-from lenext.parallel.processes import first_goes_first, is_first, wait_for_all
+from lenext.parallel.processes import as_first, first_goes_first, is_first, wait_for_all
 from lenext.reporting.pictures import plot, plot_by_depth, plot_by_position
+from lenext.reporting.records import Cell, Record, Row, effective_lengths, make_records
 from lenext.reporting.tables import markdown, text_table, to_csv
-from lenext.workdirs.calibration import under_method
-from lenext.workdirs.pretrained import load_run
+from lenext.workdirs.calibration import is_calibrated, under_method
+from lenext.workdirs.checkpoints import weights_identity
+from lenext.workdirs.pretrained import Pretrained, load_run
 from lenext.workdirs.provenance import provenance
+from lenext.workdirs.versions import FIGURES_VERSION, outside_sources
+
+FOLDER = "eval"
+CELLS = "cells"
+"""Folder of the cells in DIR/eval, shared by all of its tables."""
+COSTS = ("seconds", "compile_seconds", "peak_bytes", "flops", "cache_bytes")
 
 
 class Evaluated(NamedTuple):
@@ -38,46 +49,86 @@ class Evaluated(NamedTuple):
 
     Attributes:
       provenance: configs, seeds, tokens, steps, data, code, versions and machine, as JSON values.
-      swept: the figures.
+      cells: by method as typed, a cell a length.
+      kept: of each of these, the file's name.
       headline: the metric that stands for the protocol.
       uncalibrated: methods with parts to calibrate that were not.
     """
 
     provenance: dict[str, Any]
-    swept: Sweep
+    cells: dict[str, list[Cell]]
+    kept: list[dict[str, Any]]
     headline: str
     uncalibrated: list[str]
 
+    def rows(self) -> list[Row]:
+        """A row a method."""
+        trained, seed = self.provenance["trained"], self.provenance["seeds"][0]
+        return [
+            Row(name, trained["model"]["method"], name, {seed: cells})
+            for name, cells in self.cells.items()
+        ]
 
-def evaluate(config: Config, workdir: Path, *, calibrate_first: bool = False) -> list[dict]:
+    def records(self) -> list[Record]:
+        """A record a method, length and metric, with what it cost; differences are to the first."""
+        settings = self.provenance["config"]["eval"]
+        found = make_records(
+            self.rows(), next(iter(self.cells)), times=settings["bootstrap"], seed=settings["seed"]
+        )
+        cells = {(name, cell.length): cell for name, own in self.cells.items() for cell in own}
+        for record in found:
+            cell = cells[record["method"], record["length"]]
+            for key in ("trained", "evaluated", "by_seed"):  # of one run there is one of each
+                del record[key]
+            record |= {"sequences": cell.sequences, "tokens": cell.tokens}
+            record |= {key: getattr(cell, key) for key in COSTS}
+            record["tokens_per_second"] = cell.tokens / cell.seconds
+        return found
+
+
+def evaluate(
+    config: Config, workdir: Path, *, calibrate_first: bool = False, name: str | None = None
+) -> list[Record]:
     """Sweeps length x method over the newest checkpoint of `workdir`; prints and writes the result.
 
     The model's sizes and the sweep come from `config`; the method and the length that the weights
     were trained with from the run itself. Writes DIR/eval/results.json, .csv, .md and .png, and
     by_position.png for a protocol that gives loss by position, by_depth.png for one of retrieval.
+    What was measured is kept in DIR/eval/cells, and is not measured again.
 
-    With `calibrate_first`, parts of the methods that are to be calibrated are measured on training
-    documents before, and written to DIR/calibration.json.
+    Args:
+      config: of the run, with what to evaluate.
+      workdir: DIR.
+      calibrate_first: parts of the methods that are to be calibrated are measured on training
+        documents before, and written to DIR/calibration.json.
+      name: writes the result to DIR/eval/NAME instead.
 
     Returns:
-      The records, see `lenext.evaluation.sweep.sweep`.
+      The records, see `lenext.reporting.records.make_records`, and what each cost.
 
     Raises:
       UserError: for a config that cannot be run, a workdir without a checkpoint, a checkpoint of
         another shape, or a length that no document has.
     """
-    folder = workdir / "eval"
+    folder = workdir / FOLDER
+    if name is not None:
+        if not re.fullmatch(r"\w[\w.-]*", name) or name == CELLS:
+            raise UserError(
+                f"--name={name}: should be letters, digits, '_', '.' and '-', and not {CELLS}"
+            )
+        folder = folder / name
     found = evaluate_run(config, workdir, calibrate_first=calibrate_first, folder=folder)
+    records = found.records()
     if is_first():
-        _write(found, config, workdir, folder)
+        _write(found, records, workdir, folder)
     wait_for_all("results")
-    return found.swept.records
+    return records
 
 
 def evaluate_run(
     config: Config, workdir: Path, *, calibrate_first: bool = False, folder: Path | None = None
 ) -> Evaluated:
-    """As `evaluate`, which see, but writes nothing except a calibration, and prints no table.
+    """As `evaluate`, which see, but writes only cells and a calibration, and prints no table.
 
     A `folder` for results is made once all is known to be right, before the work begins.
     """
@@ -92,23 +143,22 @@ def evaluate_run(
     data, settings = config.data, config.eval
     lengths = read_lengths(settings.lengths)
     tokenizer = get_tokenizer(data.tokenizer)
-    vocab_size = read_vocab_size(config, tokenizer.vocab_size)
     run = load_run(
         workdir,
         weights=settings.weights,
         model_config=config.model,
-        vocab_size=vocab_size,
+        vocab_size=read_vocab_size(config, tokenizer.vocab_size),
         mesh=mesh if mesh.size > 1 else None,
         imports=config.imports,
     )
     run.check_tokenizer(tokenizer, data.tokenizer)
     run = run._replace(model=in_words(run.model))
-    model, trained, step = run.model, run.config, run.step
-    train_length = trained.data.train_length
-    names = list_methods(settings.methods, "config.eval.methods")
-    methods = {name: run.read_methods(name) for name in names}
+    methods = {
+        name: run.read_methods(name)
+        for name in list_methods(settings.methods, "config.eval.methods")
+    }
     check_positions(config.model, max(lengths), "config.eval.lengths")
-    protocol = get_protocol(settings.protocol, model.objective, "config.eval.protocol")
+    protocol = get_protocol(settings.protocol, run.model.objective, "config.eval.protocol")
 
     with first_goes_first("data"):
         corpus = open_split(data, settings.split, tokenizer)
@@ -129,57 +179,170 @@ def evaluate_run(
     }
     if folder is not None:
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    models, uncalibrated = {}, []
+    for name, pattern in methods.items():
+        models[name], initial = under_method(run, workdir, pattern)
+        uncalibrated += [name] if initial else []
     how = Settings(
         protocol=settings.protocol,
         byte_level=tokenizer.byte_level,
         batch_tokens=settings.batch_tokens,
         bucket=settings.bucket,
         probe_rows=settings.probe_rows,
-        bootstrap=settings.bootstrap,
-        seed=settings.seed,
     )
-    models, uncalibrated = {}, []
-    for name, pattern in methods.items():
-        models[name], initial = under_method(run, workdir, pattern)
-        uncalibrated += [name] if initial else []
-    swept = sweep(models, model_methods(model), sequences, how, mesh if mesh.size > 1 else None)
-    source = provenance() | {
-        "config": plain(config),
-        "trained": plain(trained),
-        "seeds": [trained.seed],
-        "steps": step,
-        "tokens": step * trained.data.batch_size * train_length,
-        "data": corpus.describe(),
-        "fingerprint": corpus.fingerprint,
+    keys = _keys(run, workdir, models, sequences, how)
+    source = provenance()
+    step, trained = run.step, run.config
+    found = _resumed(
+        run, models, sequences, how, keys, Cells(workdir / FOLDER / CELLS), source,
+        mesh if mesh.size > 1 else None,
+    )  # fmt: skip
+    return Evaluated(
+        source
+        | {
+            "config": plain(config),
+            "trained": plain(trained),
+            "seeds": [trained.seed],
+            "steps": step,
+            "tokens": step * trained.data.batch_size * trained.data.train_length,
+            "data": corpus.describe(),
+            "fingerprint": corpus.fingerprint,
+        },
+        {name: [found[digest(keys[name, n])] for n in lengths] for name in methods},
+        [
+            {"method": name, "length": n, "cell": Cells.name(n, keys[name, n])}
+            for name in methods
+            for n in lengths
+        ],
+        protocol.headline,
+        uncalibrated,
+    )
+
+
+def _keys(
+    run: Pretrained,
+    workdir: Path,
+    models: dict[str, Model],
+    sequences: dict[int, Sequences],
+    how: Settings,
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """By method and length, all that figures follow from, as JSON values."""
+    sizes = run.model.config
+    shared = {
+        "figures_version": FIGURES_VERSION,
+        "weights": [run.weights, weights_identity(workdir, run.step)],
+        "types": [str(sizes.dtype), sizes.param_dtype, jax.default_backend()],
+        "protocol": how.protocol,
+        "byte_level": how.byte_level,
+        "probe_rows": how.probe_rows,
     }
-    return Evaluated(source, swept, protocol.headline, uncalibrated)
+    asked = {length: digest_of(own) for length, own in sequences.items()}
+    keys = {}
+    for name, model in models.items():
+        methods = model_methods(model)
+        from_outside = [name, run.config.model.method] if "trained" in names(name) else [name]
+        own = {
+            "method": [repr(method) for method in methods],
+            "sources": outside_sources(from_outside),
+            "calibration": _parts(model) if is_calibrated(methods) else None,
+        }
+        for length, sequence in asked.items():
+            keys[name, length] = shared | own | {"length": length, "sequences": sequence}
+    return keys
 
 
-def _write(found: Evaluated, config: Config, workdir: Path, folder: Path) -> None:
+def _parts(model: Model) -> str:
+    """A digest of what the layers' methods have learned, or was measured for them."""
+    layers = range(model.config.num_layers)
+    learned = [model.layers.attention.learned_by(layer) for layer in layers]
+    return digest(jax.tree.map(lambda x: jax.device_get(x).tolist(), learned))
+
+
+def _resumed(
+    run: Pretrained,
+    models: dict[str, Model],
+    sequences: dict[int, Sequences],
+    how: Settings,
+    keys: dict[tuple[str, int], dict[str, Any]],
+    cells: Cells,
+    source: dict[str, Any],
+    mesh: jax.sharding.Mesh | None,
+) -> dict[str, Cell]:
+    """The cells of all keys, by their digests: those that are there, and the others measured.
+
+    Raises:
+      UserError: processes do not see the same workdir.
+    """
+    first: dict[str, tuple[str, int]] = {}  # two names may be one method
+    for place, key in keys.items():
+        first.setdefault(digest(key), place)
+    found = {key: cells.find(place[1], keys[place]) for key, place in first.items()}
+    there = as_first([cell is not None for cell in found.values()])
+    known: dict[str, Cell] = {}
+    for (key, cell), has in zip(found.items(), there, strict=True):
+        if has and cell is None:
+            raise UserError(f"{cells.folder}: should be the same for all processes")
+        if has and cell is not None:
+            known[key] = cell
+    wanted = {place: key for key, place in first.items() if key not in known}
+    if known:
+        what = f"{len(wanted)} to measure" if wanted else "nothing is left to measure"
+        print(f"{len(known)} of {len(first)} cells are in {cells.folder}; {what}", flush=True)
+
+    def keep(name: str, cell: Cell) -> None:
+        if is_first():
+            cells.keep(keys[name, cell.length], cell)
+
+    measured = sweep(
+        models, model_methods(run.model), sequences, how, mesh, wanted=wanted, keep=keep,
+        source=source,
+    )  # fmt: skip
+    return known | {wanted[place]: cell for place, cell in measured.items()}
+
+
+def _write(found: Evaluated, records: list[Record], workdir: Path, folder: Path) -> None:
     """Tables, pictures and records into `folder`; the headline's table to the terminal."""
-    (records, heads, _), trained = found.swept, found.provenance["trained"]
+    config, trained = found.provenance["config"], found.provenance["trained"]
+    settings = config["eval"]
     train_length = trained["data"]["train_length"]
     heading = f"trained with {trained['model']['method']} at {train_length} tokens, " + (
         f"{found.provenance['steps']} steps" if found.provenance["steps"] else "imported"
     )
-    results = {"provenance": found.provenance, "records": records, "heads": heads}
+    heads = [
+        {"method": name, "length": cell.length} | record
+        for name, cells in found.cells.items()
+        for cell in cells
+        for record in cell.heads
+    ]
+    effective = effective_lengths(
+        found.rows(), train_length, settings["margin"], times=settings["bootstrap"],
+        seed=settings["seed"],
+    )  # fmt: skip
+    _tell_replaced(folder / "results.json", records)
+    results = {
+        "provenance": found.provenance,
+        "headline": found.headline,
+        "cells": found.kept,
+        "effective_lengths": effective,
+        "records": records,
+        "heads": heads,
+    }
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
     write_atomically(folder / "results.csv", to_csv(records))
     write_atomically(folder / "heads.csv", to_csv(heads))
     about = [
-        f"Data: {config.data.dataset}, split {config.eval.split}; weights: {config.eval.weights}."
+        f"Data: {config['data']['dataset']}, split {settings['split']}; weights: "
+        f"{settings['weights']}."
     ]
     if found.uncalibrated:
-        names = ", ".join(found.uncalibrated)
-        about.append(f"Not calibrated (lenext.evaluate --calibrate): {names}.")
-    about += [
-        f"{said}." for name in dict.fromkeys(r["method"] for r in records)
-        for said in overruled_parts(name)
-    ]  # fmt: skip
-    write_atomically(folder / "results.md", markdown(records, heading, about))
+        unmeasured = ", ".join(found.uncalibrated)
+        about.append(f"Not calibrated (lenext.evaluate --calibrate): {unmeasured}.")
+    about += [f"{said}." for name in found.cells for said in overruled_parts(name)]
+    text = markdown(records, heading, about, headline=found.headline, effective=effective)
+    write_atomically(folder / "results.md", text)
     write_atomically(folder / "results.png", plot(records, found.headline, train_length, heading))
     metrics = {record["metric"] for record in records}
     pictures = {
@@ -195,3 +358,20 @@ def _write(found: Evaluated, config: Config, workdir: Path, folder: Path) -> Non
     print("".join(f"{line}\n" for line in about[1:]), end="")
     print(f"all metrics, with intervals: {folder / 'results.md'}, .csv, .json")
     print(f"picture: {folder / 'results.png'}")
+
+
+def _tell_replaced(path: Path, records: list[Record]) -> None:
+    """Says which methods and lengths an earlier table showed that the one to come does not."""
+    try:
+        earlier = json.loads(path.read_text())["records"]
+        before = {(r["method"], r["length"], r["protocol"]) for r in earlier}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    gone = before - {(r["method"], r["length"], r["protocol"]) for r in records}
+    if gone:
+        methods = ", ".join(sorted({method for method, _, _ in gone}))
+        lengths = ", ".join(map(str, sorted({length for _, length, _ in gone})))
+        print(
+            f"{path.parent} showed {methods} at {lengths}, and now shows what was asked; what was "
+            f"measured stays in {CELLS}, and --name=NAME keeps a table apart"
+        )

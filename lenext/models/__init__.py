@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from lenext.config import ModelConfig
 from lenext.models.build import FAMILIES, Model, build_model, check_sizes, held_as
+from lenext.models.cost import cache_bytes, forward_flops
 from lenext.models.decoder import Decoder
 from lenext.models.encoder import Encoder
 from lenext.models.gau import GAUEncoder
@@ -24,7 +25,9 @@ __all__ = [
     "TokenFigures",
     "attention_maps",
     "build_model",
+    "cache_bytes",
     "check_sizes",
+    "forward_flops",
     "held_as",
     "in_words",
     "kinds_of",

@@ -52,6 +52,15 @@ class KVCache(NamedTuple):
     positions: Int[Array, " C"]
 
 
+def cache_size(method: Method, capacity: int) -> int:
+    """Tokens of which a layer keeps keys and values, of sequences of up to `capacity` tokens.
+
+    The first key always has a place: where a document starts is read off the keys.
+    """
+    keeps = method.visibility.keeps()
+    return capacity if keeps is None else min(capacity, max(1, keeps[0]) + keeps[1])
+
+
 class Attention(nnx.Module):
     """Attention of one layer, or of a stack of layers (see `lenext.models.stack`).
 
@@ -229,12 +238,8 @@ class Attention(nnx.Module):
         return on_shares(attended, (q, k, v, places, mask, lengths), params)
 
     def empty_cache(self, batch: int, capacity: int, dtype: Any) -> KVCache:
-        """A layer's cache for sequences of up to `capacity` tokens, or the window's size if less.
-
-        The first key always has a place: where a document starts is read off the keys.
-        """
-        keeps = self.methods[0].visibility.keeps()
-        size = capacity if keeps is None else min(capacity, max(1, keeps[0]) + keeps[1])
+        """A layer's cache for sequences of up to `capacity` tokens, see `cache_size`."""
+        size = cache_size(self.methods[0], capacity)
         shape = (batch, size, self.num_kv_heads, self.head_dim)
         # An array each: steps may donate them.
         k, v = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)

@@ -85,6 +85,10 @@ class GAUEncoder(LanguageModel):
         self.type_embedding = Embedding(config.type_vocab_size, hidden, config, rngs)
         super().__init__(config, methods, lambda method: GAULayer(config, method, rngs=rngs))
 
+    @property
+    def attention_channels(self) -> int:  # noqa: D102
+        return self.config.key_size + self.config.intermediate_size
+
     def embed(self, tokens, positions, token_types):  # noqa: D102
         types = jnp.zeros_like(tokens) if token_types is None else token_types
         x = self.word_embedding(tokens) + self.type_embedding(types)

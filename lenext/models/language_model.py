@@ -68,6 +68,11 @@ class LanguageModel(nnx.Module):
         layers = self.layers if isinstance(self.layers, nnx.List) else [self.layers]
         return tuple(method for layer in layers for method in layer.attention.by_layer)
 
+    @property
+    def attention_channels(self) -> int:
+        """Channels of a layer's queries and values, of all heads."""
+        return 2 * self.config.num_heads * self.config.key_size
+
     def embed(
         self,
         tokens: Int[Array, "B T"],
@@ -192,8 +197,14 @@ class LanguageModel(nnx.Module):
         length = first + tokens.shape[1] if length is None else length
         positions = first + jnp.arange(tokens.shape[1])
         x = self.embed(tokens, positions, None).astype(self.config.dtype)
-        after = []
+        after: list[KVCache] = []
+        shared: dict[Any, Array] = {}
         for layer, cache in zip(self._layers_apart(), caches, strict=True):
+            # Caches filled alike hold the same positions: as one array, what follows from it (the
+            # keys' rotation, masks) is computed once for all of these layers.
+            kept = layer.attention.methods[0].visibility.keeps()
+            same = shared.setdefault((cache.positions.size, kept), cache.positions)
+            cache = cache._replace(positions=same)
 
             def call(attention: Attention, q: Array, k: Array, v: Array, cache: KVCache = cache):
                 return attention.step(q, k, v, positions, length, cache)

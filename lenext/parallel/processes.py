@@ -3,9 +3,10 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from lenext.errors import UserError
@@ -76,6 +77,13 @@ def wait_for_all(where: str) -> None:
     """Returns when all processes are there."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
+
+
+def as_first(flags: Sequence[bool]) -> list[bool]:
+    """What these are in process 0, so that all go the same way."""
+    if jax.process_count() == 1:
+        return list(flags)
+    return multihost_utils.broadcast_one_to_all(np.array(flags, bool)).tolist()
 
 
 @contextlib.contextmanager

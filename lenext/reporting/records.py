@@ -1,10 +1,11 @@
-"""Runs of several seeds taken together: figures, intervals, differences, the best and the worst."""
+"""From sums over documents to records: figures, intervals, differences, the best and the worst."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lenext.reporting.bootstrap import interval, ratios, resample
 
@@ -14,7 +15,48 @@ RESAMPLES = 2000
 DEPTHS = 8
 """Parts of the places where needles begin, in records and pictures of what is retrieved."""
 HIGHER_IS_BETTER = {"accuracy": True, "retrieved": True, "loss": False}
+TRANSFORMS = {"perplexity": np.exp}
+"""What is made of a ratio of sums, of metrics where that is something else."""
 DERIVED = ("perplexity", "bits_per_byte")  # from the loss; a mean of perplexities is none
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What was measured of a method at a length. All are JSON values.
+
+    Attributes:
+      length: in tokens.
+      protocol: by which the sequences were prepared.
+      documents: indices in the corpus of the documents that sequences were cut from, ascending.
+      sequences: how many there are.
+      tokens: in all of them.
+      seconds: of running, compilation apart.
+      compile_seconds: of compiling; 0 where that was done for a length of the same bucket.
+      peak_bytes: of the compiled pass: arguments, outputs and everything between.
+      flops: of a sequence's forward pass, see `lenext.models.forward_flops`.
+      cache_bytes: of a sequence's keys and values, in a model that generates; else None.
+      unsuited: axes in which the method wants weights trained for it, and these were not.
+      sums: one a metric and bucket of positions: "metric", "positions" ([from, to) or None),
+        "predictions", and a number a document of "numerator" and "denominator", whose ratio of sums
+        the metric is.
+      heads: one a layer and head: how it attends, see `lenext.evaluation.metrics.by_head`.
+      provenance: where it was measured, see `lenext.workdirs.provenance`.
+    """
+
+    length: int
+    protocol: str
+    documents: list[int]
+    sequences: int
+    tokens: int
+    seconds: float
+    compile_seconds: float
+    peak_bytes: int
+    flops: float
+    cache_bytes: int | None
+    unsuited: list[str]
+    sums: list[dict[str, Any]]
+    heads: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Row(NamedTuple):
@@ -24,123 +66,219 @@ class Row(NamedTuple):
       label: its name.
       trained: what its weights were trained as.
       method: what they were evaluated under.
-      by_seed: seed to the records of `lenext.evaluation.evaluate_run`, each with its "sums".
+      by_seed: seed to what was measured, a cell a length.
     """
 
     label: str
     trained: str
     method: str
-    by_seed: Mapping[int, Sequence[Record]]
+    by_seed: Mapping[int, Sequence[Cell]]
 
 
-class _Cell(NamedTuple):
+class _Sums(NamedTuple):
     """A figure of a row: by seed, the sums whose ratio it is, by document."""
 
-    first: Record
+    first: Cell
+    predictions: int
     documents: tuple[int, ...]
     numerator: Float[np.ndarray, "S D"]
     denominator: Float[np.ndarray, "S D"]
 
+    def by_seed(self, metric: str) -> Float[np.ndarray, " S"]:
+        """Each seed's own figure."""
+        ratio = self.numerator.sum(axis=1) / self.denominator.sum(axis=1)
+        return TRANSFORMS.get(metric, np.positive)(ratio)
 
-def pool(rows: Sequence[Row], baseline: str, metrics: Iterable[str]) -> list[Record]:
-    """A record a row, length and metric, as `lenext.evaluation.sweep` makes of one run.
+    def samples(self, metric: str, times: int, seed: int) -> Float[np.ndarray, " times"] | None:
+        """The mean over seeds in each resample of documents and seeds.
+
+        None where one document alone counts, of which there is nothing to resample.
+        """
+        if min(np.count_nonzero(self.denominator, axis=1)) < 2:
+            return None
+        draws = resample(len(self.documents), times, seed)
+        seed_draws = resample(len(self.numerator), times, seed + 1)
+        drawn = np.stack(
+            [ratios(n, d, draws) for n, d in zip(self.numerator, self.denominator, strict=True)]
+        )
+        drawn = TRANSFORMS.get(metric, np.positive)(drawn)
+        return np.take_along_axis(drawn.T, seed_draws, axis=1).mean(axis=1)
+
+
+_Key = tuple[int, str, tuple[int, int] | None]
+"""Length, metric, positions."""
+
+
+def make_records(
+    rows: Sequence[Row],
+    baseline: str,
+    metrics: Iterable[str] | None = None,
+    *,
+    times: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Record]:
+    """A record a row, length and metric (and bucket of positions, where a metric has any).
 
     A figure is the mean over seeds of each seed's own. Its interval is 95 %, by resampling the
-    documents and, where there are several, the seeds; "difference" is to the row `baseline` under
-    the same draws of both, and so is the difference to a column's best and worst row, of which
-    "best" and "worst" say that it cannot be told from 0.
+    documents and, where there are several, the seeds; None where one document alone counts.
+    "difference" is to the row `baseline` under the same draws of both, and so is the difference to
+    a column's best and worst row, of which "best" and "worst" say that it cannot be told from 0.
 
     Args:
       rows: of equal seeds, lengths and documents.
       baseline: label of the row that others are compared with.
-      metrics: which ones; those of `DERIVED` cannot be pooled.
+      metrics: which ones; default: all. Those of `DERIVED` are of one seed alone.
+      times: resamples.
+      seed: of the resamples.
 
     Raises:
       ValueError: rows differ in seeds or documents, or a metric cannot be pooled.
     """
-    wanted = set(metrics)
-    if wanted & set(DERIVED):
-        raise ValueError(f"{', '.join(wanted & set(DERIVED))}: cannot be pooled over seeds")
+    wanted = None if metrics is None else set(metrics)
     seeds = sorted(rows[0].by_seed)
+    if wanted and wanted & set(DERIVED) and len(seeds) > 1:
+        raise ValueError(f"{', '.join(wanted & set(DERIVED))}: cannot be pooled over seeds")
     for row in rows:
         if sorted(row.by_seed) != seeds:
             raise ValueError(f"{row.label}: seeds {sorted(row.by_seed)}, others {seeds}")
-    cells = {row.label: _cells(row, wanted) for row in rows}
+    sums = {row.label: _sums_of(row, wanted) for row in rows}
     records = []
-    for key in cells[baseline]:
-        column = {label: found[key] for label, found in cells.items() if key in found}
-        records += _column(column, {row.label: row for row in rows}, baseline, seeds)
+    for key in sums[baseline]:
+        column = [(row, sums[row.label][key]) for row in rows if key in sums[row.label]]
+        records += _column(column, key, baseline, times, seed)
     order = {row.label: i for i, row in enumerate(rows)}
     return sorted(records, key=lambda record: order[record["method"]])
 
 
-def _cells(row: Row, metrics: set[str]) -> dict[Any, _Cell]:
-    """A row's figures by (length, metric, positions)."""
-    found: dict[Any, list[Record]] = {}
+def _sums_of(row: Row, metrics: set[str] | None) -> dict[_Key, _Sums]:
+    """A row's figures."""
+    found: dict[_Key, list[tuple[Cell, dict[str, Any]]]] = {}
     for seed in sorted(row.by_seed):
-        for record in row.by_seed[seed]:
-            if record["metric"] in metrics:
-                positions = record["positions"] and tuple(record["positions"])
-                key = record["length"], record["metric"], positions
-                found.setdefault(key, []).append(record)
-    cells = {}
-    for key, records in found.items():
-        sums = [record["sums"] for record in records]
-        documents = {tuple(x["documents"]) for x in sums}
-        if len(documents) > 1 or len(records) != len(row.by_seed):
+        for cell in row.by_seed[seed]:
+            for sums in cell.sums:
+                if metrics is None or sums["metric"] in metrics:
+                    positions = sums["positions"] and tuple(sums["positions"])
+                    key = cell.length, sums["metric"], positions
+                    found.setdefault(key, []).append((cell, sums))
+    joined = {}
+    for key, of_seeds in found.items():
+        documents = {tuple(cell.documents) for cell, _ in of_seeds}
+        if len(documents) > 1 or len(of_seeds) != len(row.by_seed):
             raise ValueError(f"{row.label} at {key}: seeds were evaluated on other documents")
-        cells[key] = _Cell(
-            records[0],
+        joined[key] = _Sums(
+            of_seeds[0][0],
+            of_seeds[0][1]["predictions"],
             documents.pop(),
-            np.array([x["numerator"] for x in sums], float),
-            np.array([x["denominator"] for x in sums], float),
+            np.array([sums["numerator"] for _, sums in of_seeds], float),
+            np.array([sums["denominator"] for _, sums in of_seeds], float),
         )
-    return cells
+    return joined
 
 
 def _column(
-    column: Mapping[str, _Cell], rows: Mapping[str, Row], baseline: str, seeds: Sequence[int]
+    column: Sequence[tuple[Row, _Sums]], key: _Key, baseline: str, times: int, seed: int
 ) -> list[Record]:
     """The records of all rows at a length and metric."""
-    documents = column[baseline].documents
-    draws = resample(len(documents), RESAMPLES, seed=0)
-    seed_draws = resample(len(seeds), RESAMPLES, seed=1)
-    values, samples = {}, {}
-    for label, cell in column.items():
-        if cell.documents != documents:
+    length, metric, positions = key
+    by_label = {row.label: sums for row, sums in column}
+    documents = by_label[baseline].documents
+    for label, sums in by_label.items():
+        if sums.documents != documents:
             raise ValueError(f"{label}: evaluated on other documents than {baseline}")
-        by_seed = cell.numerator.sum(axis=1) / cell.denominator.sum(axis=1)
-        values[label] = by_seed
-        drawn = np.stack(
-            [ratios(n, d, draws) for n, d in zip(cell.numerator, cell.denominator, strict=True)]
-        )
-        samples[label] = np.take_along_axis(drawn.T, seed_draws, axis=1).mean(axis=1)
+    values = {label: sums.by_seed(metric) for label, sums in by_label.items()}
     means = {label: float(np.mean(x)) for label, x in values.items()}
-    metric = column[baseline].first["metric"]
-    ranked = sorted(column, key=lambda label: means[label])
+    samples = {label: sums.samples(metric, times, seed) for label, sums in by_label.items()}
+
+    def apart(label: str, other: str) -> list[float] | None:
+        """The interval of their difference."""
+        ours, theirs = samples[label], samples[other]
+        return None if ours is None or theirs is None else list(interval(ours - theirs))
+
+    ranked = sorted(by_label, key=lambda label: means[label])
     if metric in HIGHER_IS_BETTER and not HIGHER_IS_BETTER[metric]:
         ranked.reverse()
     records = []
-    for label, cell in column.items():
+    for row, sums in column:
+        label, own = row.label, samples[row.label]
         record: Record = {
-            key: cell.first[key]
-            for key in ("length", "metric", "positions", "protocol", "documents")
-        }
-        record |= {
             "method": label,
-            "trained": rows[label].trained,
-            "evaluated": rows[label].method,
-            "predictions": cell.first["predictions"],
+            "length": length,
+            "metric": metric,
+            "positions": positions and list(positions),
+            "protocol": sums.first.protocol,
+            "documents": len(documents),
+            "predictions": sums.predictions,
+            "trained": row.trained,
+            "evaluated": row.method,
             "value": means[label],
-            "interval": list(interval(samples[label])),
+            "interval": None if own is None else list(interval(own)),
             "by_seed": values[label].tolist(),
             "difference": means[label] - means[baseline],
-            "difference_interval": list(interval(samples[label] - samples[baseline])),
-            "unsuited": cell.first["unsuited"],
+            "difference_interval": apart(label, baseline),
+            "unsuited": sums.first.unsuited,
         }
         if metric in HIGHER_IS_BETTER:
             for name, end in (("best", ranked[-1]), ("worst", ranked[0])):
-                low, high = interval(samples[label] - samples[end])
+                low, high = apart(label, end) or [means[label] - means[end]] * 2
                 record[name] = low <= 0 <= high
         records.append(record)
     return records
+
+
+def effective_lengths(
+    rows: Sequence[Row],
+    train_length: int,
+    margin: float,
+    *,
+    times: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Record]:
+    """How far each row holds: the longest length up to which its loss stays near that at L.
+
+    Args:
+      rows: as for `make_records`.
+      train_length: L; where it was not measured, the shortest length beyond it stands for it, or
+        the shortest of all.
+      margin: share of the loss at L by which the loss may exceed it, at this length and at every
+        shorter one from L on.
+      times: resamples.
+      seed: of the resamples.
+
+    Returns:
+      A record a row: "effective_length"; its 95 % "interval", by resampling documents and seeds,
+      None where one document alone counts; "from", the length that stands for L; "longest", the
+      longest one measured, so that where the two are equal the row may hold further.
+    """
+    found = []
+    for row in rows:
+        columns = {
+            key[0]: sums
+            for key, sums in sorted(_sums_of(row, {"loss"}).items(), key=lambda x: x[0][0])
+        }
+        lengths = [n for n in columns if n >= train_length] or [*columns]
+        first = train_length if train_length in columns else lengths[0]
+        values = np.array([np.mean(columns[n].by_seed("loss")) for n in lengths])
+        drawn = [columns[n].samples("loss", times, seed) for n in lengths]
+        ends = None
+        if all(x is not None for x in drawn):
+            reached = _reach(np.array(drawn), margin)
+            ends = [lengths[int(x)] for x in np.quantile(reached, (0.025, 0.975), method="nearest")]
+        found.append(
+            {
+                "method": row.label,
+                "effective_length": lengths[_reach(values[:, None], margin)[0]],
+                "interval": ends,
+                "margin": margin,
+                "from": first,
+                "longest": lengths[-1],
+            }
+        )
+    return found
+
+
+def _reach(
+    losses: Float[np.ndarray, "lengths samples"], margin: float
+) -> Int[np.ndarray, " samples"]:
+    """The number of the last length up to which no loss exceeds the first one's by the margin."""
+    within = losses <= losses[0] * (1 + margin)
+    return np.cumprod(within, axis=0).sum(axis=0) - 1

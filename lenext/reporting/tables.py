@@ -1,8 +1,8 @@
-"""Records as a table for people and a CSV for spreadsheets."""
+"""Records as tables: for terminals, in Markdown, as CSV; and pages of them."""
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lenext.workdirs.versions import results_version
@@ -16,141 +16,6 @@ MARKS = (
     "column not to be told from the best, or from the worst, by the interval of their difference."
 )
 ONE_DOCUMENT = " –: of one document, from which no interval follows."
-
-
-class Table:
-    """Figures by method and column, from records of one metric.
-
-    Attributes:
-      columns: their headings, ascending.
-      rows: method as shown, and its records by column.
-    """
-
-    def __init__(self, records: Records, column: Callable[[Record], Any], name: Callable):
-        found = sorted({column(record) for record in records})
-        cells = {(record["method"], column(record)): record for record in records}
-        self.columns = [name(x) for x in found]
-        self.rows: list[tuple[str, list[Record]]] = [
-            (label(cells[method, found[0]]), [cells[method, x] for x in found])
-            for method in dict.fromkeys(record["method"] for record in records)
-        ]
-
-
-def by_length(records: Records, metric: str) -> Table:
-    """A metric's table: columns are lengths."""
-    return Table([r for r in records if r["metric"] == metric], lambda r: r["length"], str)
-
-
-def by_position(records: Records) -> tuple[int, Table] | None:
-    """The longest length and its loss by position; None where there is none."""
-    chosen = [record for record in records if record["metric"] == "loss_by_position"]
-    if not chosen:
-        return None
-    longest = max(record["length"] for record in chosen)
-    chosen = [record for record in chosen if record["length"] == longest]
-    return longest, Table(chosen, lambda r: tuple(r["positions"]), lambda x: f"{x[0]} … {x[1] - 1}")
-
-
-def label(record: Record) -> str:
-    """A method's name, marked where the weights were not trained for it."""
-    return record["method"] + (f" {UNSUITED}" if record["unsuited"] else "")
-
-
-def text_table(records: Records, metric: str) -> str:
-    """Method by length, three decimals, for a terminal."""
-    table = by_length(records, metric)
-    width = max(len(text) for text in [*(name for name, _ in table.rows), metric])
-    lines = [f"{metric:<{width}}" + "".join(f"{length:>8}" for length in table.columns)]
-    for name, row in table.rows:
-        lines.append(f"{name:<{width}}" + "".join(f"{figure(r['value']):>8}" for r in row))
-    return "\n".join([*lines, *footnotes(records)])
-
-
-def figure(value: float) -> str:
-    """Three decimals; four digits where those are too many."""
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
-
-
-def footnotes(records: Records) -> list[str]:
-    """What a table's reader has to know of its rows and columns."""
-    lengths = {r["length"]: r for r in records if not r["positions"]}
-    counts = ", ".join(
-        f"{r['documents']} ({r['predictions']:,})" for _, r in sorted(lengths.items())
-    )
-    notes = [f"documents (predicted tokens) a length: {counts}; protocol {records[0]['protocol']}"]
-    unsuited = {r["method"]: r["unsuited"] for r in records if r["unsuited"]}
-    if unsuited:
-        what = "; ".join(f"{method}: {', '.join(axes)}" for method, axes in unsuited.items())
-        notes.append(f"{UNSUITED} wants weights trained for it, which these were not ({what})")
-    return notes
-
-
-def markdown(records: Records, heading: str, about: Sequence[str] = ()) -> str:
-    """All metrics as Markdown tables, figures with their 95 % intervals; `about`: further notes."""
-    parts = [f"# {heading}"]
-    for metric in dict.fromkeys(r["metric"] for r in records if not r["positions"]):
-        parts += _markdown_table(metric, by_length(records, metric))
-    positions = by_position(records)
-    if positions:
-        longest, table = positions
-        parts += _markdown_table(f"loss by position, at length {longest}", table)
-    parts += _table_lines("cost", by_length(records, records[0]["metric"]), cost)
-    notes = [
-        "Brackets: 95 % interval by bootstrap over documents."
-        + (ONE_DOCUMENT if any(r["interval"] is None for r in records) else ""),
-        "Cost: seconds of running, in parentheses of compiling (0 where a length shares its bucket "
-        "with another); peak memory of the compiled pass.",
-        *footnotes(records),
-        *about,
-    ]
-    return "\n".join([*parts, "", *(f"- {note}" for note in notes), ""])
-
-
-def cost(record: Record) -> str:
-    """Of one cell of a sweep: seconds, those of compiling in parentheses, and memory."""
-    seconds, compiling = record["seconds"], record["compile_seconds"]
-    return f"{seconds:.1f} s (+{compiling:.1f}), {record['peak_bytes'] / 1e6:.0f} MB"
-
-
-def _markdown_table(title: str, table: Table) -> list[str]:
-    def interval(record: Record) -> str:
-        if record["interval"] is None:
-            return f"{figure(record['value'])} –"
-        low, high = record["interval"]
-        return f"{figure(record['value'])} [{figure(low)}, {figure(high)}]"
-
-    return _table_lines(title, table, interval)
-
-
-def _table_lines(title: str, table: Table, cell: Callable[[Record], str]) -> list[str]:
-    lines = ["", f"## {title}", ""]
-    lines.append("| method | " + " | ".join(table.columns) + " |")
-    lines.append("|---|" + "---:|" * len(table.columns))
-    for name, row in table.rows:
-        cells = [cell(record) for record in row]
-        escaped = name.replace("|", r"\|")  # a pattern of methods is no border of cells
-        lines.append(f"| {escaped} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def to_csv(records: Records) -> str:
-    """A line a record; intervals in two columns, lists joined by spaces."""
-    out = io.StringIO()
-    flat = [_flat(record) for record in records]
-    writer = csv.DictWriter(out, fieldnames=list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return out.getvalue()
-
-
-def _flat(record: Record) -> Record:
-    flat = {}
-    for key, value in record.items():
-        if key.endswith("interval"):
-            flat[f"{key}_low"], flat[f"{key}_high"] = value or ("", "")
-        else:
-            flat[key] = " ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
 
 
 def select(records: Iterable[Record], **wanted: Any) -> list[Record]:
@@ -173,15 +38,30 @@ def lengths(records: Iterable[Record]) -> list[int]:
     return sorted({record["length"] for record in records})
 
 
-def half(record: Record) -> float:
-    """Half the width of the interval."""
-    low, high = record["interval"]
-    return (high - low) / 2
+def label(record: Record) -> str:
+    """A method's name, marked where the weights were not trained for it."""
+    return record["method"] + (f" {UNSUITED}" if record["unsuited"] else "")
+
+
+def figure(value: float) -> str:
+    """Three decimals; four digits where those are too many."""
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
 def with_interval(record: Record) -> str:
     """A figure with half its interval."""
-    return f"{figure(record['value'])} ±{half(record):.3f}"
+    if record["interval"] is None:
+        return f"{figure(record['value'])} –"
+    low, high = record["interval"]
+    return f"{figure(record['value'])} ±{(high - low) / 2:.3f}"
+
+
+def with_ends(record: Record) -> str:
+    """A figure with both ends of its interval."""
+    if record["interval"] is None:
+        return f"{figure(record['value'])} –"
+    low, high = record["interval"]
+    return f"{figure(record['value'])} [{figure(low)}, {figure(high)}]"
 
 
 def marked(record: Record) -> str:
@@ -194,25 +74,195 @@ def marked(record: Record) -> str:
 
 def difference(record: Record) -> str:
     """The difference to the baseline, with its interval."""
+    if record["difference_interval"] is None:
+        return f"{record['difference']:+.3f} –"
     low, high = record["difference_interval"]
     return f"{record['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def metric_table(
-    records: Sequence[Record], metric: str, cell: Callable[[Record], str] = marked
-) -> list[str]:
-    """Rows by length of a metric; a column says how the weights were trained where that varies."""
-    chosen = select(records, metric=metric, positions=None)
-    columns = lengths(chosen)
+def cost(record: Record) -> str:
+    """Of one cell of a sweep: seconds, those of compiling in parentheses, and memory."""
+    seconds, compiling = record["seconds"], record["compile_seconds"]
+    return f"{seconds:.1f} s (+{compiling:.1f}), {record['peak_bytes'] / 1e6:.0f} MB"
+
+
+def work(record: Record) -> str:
+    """What a sequence asks for: operations, bytes of keys and values, and how fast they went."""
+    cache = record["cache_bytes"]
+    held = "" if cache is None else f"{cache / 1e6:.3g} MB, "
+    return f"{record['flops'] / 1e9:.3g} GFLOP, {held}{record['tokens_per_second']:,.0f} tokens/s"
+
+
+def by_length(records: Records, metric: str) -> tuple[list[str], dict[str, list[Record | None]]]:
+    """A metric's lengths, ascending, and each row's records of them, None where it has none."""
+    return _grid(select(records, metric=metric, positions=None), lambda r: r["length"], str)
+
+
+def _grid(
+    records: Records, column: Callable[[Record], Any], name: Callable[[Any], str]
+) -> tuple[list[str], dict[str, list[Record | None]]]:
+    found = sorted({column(record) for record in records})
+    rows: dict[str, dict[Any, Record]] = {}
+    for record in records:
+        rows.setdefault(label(record), {})[column(record)] = record
+    return [*map(name, found)], {row: [own.get(x) for x in found] for row, own in rows.items()}
+
+
+def text_table(records: Records, metric: str) -> str:
+    """Method by length, three decimals, for a terminal."""
+    columns, rows = by_length(records, metric)
+    cells = {name: [figure(r["value"]) if r else "" for r in row] for name, row in rows.items()}
+    width = max(map(len, [*rows, metric]))
+    lines = []
+    for name, row in ({metric: columns} | cells).items():
+        widths = [
+            max(8, *(len(x) + 2 for x in column)) for column in zip(*cells.values(), strict=True)
+        ]
+        lines.append(
+            f"{name:<{width}}"
+            + "".join(f"{text:>{wide}}" for text, wide in zip(row, widths, strict=True))
+        )
+    return "\n".join([*lines, *footnotes(records)])
+
+
+def footnotes(records: Records) -> list[str]:
+    """What a table's reader has to know of its rows and columns."""
+    notes = [
+        f"documents (predicted tokens) a length: {counts(records)}; protocol "
+        f"{records[0]['protocol']}"
+    ]
+    unsuited = {r["method"]: r["unsuited"] for r in records if r["unsuited"]}
+    if unsuited:
+        what = "; ".join(f"{method}: {', '.join(axes)}" for method, axes in unsuited.items())
+        notes.append(f"{UNSUITED} wants weights trained for it, which these were not ({what})")
+    return notes
+
+
+def counts(records: Records) -> str:
+    """Documents, and in parentheses predictions, by length."""
+    by_length = {r["length"]: r for r in records if not r["positions"]}
+    return ", ".join(
+        f"{r['documents']} ({r['predictions']:,})" for _, r in sorted(by_length.items())
+    )
+
+
+def markdown(
+    records: Records,
+    heading: str,
+    about: Sequence[str] = (),
+    *,
+    headline: str | None = None,
+    effective: Records = (),
+) -> str:
+    """A page of all metrics of a sweep, with their 95 % intervals.
+
+    Args:
+      records: of the sweep.
+      heading: of the page.
+      about: further notes.
+      headline: a metric whose differences to the first row are shown too.
+      effective: of `lenext.reporting.records.effective_lengths`.
+    """
+    sections = [
+        (metric, metric_table(records, metric, with_ends))
+        for metric in dict.fromkeys(r["metric"] for r in records if not r["positions"])
+    ]
+    first = records[0]
+    if headline:
+        title = f"{headline} less {first['method']}'s"
+        sections.insert(1, (title, metric_table(records, headline, difference)))
+    buckets = select(records, metric="loss_by_position")
+    if buckets:
+        longest = max(lengths(buckets))
+        columns, rows = _grid(
+            select(buckets, length=longest),
+            lambda r: tuple(r["positions"]),
+            lambda x: f"{x[0]} … {x[1] - 1}",
+        )
+        title = f"loss by position, at length {longest}"
+        sections.append((title, _metric_table(columns, rows, with_ends)))
+    notes = [
+        "Brackets: 95 % interval by bootstrap over documents."
+        + (ONE_DOCUMENT if any(r["interval"] is None for r in records) else "")
+    ]
+    if effective:
+        sections.append(("effective length", effective_table(effective)))
+        notes.append(
+            "Effective length: the longest up to which the loss exceeds that at the training "
+            f"length by no more than {effective[0]['margin']:.3g} of it; ≥ where that is the "
+            "longest measured."
+        )
+    if "seconds" in first:
+        sections.append(("cost", metric_table(records, first["metric"], cost)))
+        notes.append(
+            "Cost: seconds of running, in parentheses of compiling (0 where a length shares its "
+            "bucket with another); peak memory of the compiled pass."
+        )
+    if "flops" in first:
+        sections.append(("work", metric_table(records, first["metric"], work)))
+        notes.append(
+            "Work: operations of a sequence's forward pass, in products with matrices and of "
+            "queries with the keys that they see; the keys and values that generating it holds, in "
+            "models that generate; tokens a second of the run."
+        )
+    return page(heading, sections, [*notes, *footnotes(records), *about])
+
+
+def effective_table(effective: Records) -> list[str]:
+    """Rows of how far each method holds."""
     rows = []
-    for method in dict.fromkeys(r["method"] for r in chosen):
-        row = {r["length"]: r for r in chosen if r["method"] == method}
-        trained = next(iter(row.values()))["trained"]
-        rows.append([method, trained, *(cell(row[n]) if n in row else "" for n in columns)])
-    return markdown_table(["method", "trained with", *map(str, columns)], rows, words=2)
+    for record in effective:
+        reaches, longest = record["effective_length"], record["longest"]
+        ends = "–" if record["interval"] is None else "[{}, {}]".format(*record["interval"])
+        reached = f"{'≥ ' if reaches == longest else ''}{reaches}"
+        rows.append([record["method"], str(record["from"]), reached, ends])
+    return markdown_table(["method", "from", "effective length", "95 % interval"], rows)
 
 
-def accuracy_and_loss(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+def to_csv(records: Records) -> str:
+    """A line a record; intervals in two columns, lists joined by spaces."""
+    out = io.StringIO()
+    flat = [_flat(record) for record in records]
+    names = dict.fromkeys(key for record in flat for key in record)
+    writer = csv.DictWriter(out, fieldnames=list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def _flat(record: Record) -> Record:
+    flat = {}
+    for key, value in record.items():
+        if key.endswith("interval"):
+            flat[f"{key}_low"], flat[f"{key}_high"] = value or ("", "")
+        else:
+            flat[key] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return flat
+
+
+def metric_table(
+    records: Records, metric: str, cell: Callable[[Record], str] = marked
+) -> list[str]:
+    """Rows by length of a metric; a column says how weights were trained, where records do."""
+    return _metric_table(*by_length(records, metric), cell)
+
+
+def _metric_table(
+    columns: Sequence[str],
+    rows: Mapping[str, Sequence[Record | None]],
+    cell: Callable[[Record], str],
+) -> list[str]:
+    lines, told = [], False
+    for name, row in rows.items():
+        first = next(record for record in row if record)
+        told = "trained" in first
+        about = [first["method"], first["trained"]] if told else [name]
+        lines.append([*about, *(cell(record) if record else "" for record in row)])
+    headings = ["method", "trained with"] if told else ["method"]
+    return markdown_table([*headings, *columns], lines, words=len(headings))
+
+
+def accuracy_and_loss(records: Records) -> list[tuple[str, list[str]]]:
     """Sections of both by length, and of the accuracy's difference to the baseline, softmax."""
     return [
         ("accuracy (higher is better)", metric_table(records, "accuracy")),
@@ -237,13 +287,6 @@ def markdown_table(
 
 def provenance_notes(content: dict[str, Any]) -> list[str]:
     """What a reader has to know of where figures come from."""
-    one_length = {}
-    for record in content["records"]:
-        if not record["positions"]:
-            one_length[record["length"]] = record
-    counts = ", ".join(
-        f"{r['documents']} ({r['predictions']:,})" for _, r in sorted(one_length.items())
-    )
     seconds = sum(r["training_seconds"] + r["evaluation_seconds"] for r in content["runs"])
     hardware = content["hardware"]
     machines = hardware if isinstance(hardware, list) else [hardware]
@@ -255,10 +298,10 @@ def provenance_notes(content: dict[str, Any]) -> list[str]:
         f"Size {content['size']}: {steps} steps, {tokens} tokens a training; seeds "
         f"{', '.join(map(str, content['seeds']))}; {len(content['runs'])} trainings.",
     ]
-    if one_length:
+    if told := counts(content["records"]):
         protocol = content["records"][0]["protocol"]
         notes.append(
-            f"Documents (predicted tokens) a length and seed: {counts}; protocol {protocol}."
+            f"Documents (predicted tokens) a length and seed: {told}; protocol {protocol}."
         )
     notes.append(
         f"{seconds / 3600:.1f} hours on "

@@ -9,13 +9,19 @@ from typing import Any
 from lenext.config import differences, plain
 from lenext.errors import UserError
 from lenext.files import write_atomically
-from lenext.reporting.records import Row, pool
-from lenext.sweeps.runs import Run, find_evaluation, find_outcome, make_folder
+from lenext.reporting.records import Row, make_records
+from lenext.sweeps.runs import (
+    Run,
+    find_evaluation,
+    find_outcome,
+    make_folder,
+    read_evaluation,
+)
 from lenext.workdirs.versions import results_version
 
 Content = dict[str, Any]
 """What an experiment's JSON holds: where it comes from (config, seeds, tokens, steps, git,
-results_version, fingerprint, versions, hardware), "runs", and "records" as of `pool`."""
+results_version, fingerprint, versions, hardware), "runs", and "records" as of `make_records`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,11 +60,11 @@ def collect(
         for label, method in run.rows.items() if not outcome["stopped"] else ():
             path = find_evaluation(run, method, folders)
             assert path is not None
-            results = json.loads(path.read_text())
+            results, cells = read_evaluation(path)
             sources.append(results["provenance"])
             seconds += results["seconds"]
             row = rows.setdefault(label, Row(label, run.name, method, {}))
-            row.by_seed[run.seed] = results["records"]  # pyright: ignore[reportIndexIssue]
+            row.by_seed[run.seed] = cells  # pyright: ignore[reportIndexIssue]
         described.append(
             {
                 "name": run.name,
@@ -109,7 +115,7 @@ def _pooled(rows: Sequence[Row], experiment: Experiment) -> list[dict[str, Any]]
             same = {seed: baseline.by_seed[seed] for seed in seeds}
             together = [baseline._replace(by_seed=same), *group]
         labels = {row.label for row in group}
-        pooled = pool(together, experiment.baseline, experiment.metrics)
+        pooled = make_records(together, experiment.baseline, experiment.metrics)
         records += [record for record in pooled if record["method"] in labels]
     return records
 

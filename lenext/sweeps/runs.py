@@ -24,6 +24,7 @@ from lenext.config import Config, base_config, plain, read_methods
 from lenext.errors import TrainingError, UserError
 from lenext.evaluation import evaluate_run
 from lenext.files import write_atomically
+from lenext.reporting.records import Cell
 from lenext.training import train
 from lenext.workdirs.calibration import is_calibrated
 from lenext.workdirs.provenance import provenance
@@ -219,15 +220,37 @@ def evaluate_method(run: Run, method: str, folder: Path) -> None:
     results = {
         "seconds": time.perf_counter() - start,
         "provenance": found.provenance,
-        "records": [
-            record | {"sums": sums}
-            for record, sums in zip(found.swept.records, found.swept.sums, strict=True)
-        ],
-        "heads": found.swept.heads,
+        "cells": [dataclasses.asdict(cell) for cell in found.cells[method]],
     }
     path = run.results(folder, method)
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, json.dumps(results) + "\n")
+
+
+def read_evaluation(path: Path) -> tuple[dict[str, Any], list[Cell]]:
+    """A method's evaluation as `evaluate_method` wrote it: all but its cells, and those.
+
+    Of evaluations that hold records with sums, as they did up to version 0.2, cells are made.
+    """
+    results = json.loads(path.read_text())
+    if "cells" in results:
+        return results, [Cell(**cell) for cell in results.pop("cells")]
+    by_length: dict[int, list[dict[str, Any]]] = {}
+    for record in results.pop("records"):
+        by_length.setdefault(record["length"], []).append(record)
+    return results, [_cell(records) for records in by_length.values()]
+
+
+def _cell(records: Sequence[dict[str, Any]]) -> Cell:
+    """What a method's records of one length were made of."""
+    names = {field.name for field in dataclasses.fields(Cell)}
+    first = {key: value for key, value in records[0].items() if key in names}
+    sums = [
+        {key: record[key] for key in ("metric", "positions", "predictions")} | record["sums"]
+        for record in records
+    ]
+    unknown = {"flops": 0.0, "cache_bytes": None}
+    return Cell(**unknown | first | {"documents": sums[0]["documents"], "sums": sums})
 
 
 def make_folder(folder: Path, flag: str) -> None:

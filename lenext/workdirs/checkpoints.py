@@ -16,7 +16,7 @@ from orbax.checkpoint import checkpoint_managers
 from lenext.errors import TrainingError, UserError
 from lenext.models.stack import Place
 from lenext.parallel.processes import is_first, is_peer_lost
-from lenext.workdirs.seals import damage, seal
+from lenext.workdirs.seals import damage, identity, seal
 
 State = dict[str, Any]
 """What a step takes and gives: {"params": pure dict of arrays, "optimizer": Optax's state}, and
@@ -313,6 +313,11 @@ def newest_step(workdir: Path, *, set_aside: bool = False) -> int | None:
         (directory / str(step)).rename(target)
         _seal_of(workdir, step).unlink()
     return max((step for step in steps if step not in damaged), default=None)
+
+
+def weights_identity(workdir: Path, step: int) -> str:
+    """What tells the checkpoint of a step from every other."""
+    return identity(workdir / "checkpoints" / str(step), _seal_of(workdir, step))
 
 
 def _seal_of(workdir: Path, step: int) -> Path:

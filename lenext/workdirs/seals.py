@@ -14,12 +14,23 @@ from lenext.files import write_atomically
 def seal(checkpoint: Path, path: Path) -> None:
     """Writes the seal of a complete checkpoint."""
     path.parent.mkdir(exist_ok=True)
+    write_atomically(path, _text(checkpoint))
+
+
+def identity(checkpoint: Path, path: Path) -> str:
+    """SHA-256 of a checkpoint's seal, or of what that would say where there is none."""
+    text = path.read_text() if path.exists() else _text(checkpoint)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _text(checkpoint: Path) -> str:
+    """What a seal says."""
     found = {
         str(file.relative_to(checkpoint)): [file.stat().st_size, _digest(file)]
         for file in sorted(checkpoint.rglob("*"))
         if file.is_file()
     }
-    write_atomically(path, json.dumps(found, indent=0) + "\n")
+    return json.dumps(found, indent=0) + "\n"
 
 
 def damage(checkpoint: Path, path: Path) -> str | None:

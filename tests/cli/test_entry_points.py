@@ -75,7 +75,7 @@ class TestInThisProcess:
         outcome = call("train", *words)
         assert outcome.code == 130
         last = outcome.err.splitlines()[-1]
-        assert last == "error: interrupted; the same command resumes from the last checkpoint"
+        assert last == "error: interrupted; the same command goes on from what is written"
 
     def test_a_bug_keeps_its_traceback(self, call, words, monkeypatch):
         def fail(*_):

@@ -158,7 +158,7 @@ def test_large_figures_fit_their_columns():
     records = [
         record("softmax", n, value, "perplexity") for n, value in [(16, 999.9), (32, 123456.7)]
     ]
-    assert text_table(records, "perplexity").splitlines()[1] == "softmax    999.9001.235e+05"
+    assert text_table(records, "perplexity").splitlines()[1] == "softmax     999.900  1.235e+05"
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def trained_figures(folder):
         losses[name] = [line["loss"] for line in read_metrics(workdir)]
         figures[name] = {
             f"{r['method']} {r['metric']} {r['length']} {r['positions'] or ''}".strip(): r["value"]
-            for r in found.swept.records
+            for r in found.records()
         }
     return losses, figures
 

@@ -1,0 +1,71 @@
+"""What a sweep has measured, kept cell by cell, so that nothing is measured twice.
+
+A cell is DIR/eval/cells/LENGTH-KEY.json: what was measured of a method at a length, under a key of
+all that its figures follow from. How a pass is cut into batches, and over which devices it is
+split, is no part of it: figures are the same but for rounding.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lenext.evaluation.protocols import Sequences
+from lenext.files import write_atomically
+from lenext.reporting.records import Cell
+
+DIGITS = 16
+
+
+def digest(value: Any) -> str:
+    """Of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def digest_of(sequences: Sequences) -> str:
+    """Of sequences: all that is asked, and of which documents."""
+    answers = sequences.answers._asdict() if sequences.answers else {}
+    arrays = sequences.batch | {"document": sequences.document} | answers
+    found = hashlib.sha256(str(sequences.ordered).encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()[:DIGITS]
+
+
+class Cells:
+    """Cells of a folder, by their keys.
+
+    Args:
+      folder: made when the first cell is kept.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @staticmethod
+    def name(length: int, key: Mapping[str, Any]) -> str:
+        """Of the file that the cell of a key is kept in."""
+        return f"{length}-{digest(key)}.json"
+
+    def find(self, length: int, key: Mapping[str, Any]) -> Cell | None:
+        """The cell of a key; None where there is none that can be read."""
+        path = self.folder / self.name(length, key)
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text())
+            return Cell(**found["cell"]) if found["key"] == key else None
+        except (OSError, ValueError, KeyError, TypeError):
+            print(f"{path}: is damaged; measured anew")
+            return None
+
+    def keep(self, key: Mapping[str, Any], cell: Cell) -> None:
+        """Writes a cell that is done."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"key": key, "cell": dataclasses.asdict(cell)}
+        write_atomically(self.folder / self.name(cell.length, key), json.dumps(content) + "\n")

@@ -1,0 +1,102 @@
+"""Several evaluations side by side, paired on the same documents."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lenext.errors import UserError
+from lenext.reporting.records import Cell, Row
+
+
+class Found(NamedTuple):
+    """What an evaluation left.
+
+    Attributes:
+      name: what it is called beside others.
+      headline: the metric that stands for its protocol.
+      trained: the config of the run.
+      settings: the config of the evaluation, section `eval`.
+      cells: of each method as typed, in the order of its table: cells by length.
+      asked: of each length, a digest of the sequences.
+    """
+
+    name: str
+    headline: str
+    trained: dict[str, Any]
+    settings: dict[str, Any]
+    cells: dict[str, dict[int, Cell]]
+    asked: dict[int, str]
+
+
+def read_results(folder: Path, name: str) -> Found:
+    """The table of an evaluation, with the cells that it is made of.
+
+    Args:
+      folder: a workdir, or the folder of one of its tables: DIR, DIR/eval, DIR/eval/NAME.
+      name: what to call it.
+
+    Raises:
+      UserError: there is none, or not all of it.
+    """
+    path = next((f for f in (folder / "eval", folder) if (f / "results.json").exists()), None)
+    if path is None:
+        raise UserError(f"{folder}: holds no evaluation; python -m lenext.evaluate makes one")
+    try:
+        results = json.loads((path / "results.json").read_text())
+        source = results["provenance"]
+        kept = next(f for f in (path / "cells", path.parent / "cells") if f.is_dir())
+        cells: dict[str, dict[int, Cell]] = {}
+        asked = {}
+        for entry in results["cells"]:
+            found = json.loads((kept / entry["cell"]).read_text())
+            cells.setdefault(entry["method"], {})[entry["length"]] = Cell(**found["cell"])
+            asked[entry["length"]] = found["key"]["sequences"]
+        return Found(
+            name, results["headline"], source["trained"], source["config"]["eval"], cells, asked
+        )
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        raise UserError(
+            f"{path / 'results.json'}: some of what it shows is not there; evaluate again"
+        ) from None
+
+
+def paired(evaluations: Sequence[Found]) -> list[list[Row]]:
+    """Of each evaluation a row a method, at the lengths that all of them have.
+
+    Raises:
+      UserError: they were asked other things: no length in common, or other documents or masks.
+    """
+    first = evaluations[0]
+    lengths = set(first.asked).intersection(*(found.asked for found in evaluations))
+    if not lengths:
+        said = "; ".join(f"{f.name}: {', '.join(map(str, sorted(f.asked)))}" for f in evaluations)
+        raise UserError(f"no length is common to all: {said}")
+    for found in evaluations:
+        other = sorted(n for n in lengths if found.asked[n] != first.asked[n])
+        if other:
+            raise UserError(
+                f"{found.name}: was asked other sequences than {first.name} at {other[0]}; same "
+                "data, tokenizer, protocol and settings (config.eval) pair them"
+            )
+    return [
+        [
+            Row(
+                f"{found.name}: {method}",
+                found.trained["model"]["method"],
+                method,
+                {0: [by_length[n] for n in sorted(lengths)]},
+            )
+            for method, by_length in found.cells.items()
+        ]
+        for found in evaluations
+    ]
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """What tells folders apart: the fewest last parts of their paths."""
+    parts = [folder.resolve().parts for folder in folders]
+    count = 1
+    while len({p[-count:] for p in parts}) < len(set(parts)):
+        count += 1
+    return ["/".join(p[-count:]) for p in parts]

@@ -1,0 +1,60 @@
+"""What a model costs at a length, by its sizes and its methods: operations, and a cache's bytes."""
+
+import math
+
+import numpy as np
+from flax import nnx
+
+from lenext.attention import Method
+from lenext.models.attention import cache_size
+from lenext.models.language_model import LanguageModel
+from lenext.models.parts import kinds_of
+
+
+def forward_flops(model: LanguageModel, length: int, predictions: int) -> float:
+    """Floating-point operations of a sequence's forward pass: two a multiplication and addition.
+
+    Counted are the products with matrices, and of each query with each key that it sees, so a
+    window counts what is in it: what the method asks for, which an implementation may exceed.
+    Element-wise operations are not, nor what an axis computes of its own.
+
+    Args:
+      model: with its methods; its parameters may be shapes.
+      length: of the sequence, in tokens.
+      predictions: of its tokens, at how many logits are made.
+    """
+    kinds = kinds_of(model)
+    sizes = {
+        ".".join(map(str, path)): math.prod(parameter.shape)
+        for path, parameter in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    }
+    table = model.config.vocab_size * model.config.hidden_size
+    heads = [sizes[name] for name, kind in kinds.items() if kind == "head"]
+    head = sum(heads) + (0 if table in heads else table)  # tied: the embedding's
+    matrices = sum(sizes[name] for name, kind in kinds.items() if kind == "matrix")
+    causal = model.objective == "causal_lm"
+    pairs = {method: _pairs(method, length, causal=causal) for method in set(model.methods)}
+    attention = model.attention_channels * sum(pairs[method] for method in model.methods)
+    return 2.0 * (matrices * length + head * predictions + attention)
+
+
+def cache_bytes(model: LanguageModel, length: int) -> int | None:
+    """Bytes of the keys and values that generating a sequence of the length holds.
+
+    None for a model that does not generate.
+    """
+    if model.objective != "causal_lm":
+        return None
+    config = model.config
+    token = 2 * config.num_kv_heads * config.key_size * np.dtype(config.dtype).itemsize
+    return token * sum(cache_size(method, length) for method in model.methods)
+
+
+def _pairs(method: Method, length: int, *, causal: bool) -> int:
+    """Queries and keys that see each other, of a sequence."""
+    row = np.arange(length, dtype=np.int64)
+    keeps = method.visibility.keeps()
+    first, window = (0, length) if keeps is None else keeps
+    low = np.maximum(row - window + 1, 0)
+    high = row + 1 if causal else np.minimum(row + window, length)
+    return int(np.sum(high - low + np.minimum(first, low)))
