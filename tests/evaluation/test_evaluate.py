@@ -127,7 +127,7 @@ class TestFiles:
 
     def test_are_five(self, folder):
         results = {f"results.{ending}" for ending in ("json", "csv", "md", "png")}
-        assert {path.name for path in folder.iterdir()} == {"heads.csv", *results}
+        assert {path.name for path in folder.iterdir()} == {"cells", "heads.csv", *results}
 
     def test_json_holds_the_records_and_where_they_come_from(self, folder, results, config):
         content = json.loads((folder / "results.json").read_text())
