@@ -119,7 +119,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"))
-    parser.add_argument("--results", type=Path, default=Path("experiments/results"))
+    parser.add_argument("--results", type=Path, default=Path("runs/results"))
     parser.add_argument("--size", default="cpu", help="of experiments/sizes.py")
     arguments = parser.parse_args()
     run(arguments.runs, arguments.results, arguments.size)

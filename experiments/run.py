@@ -62,8 +62,8 @@ USAGE = f"""{__doc__}
                    it may register methods of its own
   --size=SIZE      {", ".join(SIZES)} (default: cpu); smoke takes seconds and shows nothing
   --runs=DIR       where runs are kept, for all experiments (default: runs/experiments)
-  --results=DIR    where tables go (default: experiments/results, and smoke's to runs/smoke; those
-                   of a FILE.py to runs/results, at every size)
+  --results=DIR    where tables go (default: runs/results, and smoke's of a NAME to runs/smoke);
+                   what is committed is in experiments/results
   --also=DIR,DIR   folders with runs of other machines; read, never written
   --dry-run        lists the runs: number, seed, state, and about how long each still takes
   --only=NUMBER    does this run alone, as numbered by --dry-run, and writes no table: for an array
@@ -111,9 +111,10 @@ def check(experiment: Experiment, runs: Sequence[Run]) -> None:
 
 def default_results(name: str, size: str) -> str:
     """Where results go that are to go nowhere in particular."""
-    if name.endswith(FILE_END):
-        return "runs/results"  # experiments/results is committed, and of this project alone
-    return "runs/smoke" if size == "smoke" else "experiments/results"
+    # Never experiments/results, which is committed: who makes it anew says so by --results.
+    if size == "smoke" and not name.endswith(FILE_END):
+        return "runs/smoke"  # what shows nothing is not to take the place of what does
+    return "runs/results"
 
 
 def listing(runs: Sequence[Run], folders: Sequence[Path]) -> list[str]:

@@ -1,6 +1,8 @@
 """The experiment on attention maps: its figures by hand, and the whole on runs of a few steps."""
 
 import json
+import sys
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -41,6 +43,14 @@ def test_window_of_rows_that_see_all_alike():
     # Of 64² pairs (64 - w)(65 - w) are at w or further: 380 at w = 45; 420, over a tenth, at 44.
     share = windows.share_by_distance(np.full((1, 1, 1, 64, 64), 1 / 64))
     assert windows.effective_window(share) == [45]
+
+
+def test_results_go_by_default_where_nothing_is_committed(monkeypatch):
+    given = []
+    monkeypatch.setattr(attention_maps, "run", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(sys, "argv", ["experiments.attention_maps"])
+    attention_maps.main()
+    assert given == [(Path("runs/experiments"), Path("runs/results"), "cpu")]
 
 
 def test_all_is_trained_measured_and_drawn(shrunk, tmp_path):

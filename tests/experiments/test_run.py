@@ -213,13 +213,13 @@ def test_a_file_of_the_users_own_runs_once(call, places, data_dir, monkeypatch, 
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_results_of_a_file_go_to_a_folder_of_their_own(call, monkeypatch, tmp_path):
+def test_results_go_by_default_where_nothing_is_committed(call, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(OWN)
     for size in SIZES:
         outcome = call("mine.py", "--tables", f"--size={size}")
         assert "error: runs/results/powers.json: cannot be read" in outcome.err
-        into = "runs/smoke" if size == "smoke" else "experiments/results"
+        into = "runs/smoke" if size == "smoke" else "runs/results"
         outcome = call("passkey", "--tables", f"--size={size}")
         assert f"error: {into}/passkey.json: cannot be read" in outcome.err
 
