@@ -55,7 +55,7 @@ bench: setup ## Measure speed and memory into experiments/results/benchmarks (BE
 soak: setup ## Train for MINUTES=10 under kills and signals, and compare with a run left alone
 	$(BIN)/python -m tests.soak $(MINUTES)
 
-report: setup ## Make runs/report.html and experiments/README.md of experiments/results
+report: setup ## Make runs/report.html of experiments/results and of your own runs
 	$(BIN)/python -m experiments.report
 
 lock: $(VENV)/pyvenv.cfg ## Pin requirements.txt anew from pyproject.toml, moving only what must move

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.softplus_table import PHIS, variant
+from lenext.reporting.pages import heading_slug
 from lenext.reporting.records import Record
 from lenext.reporting.tables import figure, lengths, one, select
 
@@ -42,6 +43,7 @@ class Claim(NamedTuple):
       figure: the paper's, where one is at hand.
       source: of that figure, and how sure it is.
       needs: the experiments whose results it wants.
+      table: the heading on their pages of the table with these figures; "" where there is none.
       judge: what they say of it.
     """
 
@@ -50,6 +52,7 @@ class Claim(NamedTuple):
     figure: str
     source: str
     needs: Sequence[str]
+    table: str
     judge: Callable[..., Found]
 
 
@@ -255,31 +258,43 @@ def _not_testable() -> Found:
 
 CLAIMS = (
     Claim(INFOSCALE, "InfoScale keeps the entropy of attention consistent as length grows",
-          NONE, NONE, ("dilution",), _entropy_held),
+          NONE, NONE, ("dilution",),
+          "entropy (nats)", _entropy_held),
     Claim(INFOSCALE, "so it preserves focus on the original tokens",
-          NONE, NONE, ("dilution",), _focus_kept),
+          NONE, NONE, ("dilution",),
+          "weight on the original tokens", _focus_kept),
     Claim(INFOSCALE, "InfoScale with CosScale is the best at 64 times the training length, ahead "
-          "of seven existing methods", NONE, NONE, ("infoscale_table",), _best_of_all),
+          "of seven existing methods", NONE, NONE, ("infoscale_table",),
+          "accuracy (higher is better)", _best_of_all),
     Claim(INFOSCALE, "a large CosScale approximates windowed attention",
-          NONE, NONE, ("cosscale_sweep",), _window),
+          NONE, NONE, ("cosscale_sweep",),
+          "window of 90% of the weight, by layer", _window),
     Claim(INFOSCALE, "dilution of attention scores is a key challenge of long contexts",
-          NONE, NONE, ("dilution",), _dilution_matters),
+          NONE, NONE, ("dilution",),
+          "dilution: weight beyond the training length", _dilution_matters),
     Claim(SOFTPLUS, "softmax attention loses performance as inference length grows",
-          "3.19 at L, 6.28 at 8 L", SECOND_HAND, ("softplus_table",), _softmax_degrades),
+          "3.19 at L, 6.28 at 8 L", SECOND_HAND, ("softplus_table",),
+          "loss in nats (lower is better)", _softmax_degrades),
     Claim(SOFTPLUS, "softmax is numerically unstable, LSSA and LSSAR are stable",
-          NONE, NONE, ("softplus_table",), _stable),
+          NONE, NONE, ("softplus_table",),
+          "stability at high learning rates (one seed)", _stable),
     Claim(SOFTPLUS, "of softmax's two parts the l1 norm is the essential one",
-          NONE, NONE, ("softplus_table",), _norm_matters),
+          NONE, NONE, ("softplus_table",),
+          "ablation: phi, normalisation, re-weighting (one seed)", _norm_matters),
     Claim(SOFTPLUS, "LSSA is better than softmax at all inference lengths",
           "3.19/4.13/5.30/5.94 against 3.19/4.17/5.45/6.28 at L, 2 L, 4 L, 8 L", SECOND_HAND,
-          ("softplus_table",), _lssa_better),
+          ("softplus_table",),
+          "loss less softmax's", _lssa_better),
     Claim(SOFTPLUS, "LSSAR's loss is nearly constant up to 16 times the training length",
-          "3.19/3.19/3.23/3.32 at L, 2 L, 4 L, 8 L", SECOND_HAND, ("softplus_table",), _constant),
+          "3.19/3.19/3.23/3.32 at L, 2 L, 4 L, 8 L", SECOND_HAND, ("softplus_table",),
+          "loss in nats (lower is better)", _constant),
     Claim(SOFTPLUS, "LSSAR is superior at long-context retrieval",
           "pass keys, softmax → LSSAR: 64 → 86 % at L, 0 → 45 % at 1.5 L, 0 → 20 % at 4 L",
-          SECOND_HAND, ("passkey",), _retrieves),
+          SECOND_HAND, ("passkey",),
+          "retrieved (higher is better)", _retrieves),
     Claim(SOFTPLUS, "and on standard downstream benchmarks",
-          NONE, NONE, (), _not_testable),
+          NONE, NONE, (),
+          "", _not_testable),
 )  # fmt: skip
 
 
@@ -291,6 +306,7 @@ def judged(claims: Sequence[Claim], contents: Contents) -> list[list[str]]:
             found = claim.judge(*(contents[name] for name in claim.needs))
         else:
             found = Found(f"{', '.join(claim.needs)} was not run", "not run")
-        files = ", ".join(f"[{name}](results/{name}.md)" for name in claim.needs) or NONE
+        place = f"#{heading_slug(claim.table)}" if claim.table else ""
+        files = ", ".join(f"[{name}](results/{name}.md{place})" for name in claim.needs) or NONE
         rows.append([claim.says, claim.figure, claim.source, found.ours, found.verdict, files])
     return rows

@@ -1,60 +1,41 @@
-"""All results in one page, and the page of the papers' claims.
+"""All results in one page, those of your own runs too; and the page of the papers' claims.
 
     python -m experiments.report
 
-Writes experiments/README.md, what the results say of each claim of the two abstracts, and
-runs/report.html: every table and picture of experiments/results, in one file that needs no other.
+Writes runs/report.html, one file that needs no other: what the results say of each claim of the
+two abstracts, every table and picture of experiments/results, and after them what is found of your
+own: runs/results, where experiments.run writes, and the evaluations runs/NAME/eval. It writes
+nothing else; with --readme also experiments/README.md, the page of claims, which is committed.
 """
 
 import argparse
-import base64
-import html
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-
-from markdown_it import MarkdownIt
 
 from experiments.claims import CLAIMS, INFOSCALE, SOFTPLUS, Contents, judged
 from experiments.run import NAMES
 from lenext.files import write_atomically
+from lenext.reporting.pages import Page, html_page
 from lenext.reporting.tables import markdown_table
+from lenext.workdirs.provenance import git_revision
+from lenext.workdirs.versions import results_version
 
 HERE = Path(__file__).parent
+RUNS = Path("runs")
+EVALUATION = "eval"  # the folder of a workdir that lenext.evaluate writes to
 COMMANDS = """
 python -m experiments.run NAME --dry-run     # what there is to do, and about how long it takes
-python -m experiments.run NAME               # does it; stopped, it goes on where it was
+python -m experiments.run NAME               # does it, into runs/results; stopped, it goes on
 python -m experiments.run NAME --size=gpu    # or paper: the paper's own model
 python -m experiments.run NAME --tables      # tables and pictures anew, from the JSON
 launch/slurm.sbatch --gpus=1 --array=0-20 -- experiments.run NAME --size=gpu
-make report                                  # this page, and runs/report.html
+make report                                  # runs/report.html: this page, all tables, your own
 """
-STYLE = """
-:root { --ink: #1b1f24; --faint: #667; --line: #d8dce2; --back: #fff; --mark: #0072b2; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7eb; --faint: #9aa3ad; --line: #39414b; --back: #15191e; --mark: #56b4e9; }
-  img { background: #fff; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); background: var(--back);
-       font: 15px/1.5 system-ui, sans-serif; display: grid; grid-template-columns: 15rem 1fr; }
-nav { position: sticky; top: 0; height: 100vh; overflow: auto; padding: 1.5rem 1rem;
-      border-right: 1px solid var(--line); }
-nav a { display: block; padding: .15rem 0; color: var(--ink); text-decoration: none; }
-nav a:hover { color: var(--mark); }
-main { padding: 1.5rem 2.5rem 4rem; max-width: 76rem; min-width: 0; }
-section + section { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: .5rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; } h3 { font-size: 1.05rem; }
-img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
-.words th, .words td { vertical-align: top; }
-strong { color: var(--mark); } ul { color: var(--faint); font-size: 13px; }
-details > summary { cursor: pointer; color: var(--mark); margin: .5rem 0; }
-@media (max-width: 60rem) { body { display: block; } nav { position: static; height: auto; } }
-"""
+CLAIMED, COMMITTED, BENCHMARKS, OWN = "claims", "Committed results", "Benchmarks", "Your runs"
+OTHERS = "# Pictures of no table here"
 
 
 def load(results: Path) -> Contents:
@@ -69,9 +50,9 @@ def claims_page(contents: Contents) -> str:
     lines = [
         "# Experiments",
         "",
-        "Made by `make report` of the numbers in [`results`](results); a verdict is computed from "
-        "its row's figures, by the rule in [`claims.py`](claims.py). None is about the papers' own "
-        "models: those here are far smaller, and trained for minutes.",
+        "Made of the numbers in [`results`](results) by `python -m experiments.report --readme`; a "
+        "verdict is computed from its row's figures, by the rule in [`claims.py`](claims.py). None "
+        "is about the papers' own models: those here are far smaller, and trained for minutes.",
     ]
     for paper in (INFOSCALE, SOFTPLUS):
         rows = judged([claim for claim in CLAIMS if claim.paper == paper], contents)
@@ -107,79 +88,141 @@ def _summary(name: str) -> str:
     return doc.splitlines()[0].rstrip(".")
 
 
-def html_page(pages: Mapping[str, str], pictures: Mapping[str, Mapping[str, bytes]]) -> str:
-    """One HTML file.
+def result_pages(results: Path, claims: str) -> list[Page]:
+    """The page of claims, and those of a folder of results and of its benchmarks.
 
-    Args:
-      pages: Markdown by name, each with a heading of first level.
-      pictures: PNGs by name of the page and of the file, shown below its heading.
+    Their links find each other as they stand in experiments/, wherever the folder is.
     """
-    links, sections = [], []
-    for name, text in pages.items():
-        place = name.replace(": ", "-")
-        links.append(f'<a href="#{place}">{html.escape(name.replace("_", " "))}</a>')
-        shown = "".join(
-            f'<img alt="{html.escape(file)}" loading="lazy" src="data:image/png;base64,'
-            f'{base64.b64encode(data).decode()}">'
-            for file, data in pictures.get(name, {}).items()
-        )
-        heading, _, rest = _to_html(text).partition("</h1>")
-        sections.append(f'<section id="{place}">{heading}</h1>{shown}{rest}</section>')
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>lenext: results</title>'
-        f"<style>{STYLE}</style><nav><strong>lenext: results</strong>{''.join(links)}</nav>"
-        f"<main>{''.join(sections)}</main></html>\n"
-    )
+    called = COMMITTED if _is_committed(results) else f"Results in {results}"
+    pages = [Page(CLAIMED, claims, path="README.md")]
+    first = {name: i for i, name in enumerate(NAMES)}
+    for folder, group in ((results, called), (results / "benchmarks", BENCHMARKS)):
+        paths = sorted(folder.glob("*.md"))
+        paths.sort(key=lambda path: first.get(path.stem, len(first)))
+        pictures = _pictures(folder, paths)
+        for path in paths:
+            place = Path("results") / path.relative_to(results)
+            pages.append(
+                Page(path.stem, _text(path), pictures.pop(path.stem), place.as_posix(), group)
+            )
+        if "" in pictures:
+            pages.append(Page("pictures", OTHERS, pictures[""], group=group))
+    return pages
 
 
-def _to_html(text: str) -> str:
-    """Markdown to HTML, tables wrapped so that a wide one scrolls; links to files dropped."""
-    markdown = MarkdownIt("commonmark").enable("table")
-    markdown.add_render_rule("link_open", lambda *_: "")
-    markdown.add_render_rule("link_close", lambda *_: "")
-    out = markdown.render(text)
-    words = '<div class="table words"><table>' if "| verdict |" in text else None
-    out = out.replace("<table>", words or '<div class="table"><table>')
-    return out.replace("</table>", "</table></div>")
+def _is_committed(results: Path) -> bool:
+    return results.resolve() == (HERE / "results").resolve()
 
 
-def collect_pages(results: Path, readme: str) -> tuple[dict[str, str], dict[str, dict[str, bytes]]]:
-    """The Markdown pages of a folder of results, by name, and the pictures of each.
+def own_pages(folders: Iterable[Path]) -> list[Page]:
+    """What folders have of runs: as workdirs, as folders of workdirs, as folders of results.
+
+    A page is named by its path, so that runs of one name are told apart.
+    """
+    pages: dict[Path, Page] = {}
+    for folder in folders:
+        workdirs = [folder, *sorted(folder.glob("*/"))]
+        found = [(path, path / EVALUATION) for path in workdirs]
+        found = [(name, path) for name, path in found if (path / "results.md").is_file()]
+        for name, path in found:
+            # All of a workdir's pictures are of its one page.
+            every = {p.name: p.read_bytes() for p in sorted(path.glob("*.png"))}
+            _add(pages, name, path / "results.md", every)
+        paths = sorted(folder.glob("*.md"))
+        pictures = _pictures(folder, paths)
+        for path in paths:
+            _add(pages, path.with_suffix(""), path, pictures[path.stem])
+        if paths and "" in pictures:
+            page = Page(f"{folder}/pictures", OTHERS, pictures[""], group=OWN)
+            pages.setdefault(folder.resolve(), page)
+    return list(pages.values())
+
+
+def _add(pages: dict[Path, Page], name: Path, path: Path, pictures: dict[str, bytes]) -> None:
+    """Adds a page, unless it was found by another way already."""
+    place = path.resolve()
+    pages.setdefault(place, Page(str(name), _text(path), pictures, place.as_posix(), OWN))
+
+
+def _text(path: Path) -> str:
+    """A file's text; of a user's own not all need be UTF-8."""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _pictures(folder: Path, paths: Sequence[Path]) -> dict[str, dict[str, bytes]]:
+    """The PNGs of a folder by the page that they belong to, "" where there is none.
 
     A picture belongs to the page whose name its own begins with; the longest such name.
     """
-    pages = {"claims": readme}
-    paths = sorted(results.glob("*.md")) + sorted(results.glob("benchmarks/*.md"))
-    first = {name: i for i, name in enumerate(NAMES)}
-    paths.sort(key=lambda path: (path.parent != results, first.get(path.stem, len(first))))
-    pictures: dict[str, dict[str, bytes]] = {}
-    for path in paths:
-        name = path.stem if path.parent == results else f"{path.parent.name}: {path.stem}"
-        pages[name] = path.read_text()
-        stems = [other.stem for other in paths if other.parent == path.parent]
-        pictures[name] = {
-            picture.name: picture.read_bytes()
-            for picture in sorted(path.parent.glob(f"{path.stem}*.png"))
-            if path.stem == max((s for s in stems if picture.stem.startswith(s)), key=len)
-        }
-    return pages, pictures
+    found: dict[str, dict[str, bytes]] = {path.stem: {} for path in paths}
+    for picture in sorted(folder.glob("*.png")):
+        names = [path.stem for path in paths if picture.stem.startswith(path.stem)]
+        of = found.setdefault(max(names, key=len, default=""), {})
+        of[picture.name] = picture.read_bytes()
+    return found
+
+
+def about(contents: Contents) -> list[tuple[str, str]]:
+    """When and of which code the report was made, and which versions its results are of."""
+    now = _version(results_version())
+    of = sorted({_version(content.get("results_version", {})) for content in contents.values()})
+    commit, changes, _ = (git_revision() or "unknown").partition("+changes")
+    return [
+        ("Made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
+        ("Revision", commit[:12] + (", with changes that are not committed" if changes else "")),
+        ("Results", f"of {'; '.join(of) if of else 'no experiment'} (the code is at {now})"),
+    ]
+
+
+def _version(versions: dict[str, int]) -> str:
+    told = ", ".join(f"{kind} version {number}" for kind, number in versions.items())
+    return told or "no version"
 
 
 def main() -> None:
-    """Writes both pages."""
+    """Writes the report; the page of claims where it is asked to."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--readme", type=Path, default=HERE / "README.md")
-    parser.add_argument("--html", type=Path, default=Path("runs/report.html"))
-    arguments = parser.parse_args()
-    readme = claims_page(load(arguments.results))
-    write_atomically(arguments.readme, readme)
-    arguments.html.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.html, html_page(*collect_pages(arguments.results, readme)))
-    print(f"report: {arguments.html}, {arguments.readme}")
+    parser.add_argument(
+        "--results", type=Path, default=HERE / "results", metavar="DIR",
+        help="whose claims and tables come first (default: experiments/results);\n"
+        "runs/results has claims judged by your own runs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--also", type=lambda text: [Path(x) for x in text.split(",") if x], metavar="DIR,DIR",
+        help="your runs: workdirs, folders of them, or of results\n"
+        "(default: those of runs and runs/results that are there)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--html", type=Path, default=RUNS / "report.html", metavar="FILE",
+        help="(default: runs/report.html)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--readme", action="store_true",
+        help="also write experiments/README.md anew, of experiments/results",
+    )  # fmt: skip
+    given = parser.parse_args()
+    if given.readme and not _is_committed(given.results):
+        parser.error("--readme is made of experiments/results, so give no other --results")
+    for folder in [given.results, *(given.also or ())]:
+        if not folder.is_dir():
+            parser.error(f"{folder}: should be a folder")
+    for folder in given.also or ():
+        if not own_pages([folder]):
+            parser.error(f"--also={folder}: has no results, nor has a run in it")
+    contents = load(given.results)
+    claims = claims_page(contents)
+    own = [RUNS, RUNS / "results"] if given.also is None else given.also
+    own = [folder for folder in own if folder.resolve() != given.results.resolve()]
+    pages = [*result_pages(given.results, claims), *own_pages(own)]
+    given.html.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(given.html, html_page("lenext: results", pages, about(contents)))
+    written = [str(given.html)]
+    if given.readme:
+        write_atomically(HERE / "README.md", claims)
+        written.append(str(HERE / "README.md"))
+    print(f"report: {', '.join(written)}")
 
 
 if __name__ == "__main__":

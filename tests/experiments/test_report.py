@@ -4,7 +4,11 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -13,7 +17,10 @@ from matplotlib.figure import Figure
 
 from experiments import claims, report
 from experiments.claims import CLAIMS, INFOSCALE, SOFTPLUS, judged
+from experiments.run import NAMES
 from experiments.softplus_table import count_spikes, variant
+from lenext.reporting.pages import heading_slug, html_page
+from tests.training.common import REPOSITORY
 
 
 def record(method, length, value, metric="accuracy", **changes):
@@ -219,52 +226,209 @@ def png():
 
 
 class Reader(HTMLParser):
-    """Counts tags, sees that they are closed, keeps addresses."""
+    """Counts tags, sees that they are closed, keeps addresses, ids, and links by their text."""
 
     def __init__(self):
         super().__init__()
-        self.open, self.seen, self.addresses, self.ids = [], [], [], []
+        self.open, self.seen, self.addresses, self.ids, self.links = [], [], [], [], []
 
     def handle_starttag(self, tag, attrs):
         self.seen.append(tag)
-        if tag not in ("meta", "img", "br", "hr"):
+        if tag not in ("meta", "img", "br", "hr", "wbr"):
             self.open.append(tag)
         for name, value in attrs:
             if name in ("src", "href"):
                 self.addresses.append(value)
             if name == "id":
                 self.ids.append(value)
+            if name == "href" and "nav" not in self.open:
+                self.links.append(value)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
 
-def test_the_report_is_one_file_that_needs_no_other(tmp_path):
-    results = tmp_path / "results"
+def read(text):
+    reader = Reader()
+    reader.feed(text)
+    return reader
+
+
+def fill(results, names, pictures):
+    """A folder of results."""
     (results / "benchmarks").mkdir(parents=True)
-    for name in ("passkey", "tiny", "tiny_two", "benchmarks/loss"):
+    for name in names:
         (results / f"{name}.md").write_text(
             f"# Of {name}\n\n| a | b |\n|---|---|\n| <1 | x\\|y |\n"
         )
-    for name in ("passkey", "passkey_depth", "tiny_two", "benchmarks/loss"):
+    for name in pictures:
         (results / f"{name}.png").write_bytes(png())
-    pages, pictures = report.collect_pages(results, "# Claims\n\n[a](results/a.md)\n")
-    assert list(pages) == ["claims", "passkey", "tiny", "tiny_two", "benchmarks: loss"]
-    assert list(pictures["passkey"]) == ["passkey.png", "passkey_depth.png"]
-    assert (list(pictures["tiny"]), list(pictures["tiny_two"])) == ([], ["tiny_two.png"])
 
-    text = report.html_page(pages, pictures)
-    reader = Reader()
-    reader.feed(text)
-    assert reader.open == ["html"] or not reader.open
-    assert (reader.seen.count("table"), reader.seen.count("img")) == (4, 4)
+
+def test_the_report_is_one_file_that_needs_no_other(tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    fill(results, ("passkey", "tiny", "tiny_two", "benchmarks/loss"),
+         ("passkey", "passkey_depth", "tiny_two", "benchmarks/loss", "other"))  # fmt: skip
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    pages = report.result_pages(results, "# Claims\n\n[a](results/a.md)\n")
+    assert [(page.group, page.name) for page in pages] == [
+        ("", "claims"), (report.COMMITTED, "passkey"), (report.COMMITTED, "tiny"),
+        (report.COMMITTED, "tiny_two"), (report.COMMITTED, "pictures"),
+        (report.BENCHMARKS, "loss"),
+    ]  # fmt: skip
+    pictures = {page.name: list(page.pictures) for page in pages}
+    assert pictures["passkey"] == ["passkey.png", "passkey_depth.png"]
+    assert (pictures["tiny"], pictures["tiny_two"]) == ([], ["tiny_two.png"])
+    assert pictures["pictures"] == ["other.png"]
+
+    text = html_page("lenext: results", pages)
+    reader = read(text)
+    assert not reader.open
+    assert (reader.seen.count("table"), reader.seen.count("img")) == (4, 5)
     assert "&lt;1" in text
     assert "x|y" in text
     links = [address for address in reader.addresses if address.startswith("#")]
-    assert [link.removeprefix("#") for link in links] == reader.ids
+    assert {link.removeprefix("#") for link in links} <= set(reader.ids)
+    assert len(reader.ids) == len(set(reader.ids))
     data = [address for address in reader.addresses if not address.startswith("#")]
     for address in data:
         kind, _, content = address.partition(",")
         assert kind == "data:image/png;base64"
         assert np.all(matplotlib.image.imread(io.BytesIO(base64.b64decode(content))) >= 0)
     assert not re.search(r"https?://", text)
+
+
+@pytest.fixture(scope="module")
+def committed():
+    results = REPOSITORY / "experiments" / "results"
+    claimed = report.claims_page(report.load(results))
+    return read(html_page("lenext: results", report.result_pages(results, claimed)))
+
+
+@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.needs])
+def test_every_claim_leads_to_the_table_of_its_numbers(claim, committed):
+    for name in claim.needs:
+        place = f"{name}--{heading_slug(claim.table)}"
+        assert place in committed.ids
+        assert f"#{place}" in committed.links
+
+
+def test_every_link_of_the_committed_results_has_its_target(committed):
+    assert len(committed.ids) == len(set(committed.ids))
+    for address in committed.addresses:
+        assert address.startswith("data:") or address.removeprefix("#") in committed.ids
+    for name in NAMES:
+        assert f"#{name}" in committed.links
+
+
+def make(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["experiments.report", *map(str, words)])
+    report.main()
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty folder to stand in, with experiments/ of its own there."""
+    here = tmp_path / "experiments"
+    fill(here / "results", ("passkey",), ())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "HERE", here)
+    return tmp_path
+
+
+def written(folder):
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_no_tracked_file_is_written_unless_asked_for(elsewhere, monkeypatch, capsys):
+    (elsewhere / "experiments" / "README.md").write_text("as committed")
+    before = {path: path.read_bytes() for path in written(elsewhere)}
+    make(monkeypatch, f"--results={elsewhere / 'experiments' / 'results'}")
+    assert capsys.readouterr().out == f"report: {Path('runs/report.html')}\n"
+    assert written(elsewhere) - before.keys() == {elsewhere / "runs" / "report.html"}
+    assert {path: path.read_bytes() for path in before} == before
+
+    make(monkeypatch, "--readme", f"--results={elsewhere / 'experiments' / 'results'}")
+    assert (elsewhere / "experiments" / "README.md").read_text() == report.claims_page({})
+
+    fill(elsewhere / "mine", ("passkey",), ())
+    for words in (["--also=mine/benchmarks"], ["--also=nowhere"], ["--results=nowhere"],
+                  ["--results=mine", "--readme"]):  # fmt: skip
+        with pytest.raises(SystemExit):
+            make(monkeypatch, *words)
+    assert "--readme is made of experiments/results" in capsys.readouterr().err
+
+
+def test_git_ignores_the_report_and_ones_own_results():
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("not in a git repository")
+    written = ["runs/report.html", "runs/results/passkey.md"]
+    command = ["git", "check-ignore", *written]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == written
+
+
+def test_runs_of_ones_own_stand_beside_the_committed_ones(elsewhere, monkeypatch):
+    fill(elsewhere / "runs" / "results", ("passkey",), ("passkey", "passkey_depth"))
+    for name in ("<b>x&y", "quick"):
+        folder = elsewhere / "runs" / name / "eval"
+        folder.mkdir(parents=True)
+        (folder / "results.md").write_text("# trained with <b>softmax\n")
+        for picture in ("results", "by_position"):
+            (folder / f"{picture}.png").write_bytes(png())
+    (elsewhere / "runs" / "unfinished").mkdir()
+    found = report.own_pages([Path("runs"), Path("runs/results")])
+    assert {page.name: list(page.pictures) for page in found} == {
+        "runs/<b>x&y": ["by_position.png", "results.png"],
+        "runs/quick": ["by_position.png", "results.png"],
+        "runs/results/passkey": ["passkey.png", "passkey_depth.png"],
+    }
+    make(monkeypatch, f"--results={elsewhere / 'experiments' / 'results'}")
+    text = (elsewhere / "runs" / "report.html").read_text()
+    reader = read(text)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert text.count("<p>Your runs</p>") == 1
+    assert "runs/<wbr>&lt;b&gt;x&amp;y</h2>" in text
+    assert "trained with &lt;b&gt;softmax" in text
+    assert "b" not in reader.seen
+    assert "<h2>passkey</h2>" in text
+
+    # A workdir alone, or a folder that is found twice: once each.
+    mine = elsewhere / "runs" / "quick"
+    (page,) = report.own_pages([mine, mine, Path("runs/quick")])
+    assert page.name == str(mine)
+    make(monkeypatch, "--results=runs/results", "--also=runs/quick")
+    text = (elsewhere / "runs" / "report.html").read_text()
+    assert [line.count("</h2>") for line in text.splitlines()].count(1) == 3
+    assert "runs/<wbr>quick</h2>" in text
+
+
+def test_own_results_are_not_shown_twice(elsewhere, monkeypatch):
+    fill(elsewhere / "runs" / "results", ("passkey",), ())
+    make(monkeypatch, "--results=runs/results")
+    text = (elsewhere / "runs" / "report.html").read_text()
+    assert "<h2>passkey</h2>" in text
+    assert report.OWN not in text
+    assert report.COMMITTED not in text
+    assert "<p>Results in runs/results</p>" in text
+
+
+def test_date_and_revision_are_on_top(elsewhere, monkeypatch):
+    monkeypatch.setattr(report, "git_revision", lambda: f"{'0123456789' * 4}+changes")
+    monkeypatch.setattr(report, "results_version", lambda: {"training": 3, "figures": 4})
+    make(monkeypatch, f"--results={elsewhere / 'experiments' / 'results'}")
+    top = (elsewhere / "runs" / "report.html").read_text().partition("<nav")[0]
+    assert "<dt>Revision</dt><dd>012345678901, with changes that are not committed</dd>" in top
+    made = re.search(r"<dt>Made</dt><dd>(\d{4}-\d\d-\d\d \d\d:\d\d) UTC</dd>", top)
+    assert made
+    age = datetime.now(UTC) - datetime.strptime(f"{made[1]} +0000", "%Y-%m-%d %H:%M %z")
+    assert timedelta(0) <= age < timedelta(minutes=5)
+    assert "of no experiment (the code is at training version 3, figures version 4)" in top
+
+    monkeypatch.setattr(report, "git_revision", lambda: None)
+    versions = [{"training": 1, "figures": 2}, {"training": 1, "figures": 2}, {"training": 2}]
+    found = dict(report.about({str(i): {"results_version": v} for i, v in enumerate(versions)}))
+    assert found["Revision"] == "unknown"
+    assert found["Results"].startswith(
+        "of training version 1, figures version 2; training version 2 (the code"
+    )
