@@ -4,7 +4,8 @@
 
 Writes runs/report.html, one file that needs no other: what the results say of each claim of the
 two abstracts, every table and picture of experiments/results, and after them what is found of your
-own: runs/results, where experiments.run writes, and the evaluations runs/NAME/eval. It writes
+own: runs/results, where experiments.run writes, runs/compare, where lenext.compare does, and the
+evaluations runs/NAME/eval. It writes
 nothing else; with --readme also experiments/README.md, the page of claims, which is committed.
 """
 
@@ -123,6 +124,8 @@ def own_pages(folders: Iterable[Path]) -> list[Page]:
     for folder in folders:
         workdirs = [folder, *sorted(folder.glob("*/"))]
         found = [(path, path / EVALUATION) for path in workdirs]
+        # And the tables that were kept apart, by evaluate's --name.
+        found += [(x / t.name, t) for x, path in found for t in sorted(path.glob("*/"))]
         found = [(name, path) for name, path in found if (path / "results.md").is_file()]
         for name, path in found:
             # All of a workdir's pictures are of its one page.
@@ -192,7 +195,7 @@ def main() -> None:
     parser.add_argument(
         "--also", type=lambda text: [Path(x) for x in text.split(",") if x], metavar="DIR,DIR",
         help="your runs: workdirs, folders of them, or of results\n"
-        "(default: those of runs and runs/results that are there)",
+        "(default: those of runs, runs/results and runs/compare)",
     )  # fmt: skip
     parser.add_argument(
         "--html", type=Path, default=RUNS / "report.html", metavar="FILE",
@@ -213,7 +216,7 @@ def main() -> None:
             parser.error(f"--also={folder}: has no results, nor has a run in it")
     contents = load(given.results)
     claims = claims_page(contents)
-    own = [RUNS, RUNS / "results"] if given.also is None else given.also
+    own = [RUNS, RUNS / "results", RUNS / "compare"] if given.also is None else given.also
     own = [folder for folder in own if folder.resolve() != given.results.resolve()]
     pages = [*result_pages(given.results, claims), *own_pages(own)]
     given.html.parent.mkdir(parents=True, exist_ok=True)

@@ -189,6 +189,15 @@ def shardings_of(tree: Any, mesh: Mesh | AbstractMesh, splits: Mapping[str, P]) 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
+def shapes_on(tree: Any, mesh: Mesh, splits: Mapping[str, P]) -> Any:
+    """The shapes of a tree, as it is to lie on the mesh; arguments as of `shardings_of`."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings_of(tree, mesh, splits),
+    )
+
+
 def _fitting(axes: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
     """The split of `shape`'s first axes, as far as it is even."""
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
 from lenext.config import Config, read_lengths, read_methods, to_config
-from lenext.models import build_model
+from lenext.models import build_model, forward_flops
 from lenext.sweeps.runs import Run, find_outcome, missing, trained_steps
 
 ASSUMED = 2e10  # operations a second, of two CPU cores, where nothing was measured
@@ -62,35 +61,26 @@ class Rates(NamedTuple):
 
 def training_operations(config: Config) -> float:
     """Of all steps: backward passes take twice what forward passes take."""
-    data = config.data
-    tokens = config.training.steps * data.batch_size * data.train_length
-    return 3 * tokens * _operations(config, data.train_length)
+    sequences = config.training.steps * config.data.batch_size
+    return 3 * sequences * _forward(config.model.to_json(), config.data.train_length)
 
 
 def evaluation_operations(config: Config) -> float:
-    """Of one method at all lengths."""
+    """Of one method at all lengths, taken as one that sees every key."""
+    settings = config.eval
     return sum(
-        max(config.eval.tokens, config.eval.documents * length) * _operations(config, length)
-        for length in read_lengths(config.eval.lengths)
+        max(settings.tokens / length, settings.documents) * _forward(config.model.to_json(), length)
+        for length in read_lengths(settings.lengths)
     )
 
 
-def _operations(config: Config, length: int) -> float:
-    """Of a token's forward pass: two a parameter, and four a channel and key of attention."""
-    model = config.model
-    if model.family == "gau":
-        channels = (model.key_size + model.intermediate_size) / 2
-    else:
-        channels = model.num_heads * model.key_size
-    return 2 * _parameters(model.to_json()) + 4 * model.num_layers * channels * length
-
-
 @functools.cache
-def _parameters(model: str) -> int:
+def _forward(model: str, length: int) -> float:
+    """Of a sequence, with logits at every token."""
     config: Config = ConfigDict(json.loads(model))
     methods = read_methods("nope", train_length=2)
     shapes = nnx.eval_shape(lambda: build_model(config, methods, config.vocab_size or BYTES, 0))
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(nnx.state(shapes)))
+    return forward_flops(shapes, length, length)
 
 
 def duration(seconds: float) -> str:

@@ -25,8 +25,8 @@ from lenext.parallel.meshes import (
     check_batch,
     make_mesh,
     place,
+    shapes_on,
     shard_batch,
-    shardings_of,
     splits_of,
 )
 from lenext.parallel.processes import first_goes_first, is_first
@@ -94,33 +94,26 @@ def train(config: Config, workdir: Path) -> None:
     def initial() -> Model:
         return build_model(config.model, methods, vocab_size, config.seed, param_dtype="float32")
 
-    model = nnx.eval_shape(initial)  # its shapes, until it is known to fit
-    graphdef = nnx.graphdef(model)
-    print(f"{type(model).__name__}, {config.model.method}, on {_described(mesh)}")
-    print(parameter_table(model))
+    shapes = nnx.eval_shape(initial)  # until the model is known to fit
+    print(f"{type(shapes).__name__}, {config.model.method}, on {_described(mesh)}")
+    print(parameter_table(shapes))
     schedule = make_schedule(config.optimizer, settings.steps)
-    optimizer = make_optimizer(config.optimizer, schedule, kinds_of(model))
-    frozen = frozen_parameters(config.optimizer.frozen, places_of(model))
-    average = settings.ema_decay > 0
+    optimizer = make_optimizer(config.optimizer, schedule, kinds_of(shapes))
 
     def fresh() -> State:
-        return init_state(initial(), optimizer, average=average)
+        return init_state(initial(), optimizer, average=settings.ema_decay > 0)
 
-    wanted = jax.eval_shape(fresh)
-    shardings = shardings_of(wanted, mesh, splits_of(model))
-    wanted = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        wanted, shardings,
-    )  # fmt: skip
+    wanted = shapes_on(jax.eval_shape(fresh), mesh, splits_of(shapes))
+    shardings = jax.tree.map(lambda x: x.sharding, wanted)
     train_step = make_train_step(
-        graphdef,
+        nnx.graphdef(shapes),
         optimizer,
         seed=config.seed,
         dropout=config.model.dropout > 0,
         accumulate=settings.accumulate,
         z_loss=settings.z_loss,
         ema_decay=settings.ema_decay,
-        frozen=frozen,
+        frozen=frozen_parameters(config.optimizer.frozen, places_of(shapes)),
         held=held,
         mesh=mesh,
         shardings=shardings,
@@ -164,7 +157,7 @@ def train(config: Config, workdir: Path) -> None:
             stack.callback(writer.close)
         run = _Run(
             config=config,
-            graphdef=graphdef,
+            graphdef=nnx.graphdef(shapes),
             mesh=mesh,
             schedule=schedule,
             train_step=train_step,

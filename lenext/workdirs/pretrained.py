@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -17,7 +16,7 @@ from lenext.models.build import FAMILIES, Model, build_model
 from lenext.models.stack import places_of
 from lenext.models.swap import model_methods
 from lenext.parallel.memory import bytes_of, check_fits, said
-from lenext.parallel.meshes import shardings_of, splits_of
+from lenext.parallel.meshes import shapes_on, splits_of
 from lenext.workdirs.checkpoints import Checkpoints, newest_step
 from lenext.workdirs.versions import changed_sources
 from lenext.workdirs.workdir import read_run_config
@@ -105,11 +104,7 @@ def load_run(
     graphdef, abstract = nnx.split(model)
     like = nnx.to_pure_dict(abstract)
     if mesh is not None:
-        shardings = shardings_of(like, mesh, splits_of(model))
-        like = jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            like, shardings,
-        )  # fmt: skip
+        like = shapes_on(like, mesh, splits_of(model))
     size = bytes_of(like)
     check_fits(
         size, f"workdir {workdir}: its parameters want {said(size)}",
