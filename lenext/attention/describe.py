@@ -46,9 +46,91 @@ fused: whether a library's fused kernel can compute it.
 One of them, or several joined by +, explained: python -m lenext.methods "rerope+infoscale"
 """
 
+PAGE = """\
+<!-- Made by `python -m lenext.methods --markdown > docs/methods.md`: change the catalogue or
+     describe.py in lenext/attention, not this page. -->
+
+# Methods
+
+A method is one choice on each of five axes. A name in the catalogue stands for a choice on one axis
+or several; on the others it is as plain `softmax`.
+
+| axis | what it decides |
+|---|---|
+| position | how positions enter: rotations of queries and keys, a factor or a bias on the logits |
+| similarity | how alike a query and a key are: their dot product, a cosine, a distance |
+| temperature | a factor on the similarity, one for each row |
+| weighting | how a row of logits becomes weights: softmax, sigmoid, sparsemax, … |
+| visibility | which keys a row sees, beside causality, padding and documents |
+
+## Method strings
+
+In Python, in a config, and on the command line, a method is given as a string:
+
+| string | what it means |
+|---|---|
+| `rerope` | the method of that name |
+| `rerope(window=32)` | with an option; several are separated by commas |
+| `rerope+infoscale` | both: one method that differs from softmax on two axes |
+| `trained+infoscale` | what the weights at hand were trained with, with one axis replaced |
+| <code>windowed(window=32)&#124;softmax</code> | a pattern: layers take them in turn |
+| `softmax,rerope,yarn` | a list, where several methods are to be evaluated |
+
+They bind in this order: options in brackets, then `+`, then `|`, then the comma. The shell gives
+brackets and `|` a meaning of its own, so quote the string.
+
+A part after `+` replaces every axis in which its entry differs from softmax, and leaves the others
+alone. A part that changes nothing, because later parts replace all that it chose, is named in the
+results. A rotation that replaces another keeps its base and its pairing of dimensions, and goes on
+from its frequencies where their scale is set: in `llama3(scale=8)+rerope` distances are clamped,
+and pairs turn as Llama 3's. An unknown name or option is refused, with the names that there are.
+
+## The catalogue
+
+{catalogue}
+n is the number of keys that a row sees (after causality, padding, windows and document borders), i
+its place in its document, L the training length, H the key size of a head, s the extension factor
+(default: length / L), w the window (default L). "Trained for it?" says whether a method wants
+weights that were trained with it. Evaluated on weights that were not trained for it, a method is
+marked † in the tables, not hidden.
+
+The terminal shows the same table (`python -m lenext.methods`) and explains one method or a
+composition of several: its options, its temperature by length, a row of its weights drawn at L and
+16 L, and whether a fused kernel can compute it:
+
+    python -m lenext.methods
+    python -m lenext.methods "rerope(window=32)+infoscale" --train_length=64 --head_dim=64
+
+## Options
+
+All rotations (RoPE) also have softmax's `base` and `pairing`. Where the default is None it follows
+the training length, the length at hand, or another option, as the catalogue says.
+
+| method | options with their defaults, and what they may be |
+|---|---|
+{options}
+"""
+
+ROTATION = ("base", "pairing")  # options that every RoPE has, told once
+
+
+def markdown_page() -> str:
+    """docs/methods.md: the axes, how methods compose, the catalogue and its options."""
+    options = []
+    for name, entry in CATALOGUE.items():
+        choices = [getattr(entry, axis) for axis in _changed(entry) or AXES]
+        settings = {
+            f"`{field.name}={getattr(choice, field.name)!r}` ({allowed(choice, field.name)})": None
+            for choice in choices
+            for field in choice.option_fields()
+            if entry is SOFTMAX or field.name not in ROTATION
+        }
+        options += [f"| `{name}` | {'; '.join(settings)} |"] if settings else []
+    return PAGE.format(catalogue=markdown_table(), options="\n".join(options))
+
 
 def markdown_table() -> str:
-    """The catalogue as README.md has it: a Markdown table."""
+    """The catalogue as a Markdown table."""
     lines = ["| name | what it changes | trained for it? | paper |", "|---|---|---|---|"]
     for name, entry in CATALOGUE.items():
         trained = "yes" if _unsuited(_typical(name)) else "no"
