@@ -11,7 +11,7 @@ BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint format bench soak report lock clean
+.PHONY: help setup quickstart test lint format bench soak report docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -58,10 +58,20 @@ soak: setup ## Train for MINUTES=10 under kills and signals, and compare with a 
 report: setup ## Make runs/report.html of experiments/results and of your own runs
 	$(BIN)/python -m experiments.report
 
-lock: $(VENV)/pyvenv.cfg ## Pin requirements.txt anew from pyproject.toml, moving only what must move
+# What it wants beside requirements.txt is in docs/requirements.txt, so that `make test` stays small.
+docs: setup ## Make a site of docs/, in runs/site
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r docs/requirements.txt
+	$(BIN)/python -m mkdocs build --quiet
+	@echo "$(CURDIR)/runs/site/index.html; its search wants a server: $(BIN)/python -m http.server -d runs/site"
+
+# The second is held to the versions of the first: both are installed into one .venv.
+lock: $(VENV)/pyvenv.cfg ## Pin both requirements.txt anew from pyproject.toml, moving only what must move
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==$(UV_VERSION)
 	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	  --extra dev --custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
+	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	  --extra docs --constraint requirements.txt --custom-compile-command "make lock" \
+	  --output-file docs/requirements.txt pyproject.toml
 
 clean: ## Remove .venv, builds and caches (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
