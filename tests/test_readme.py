@@ -1,7 +1,13 @@
-"""The README's code runs, its catalogue is the code's, and its tables are the results'."""
+"""The README and docs/: their code runs, their catalogue is the code's, tables are the results'.
 
+Commands are read, not run: their modules, flags, config keys and methods are those that there are.
+"""
+
+import importlib
+import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import jax
@@ -9,17 +15,53 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenext.attention import attend, make_method
+from experiments import run as experiments_run
+from experiments.sizes import SIZES
+from lenext.__main__ import COMMANDS
+from lenext.attention import Choice, attend, make_method
 from lenext.attention.axes.method import init_params
 from lenext.attention.catalogue import CATALOGUE
-from lenext.attention.describe import markdown_table
+from lenext.attention.describe import markdown_page, markdown_table
+from lenext.attention.grammar import TRAINED, parse_layers, split_list
+from lenext.config import base_config
 from lenext.reporting.tables import select, with_interval
+from lenext.sweeps.experiment import collect, write
 from lenext.training import train
 from tests.training.common import tiny_config
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+DOCS = {
+    path.relative_to(REPOSITORY).as_posix(): path.read_text()
+    for path in sorted((REPOSITORY / "docs").glob("*.md"))
+}
+PAGES = {"README.md": README} | DOCS
+BLOCKS = {
+    (page, number): code
+    for page, text in PAGES.items()
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+}
+RUN = (
+    "row_statistics(", "MultiHeadAttention(", "attention_maps(", "choose_implementation(",
+    "register(", "EXPERIMENT =",
+)  # fmt: skip
+"""What tells the blocks apart that are run below."""
+
+REGISTERED = "power_length"
+"""The method that pages register."""
+
+
+def block(marker):
+    """The code with a marker, which is the same wherever it stands."""
+    assert marker in RUN
+    found = {code for code in BLOCKS.values() if marker in code}
+    (code,) = found
+    return code
+
+
+def test_every_block_is_run():
+    for where, code in BLOCKS.items():
+        assert sum(marker in code for marker in RUN) == 1, where
 
 
 @pytest.fixture
@@ -30,9 +72,29 @@ def clean_catalogue():
     CATALOGUE.update(before)
 
 
-def test_table_is_what_the_catalogue_prints():
-    section = README.split("\n## Methods\n\n")[1]
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_page_of_methods_is_what_the_catalogue_gives():
+    """`python -m lenext.methods --markdown > docs/methods.md` makes it anew."""
+    page = DOCS["docs/methods.md"]
+    assert page == markdown_page()
+    section = page.split("\n## The catalogue\n\n")[1]
     assert section.startswith(markdown_table() + "\nn is the number of keys")
+
+
+def test_the_readme_has_six_rows_of_it():
+    section = README.split("\n## Methods\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 6
+    assert set(rows) <= set(markdown_table().splitlines())
+
+
+def test_the_quickstart_s_table_is_the_same_everywhere():
+    tables = re.findall(r"```\naccuracy .*?protocol mlm15\n```", README, flags=re.DOTALL)
+    assert len(tables) == 1
+    assert tables[0] in DOCS["docs/index.md"]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +112,9 @@ def test_tables_hold_what_the_results_hold(name, metric, heading):
     rows: dict[str, dict[str, str]] = {}
     for record in records:
         rows.setdefault(record["method"], {})[str(record["length"])] = with_interval(record)
-    table = README.split(f"\n| {heading}")[1].split("\n\n")[0].splitlines()
+    (table,) = (text.split(f"\n| {heading}")[1] for text in PAGES.values()
+                if f"\n| {heading}" in text)  # fmt: skip
+    table = table.split("\n\n")[0].splitlines()
     lengths = [cell.strip() for cell in table[0].split("|") if cell.strip().isdigit()]
     assert len(lengths) >= 4
     assert len(table) >= 10
@@ -60,8 +124,54 @@ def test_tables_hold_what_the_results_hold(name, metric, heading):
         assert any(shown.items() <= row.items() for row in rows.values()), line
 
 
+def test_the_table_of_temperatures_holds_what_the_results_hold():
+    content = json.loads((REPOSITORY / "experiments/results/entropy_matched.json").read_text())
+    figures = {
+        (record["method"], record["length"]): f"{record['value']:.3f}"
+        for record in select(content["records"], metric="accuracy", positions=None)
+    }
+    section = DOCS["docs/results.md"].split("\n## Holding the entropy\n")[1]
+    head, *rows = section.split("```\n")[1].splitlines()
+    assert len(rows) == 16
+    for row in rows:
+        name, *shown = row.split()
+        lengths = map(int, head.split()[1:])
+        assert shown == [figures[name, length] for length in lengths], row
+
+
+def test_the_table_of_times_holds_what_the_benchmark_holds():
+    path = REPOSITORY / "experiments/results/benchmarks/attention.json"
+    content = json.loads(path.read_text())
+    seconds = {
+        (record["candidate"].removesuffix(", auto"), str(record["length"])): record["seconds"]
+        for record in select(content["records"], direction="forward")
+    }
+    memory = {
+        (record["method"], str(record["length"])): record["temp_bytes"]
+        for record in select(content["memory"], direction="forward", implementation="auto")
+    }
+    candidates = {
+        "PyTorch SDPA": "torch SDPA", "PyTorch, written out": "torch eager",
+        "jax.nn.dot_product_attention": "jax.nn",
+    }  # fmt: skip
+    table = DOCS["docs/long_contexts.md"].split("\n| forward |")[1].split("\n\n")[0].splitlines()
+    lengths = [cell.replace(" ", "") for cell in table[0].split("|")[:-2]]
+    assert len(table) == 2 + 6
+    for line in table[2:]:
+        name, *cells, held = (cell.strip(" `") for cell in line.split("|")[1:-1])
+        candidate = candidates.get(name, name)
+        for length, cell in zip(lengths, cells, strict=True):
+            if cell:
+                number, unit = cell.split()
+                value = seconds[candidate, length] * {"s": 1, "ms": 1000}[unit]
+                decimals = len(number.partition(".")[2])
+                assert f"{value:.{decimals}f}" == number, line
+        if held:
+            assert held == f"{memory[candidate, '65536'] / 2**20:.0f} MB", line
+
+
 def test_surface_example():
-    (code,) = [block for block in BLOCKS if "row_statistics" in block]
+    code = block("row_statistics(")
     names = {}
     exec(code, names)
     assert names["out"].shape == (1, 512, 4, 64)
@@ -70,17 +180,15 @@ def test_surface_example():
 
 
 def test_flax_example():
-    (surface,) = [block for block in BLOCKS if "row_statistics" in block]
-    (code,) = [block for block in BLOCKS if "MultiHeadAttention" in block]
     names = {}
-    exec(surface + code, names)
+    exec(block("row_statistics(") + block("MultiHeadAttention("), names)
     assert names["hidden"].shape == (1, 512, 64)
 
 
-def test_maps_example(monkeypatch, tmp_path, tmp_path_factory):
+def test_maps_example(monkeypatch, tmp_path, data_dir):
     """On a run of two steps, whose model has two layers."""
-    (code,) = [block for block in BLOCKS if "attention_maps" in block]
-    config = tiny_config(tmp_path_factory.getbasetemp() / "tfds")
+    code = block("attention_maps(")
+    config = tiny_config(data_dir)
     config.training.update(steps=2, eval_every=2, checkpoint_every=2)
     train(config, tmp_path / "runs" / "quickstart")
     (tmp_path / "README.md").write_text(README)
@@ -93,7 +201,7 @@ def test_maps_example(monkeypatch, tmp_path, tmp_path_factory):
 
 
 def test_own_method_example(clean_catalogue):
-    (code,) = [block for block in BLOCKS if "register(" in block]
+    code = block("register(")
     names = {"__name__": "example"}
     exec(code, names)
     method = names["method"]
@@ -110,3 +218,187 @@ def test_own_method_example(clean_catalogue):
     with pytest.raises(ValueError, match=r"exponent=-1\.0: should be at least 0"):
         make_method("power_length(exponent=-1.0)", train_length=64)
     assert jnp.all(jnp.isfinite(blocks))
+
+
+def test_choice_example(capsys):
+    names = {}
+    exec(block("choose_implementation("), names)
+    said = capsys.readouterr().out
+    assert said.startswith("Choice(")
+    choice = names["choose_implementation"](
+        names["x"], names["x"], names["x"], make_method("lssar", train_length=1024), causal=True
+    )
+    assert isinstance(choice, Choice)
+    assert str(choice) == said.rstrip("\n")
+
+
+def test_table_example(data_dir, tmp_path):
+    """An experiment of one's own, as the runner takes it, shrunk to a run of seconds."""
+    code = block("EXPERIMENT =")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    (tmp_path / "rerope_windows.py").write_text(code)
+    config = tiny_config(data_dir)
+    config.training.update(steps=2, eval_every=2, checkpoint_every=2)
+    config.eval.lengths = "16"
+    experiment = experiments_run.read(str(tmp_path / "rerope_windows.py"))
+    runs = experiment.runs("smoke")
+    runs[0].config.update(config)
+    experiments_run.check(experiment, runs)
+    experiments_run.complete(runs[0], tmp_path / "runs", [tmp_path / "runs"])
+    content = collect(experiment, runs, "smoke", [tmp_path / "runs"])
+    paths = write(experiment, content, tmp_path / "results")
+    assert [path.name for path in paths] == [
+        f"rerope_windows.{end}" for end in ("json", "md", "png")
+    ]
+    table = paths[1].read_text()
+    assert "| rerope(window=8)+log_length | softmax | " in table
+    assert "## loss in nats" in table
+    for size in SIZES[1:]:
+        assert len(experiment.runs(size)) == 3
+
+
+# Commands
+
+
+def commands(text):
+    """Those that a page's indented and fenced lines hold; # ends one."""
+    fenced = re.sub(r"```python\n.*?```", "", text, flags=re.DOTALL).replace("\\\n", " ")
+    for line in fenced.splitlines():
+        if re.match(r"    (make|lenext|\S*python|launch/\w+\.\w+) ", line):
+            yield shlex.split(line, comments=True)
+    for line in re.findall(r"`((?:python -m|make|lenext) [^`]*)`", fenced):
+        yield shlex.split(line)
+
+
+def test_there_are_commands():
+    found = {page: len(list(commands(text))) for page, text in PAGES.items()}
+    assert found["README.md"] > 6
+    assert sum(found.values()) > 80
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_name_what_there_is(page):
+    for words in commands(PAGES[page]):
+        try:
+            check_line(words)
+        except (AssertionError, AttributeError, KeyError, ValueError) as error:
+            raise AssertionError(f"{' '.join(words)}: {error!r}") from error
+
+
+def check_line(words):
+    words = words[: words.index(">")] if ">" in words else words
+    first, *rest = words
+    if first == "lenext":
+        assert rest[0] in (*COMMANDS, "…")
+        first, rest = "python", ["-m", f"lenext.{rest[0]}", *rest[1:]]
+    if first == "make":
+        makefile = (REPOSITORY / "Makefile").read_text()
+        assert re.search(rf"^{rest[0]}:", makefile, flags=re.MULTILINE)
+    elif first.endswith("/python") or first == "python":
+        assert rest[0] == "-m"
+        if rest[1].split(".")[0] in ("lenext", "experiments") and rest[1][-1] not in "…X":
+            check_command(rest[1], rest[2:])
+    elif "/" in first:
+        assert (REPOSITORY / first).exists()
+        of_python = rest[rest.index("--") + 1 :]
+        module = of_python.pop(0) if not of_python[0].startswith("--") else "lenext.train"
+        check_command(module, of_python)
+        help_text = (REPOSITORY / first).read_text()
+        for word in rest[: rest.index("--")]:
+            if word.startswith("--") and "slurm" not in first:  # whose flags are Slurm's
+                assert word.split("=")[0] in help_text
+
+
+def check_command(module, words):
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text() + (REPOSITORY / "lenext/cli.py").read_text()
+    source += experiments_run.USAGE if module == "experiments.run" else ""
+    config = base_config()
+    for word in words:
+        flag, _, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            if module == "lenext.methods" and word not in ("NAME", "…"):
+                check_methods(word)
+            elif module == "experiments.run" and not word.endswith(".py"):
+                assert word in experiments_run.NAMES
+        elif flag == "config":
+            path, _, arg = value.partition(":")
+            assert (REPOSITORY / path).exists()
+            if path != "configs/finetune.py":  # which reads a run
+                module_of = path.removesuffix(".py").replace("/", ".")
+                config = importlib.import_module(module_of).get_config(arg or None)
+        elif flag.startswith("config."):
+            *sections, key = flag.split(".")[1:]
+            section = config
+            for name in sections:
+                section = section[name]
+            assert key in section
+            if value != "…":
+                assert isinstance(section[key], str) or value == str(type(section[key])(value))
+            if key in ("method", "methods"):
+                check_methods(value)
+        else:
+            assert re.search(rf"\b{flag.replace('-', '[-_]')}\b", source), flag
+            if flag == "method":
+                check_methods(value)
+
+
+def check_methods(text):
+    for methods in split_list(text):
+        for heads in parse_layers(methods):
+            for parts in heads.sums:
+                assert {part.name for part in parts} <= {*CATALOGUE, TRAINED, REGISTERED}
+                if not {part.name for part in parts} & {TRAINED, REGISTERED}:
+                    make_method(str(parts), train_length=64)
+
+
+@pytest.mark.parametrize("page", [page for page in DOCS if "lenext.train " in DOCS[page]])
+def test_pages_that_train_say_how_to_see_it_in_seconds(page):
+    assert re.search(r"[:,]smoke", DOCS[page])
+
+
+# Links
+
+
+def slug(heading):
+    """The anchor that GitHub, and the site, give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_links_lead_somewhere():
+    pages = PAGES | {
+        name: (REPOSITORY / name).read_text() for name in ("CONTRIBUTING.md", "CHANGELOG.md")
+    }
+    found = 0
+    for page, text in pages.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+            if "://" in link:
+                continue
+            path, _, anchor = link.partition("#")
+            target = (REPOSITORY / page).parent / path if path else REPOSITORY / page
+            assert target.exists(), (page, link)
+            assert target.resolve().is_relative_to(REPOSITORY), (page, link)
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)
+                assert anchor in map(slug, headings), (page, link)
+            found += 1
+    assert found > 60
+
+
+def test_every_page_is_linked_and_on_the_site():
+    navigation = (REPOSITORY / "mkdocs.yml").read_text().split("\nnav:\n")[1].split("theme:")[0]
+    for page in DOCS:
+        name = page.removeprefix("docs/")
+        assert f": {name}\n" in navigation
+        assert name == "index.md" or f"]({page}" in README
+        assert name == "index.md" or f"]({name}" in DOCS["docs/index.md"]
+
+
+def test_the_reference_names_what_there_is():
+    names = re.findall(r"^::: (\S+)$", DOCS["docs/reference.md"], flags=re.MULTILINE)
+    assert len(names) > 30
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert (getattr(importlib.import_module(module), attribute).__doc__ or "").strip(), name
