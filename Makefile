@@ -59,9 +59,10 @@ report: setup ## Make runs/report.html of experiments/results and of your own ru
 	$(BIN)/python -m experiments.report
 
 # What it wants beside requirements.txt is in docs/requirements.txt, so that `make test` stays small.
+# The warning left out says that mkdocs-material is mended until May 2027; Zensical follows it.
 docs: setup ## Make a site of docs/, in runs/site
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r docs/requirements.txt
-	$(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo "$(CURDIR)/runs/site/index.html; its search wants a server: $(BIN)/python -m http.server -d runs/site"
 
 # The second is held to the versions of the first: both are installed into one .venv.
