@@ -24,7 +24,9 @@ from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.describe import markdown_page, markdown_table
 from lenext.attention.grammar import TRAINED, parse_layers, split_list
 from lenext.config import base_config
-from lenext.reporting.tables import select, with_interval
+from lenext.evaluation.workdir_sweep import Evaluated
+from lenext.reporting.records import Cell
+from lenext.reporting.tables import select, to_csv, with_interval
 from lenext.sweeps.experiment import collect, write
 from lenext.training import train
 from tests.training.common import tiny_config
@@ -168,6 +170,26 @@ def test_the_table_of_times_holds_what_the_benchmark_holds():
                 assert f"{value:.{decimals}f}" == number, line
         if held:
             assert held == f"{memory[candidate, '65536'] / 2**20:.0f} MB", line
+
+
+def test_the_columns_explained_are_those_of_results_csv():
+    sums = {"positions": None, "predictions": 6, "numerator": [1.0, 2.0], "denominator": [3.0, 3.0]}
+    cell = Cell(
+        length=64, protocol="mlm15", documents=[0, 1], sequences=2, tokens=128, seconds=0.5,
+        compile_seconds=0.5, peak_bytes=8, flops=8.0, cache_bytes=None, unsuited=[],
+        sums=[{"metric": metric, **sums} for metric in ("accuracy", "entropy")],
+    )  # fmt: skip
+    provenance = {
+        "trained": {"model": {"method": "softmax"}},
+        "seeds": [0],
+        "config": {"eval": {"bootstrap": 4, "seed": 0}},
+    }
+    found = Evaluated(provenance, {"softmax": [cell]}, [], "accuracy", [])
+    columns = to_csv(found.records()).splitlines()[0].split(",")
+    section = DOCS["docs/training.md"].split("\n### The columns of results.csv\n")[1]
+    rows = section.split("\n|---|---|\n")[1].split("\n\n")[0].splitlines()
+    explained = [name for row in rows for name in re.findall("`([^`]*)`", row.split("|")[1])]
+    assert sorted(explained) == sorted(columns)
 
 
 def test_surface_example():
