@@ -33,7 +33,10 @@ def report(content: Content) -> dict[str, str | bytes]:
     title = f"Rows of attention by length: a GAU of {layers} layers, trained at {train_length}"
     kept = [
         record
-        | {"value": 1 - record["value"], "interval": [1 - x for x in record["interval"][::-1]]}
+        | {
+            "value": 1 - record["value"],
+            "interval": record["interval"] and [1 - x for x in record["interval"][::-1]],
+        }
         for record in select(records, metric="dilution")
     ]
     sections = [
