@@ -10,7 +10,16 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from lenext.reporting.pictures import STYLE, length_ticks, png, style_of
+from lenext.reporting.curves import (
+    Curve,
+    draw,
+    guide,
+    headed,
+    shortened,
+    span_of,
+    spelt_out,
+)
+from lenext.reporting.pictures import STYLE, grid_of, length_ticks, png, share_y
 
 LEVELS = 10.0 ** np.arange(-4, 0.1, 0.5)  # of weights: few, so that colours can be read back
 
@@ -88,25 +97,28 @@ def draw_layers(heads: Sequence[dict[str, Any]], train_length: int, title: str) 
     methods = list(dict.fromkeys(r["method"] for r in heads))
     lengths = sorted({r["length"] for r in heads})
     layers = 1 + max(r["layer"] for r in heads)
+    short = shortened(methods)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * layers + 2.4, 6.4), layout="constrained")
-        grid = figure.subplots(2, layers, sharex=True, sharey="row", squeeze=False)
-        for axes_row, name in zip(grid, ("entropy", "dilution"), strict=True):
-            for layer, axes in enumerate(axes_row):
-                for index, method in enumerate(methods):
-                    curve = [by_layer(heads, method, name, n)[layer] for n in lengths]
-                    axes.plot(lengths, curve, label=method, **style_of(index))
+        figure, grid = grid_of(2 * layers, layers, max(map(len, short.values())))
+        for name, row in (("entropy", grid[:layers]), ("dilution", grid[layers:])):
+            curves = {
+                method: [by_layer(heads, method, name, n) for n in lengths] for method in methods
+            }
+            by_panel = [
+                [Curve(method, lengths, [x[layer] for x in curves[method]]) for method in methods]
+                for layer in range(layers)
+            ]
+            for layer, axes in enumerate(row):
                 length_ticks(axes, lengths, train_length)
-        for layer, axes in enumerate(grid[0]):
-            axes.set_title(f"layer {layer + 1}", fontsize=11)
-            axes.plot(lengths, np.log(lengths), ":", color="0.5", label="all keys alike: ln n")
-            grid[1, layer].tick_params(axis="x", labelsize=9)
-        grid[0, 0].set_ylim(0, 1.08 * max(r["entropy"] for r in heads))
-        grid[0, 0].set_ylabel("row entropy (nats)")
-        grid[1, 0].set_ylabel(f"weight at |Δ| ≥ {train_length}")
-        for axes in grid[1]:
-            axes.set_xlabel("length (tokens)")
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False)
-        figure.suptitle(f"Entropy and dilution by length\n{title}", fontsize=12, x=0.01, ha="left")
+                span = span_of(curve for panel in by_panel for curve in panel)
+                draw(axes, by_panel[layer], span, short)
+                if name == "entropy":
+                    guide(axes, lengths, np.log(lengths).tolist(), "all keys alike: ln n")
+                    axes.set_title(f"layer {layer + 1}", loc="left", fontsize=11)
+                    axes.set_xlabel("")
+            share_y(row)
+        grid[0].set_ylabel("row entropy (nats)")
+        grid[layers].set_ylabel(f"weight at |Δ| ≥ {train_length}")
+        headed(figure, f"Entropy and dilution by length\n{title}")
+        spelt_out(figure, short)
         return png(figure, 130)

@@ -24,6 +24,7 @@ from lenext.models import kinds_of
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import init_state, make_train_step
 
+TITLE = "Depth of a training step"
 FAMILIES = ("gau", "decoder")
 DEPTHS = (6, 12, 24)
 QUICK = (2, 4)
@@ -95,6 +96,15 @@ def markdown(records: Sequence[Record], config: Config) -> list[str]:
     ]
 
 
+def picture(records: Sequence[Record]) -> bytes:
+    """Time of compilation against depth."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for r in records:
+        name = f"{r['model']}, rematerialised" if r["remat"] else r["model"]
+        curves.setdefault(name, []).append((r["layers"], r["compile_seconds"]))
+    return measure.draw({"compilation": curves}, ("layers", "seconds"), TITLE, log=False)
+
+
 def run(depths: Sequence[int], runs: int, results: Path) -> None:
     """Measures, and writes depth.md, .json and .png."""
     configs = {family: configured(family, max(depths), False) for family in FAMILIES}
@@ -104,18 +114,13 @@ def run(depths: Sequence[int], runs: int, results: Path) -> None:
         seeds=[configs["gau"].seed], tokens=16 * 256, steps=runs,
     )  # fmt: skip
     records: list[Record] = []
-    curves: dict[str, list[tuple[float, float]]] = {}
     for family in FAMILIES:
         for remat in (False, True):
             name = f"{family}, rematerialised" if remat else family
             print(f"{name} …", flush=True)
-            found = run_model(family, remat, depths, runs)
-            curves[name] = [(r["layers"], r["compile_seconds"]) for r in found]
-            records += found
-    title = "Depth of a training step"
-    picture = measure.draw({"compilation": curves}, ("layers", "seconds"), title, log=False)
+            records += run_model(family, remat, depths, runs)
     measure.write(
-        results, "depth", title, markdown(records, configs["gau"]), about, records, picture
+        results, "depth", TITLE, markdown(records, configs["gau"]), about, records, picture(records)
     )
 
 

@@ -23,6 +23,7 @@ from experiments.benchmarks.training_step import make_batch, make_model
 from lenext.config import Config, list_methods, plain, read_methods
 from lenext.models import token_figures, with_method
 
+TITLE = "One forward evaluation by length"
 METHODS = ("softmax", "lssar", "windowed")  # the window is the training length
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 QUICK = (256, 512, 1024)
@@ -131,6 +132,15 @@ def markdown(records: Sequence[Record], slopes: Sequence[Record]) -> list[str]:
     ]
 
 
+def picture(records: Sequence[Record]) -> bytes:
+    """Time against length, a panel a model."""
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for r in records:
+        points = panels.setdefault(r["model"], {}).setdefault(r["method"], [])
+        points.append((r["length"], r["seconds"]))
+    return measure.draw(panels, ("length (tokens)", "seconds"), TITLE)
+
+
 def run(
     models: Mapping[str, Config],
     methods: Sequence[str],
@@ -152,15 +162,9 @@ def run(
             print(f"{name} at {length:,} …", flush=True)
             records += run_length(name, model_config, methods, length, runs)
     slopes = exponents(records)
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in models}
-    for r in records:
-        points = panels[r["model"]].setdefault(r["method"], [])
-        points.append((r["length"], r["seconds"]))
-    title = "One forward evaluation by length"
     measure.write(
-        results, "evaluation_cost", title, markdown(records, slopes),
-        about | {"exponents": slopes}, records,
-        measure.draw(panels, ("length (tokens)", "seconds"), title),
+        results, "evaluation_cost", TITLE, markdown(records, slopes),
+        about | {"exponents": slopes}, records, picture(records),
     )  # fmt: skip
 
 

@@ -19,7 +19,9 @@ from matplotlib.figure import Figure
 
 from lenext.files import write_atomically
 from lenext.parallel.memory import needs_of
-from lenext.reporting.pictures import COLOURS, DASHES, STYLE, png
+from lenext.reporting import curves
+from lenext.reporting.pictures import STYLE, grid_of, png, share_y
+from lenext.reporting.styles import BLUE
 from lenext.workdirs.provenance import provenance
 
 RESULTS = Path("experiments/results/benchmarks")
@@ -248,49 +250,54 @@ def draw(
     """A PNG of curves over a logarithmic axis.
 
     Args:
-      panels: curves as points (x, y) by name, in panels by heading; one name is one colour in all.
+      panels: curves as points (x, y) by name, in panels by heading; many of them in several.
       labels: of the axes x and y.
       title: above all.
       reference: by panel, curves that are no measurement, as a roofline: grey and dashed.
       log: whether the other axis is logarithmic too, rather than one from 0.
     """
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    if "softmax" in names:  # what others are compared with stands in every panel
+        names = ["softmax", *(name for name in names if name != "softmax")]
+    parts, short = curves.panels(dict.fromkeys(names, ""), {}), curves.shortened(names)
+    cells = [(heading, part) for heading in panels for part in parts]
+    found = {
+        heading: [_curve(name, given[name]) for name in names if name in given]
+        for heading, given in panels.items()
+    }
+    span = curves.span_of((curve for some in found.values() for curve in some), log=log)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.0 * len(panels) + 3.0, 5.0), layout="constrained")
-        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, (heading, curves) in zip(grid, panels.items(), strict=True):
-            ticks = sorted({x for points in curves.values() for x, _ in points})
-            for name, points in curves.items():
-                index = names.index(name)
-                axes.plot(
-                    *zip(*sorted(points), strict=True), DASHES[index // len(COLOURS) % len(DASHES)],
-                    color=COLOURS[index % len(COLOURS)], marker="o", markersize=4, linewidth=1.8,
-                    label=name,
-                )  # fmt: skip
-            for name, points in (reference or {}).get(heading, {}).items():
-                axes.plot(
-                    *zip(*sorted(points), strict=True), linestyle=(0, (4, 4)), color="0.5",
-                    linewidth=1.2, label=name,
-                )  # fmt: skip
+        columns = len(parts) if len(parts) > 1 else min(2, len(cells))
+        figure, grid = grid_of(len(cells), columns, max(map(len, short.values())))
+        for (heading, part), axes in zip(cells, grid, strict=True):
+            ticks = sorted({x for points in panels[heading].values() for x, _ in points})
             axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks, [f"{x:,}" for x in ticks], fontsize=9)
+            axes.minorticks_off()
+            own = [curve for curve in found[heading] if curve.name in parts[part]]
+            curves.draw(axes, own, span, short, log=log)
+            for name, points in (reference or {}).get(heading, {}).items():
+                bound = _curve(name, points)
+                curves.guide(axes, bound.x, bound.y, name, (0, (4, 4)))
             if log:
                 axes.set_yscale("log")
             else:
                 axes.set_ylim(bottom=0)
-            axes.set_xticks(ticks, [f"{x:,}" for x in ticks])
-            axes.minorticks_off()
-            axes.set_xlabel(labels[0])
-            axes.set_title(heading, loc="left", fontsize=11)
+            axes.set_title(", ".join(filter(None, (heading, part))), loc="left", fontsize=11)
             axes.grid(axis="y", color="0.9", linewidth=0.8)
-        grid[0].set_ylabel(labels[1])
-        handles = {
-            label: handle
-            for axes in grid
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-        return png(figure, 160)
+        share_y(grid)
+        for axes in grid[::columns]:
+            axes.set_ylabel(labels[1])
+        for axes in grid[-columns:]:
+            axes.set_xlabel(labels[0])
+        curves.headed(figure, title)
+        curves.spelt_out(figure, short)
+        return png(figure, 140)
+
+
+def _curve(name: str, points: Sequence[tuple[float, float]]) -> curves.Curve:
+    x, y = zip(*sorted(points), strict=True)
+    return curves.Curve(name, x, y)
 
 
 def draw_bars(values: Mapping[str, Mapping[str, float]], label: str, title: str) -> bytes:
@@ -305,7 +312,7 @@ def draw_bars(values: Mapping[str, Mapping[str, float]], label: str, title: str)
         for axes in grid[len(values) :]:
             axes.remove()
         for axes, (heading, bars) in zip(grid, values.items(), strict=False):
-            drawn = axes.barh(list(bars), list(bars.values()), color=COLOURS[2], height=0.6)
+            drawn = axes.barh(list(bars), list(bars.values()), color=BLUE, height=0.6)
             axes.bar_label(drawn, [number(value) for value in bars.values()], padding=3)
             axes.invert_yaxis()
             axes.margins(x=0.15)

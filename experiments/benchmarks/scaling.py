@@ -48,6 +48,7 @@ from lenext.parallel.meshes import (
 from lenext.training.optimizer import make_optimizer, make_schedule
 from lenext.training.step import make_train_step
 
+TITLE = "A training step over several devices"
 CHILD = "--child"
 INSTALL_LIBTPU = "pip install --no-deps libtpu==0.0.42.1"
 GB = 1e9
@@ -402,6 +403,19 @@ def why_no_libtpu() -> str:
     return "" if importlib.util.find_spec("libtpu") else f"libtpu not installed: {INSTALL_LIBTPU}"
 
 
+def picture(simulated: Sequence[Record]) -> bytes:
+    """Time of a step against devices, a curve a layout."""
+    curves = {
+        layout: [(r["devices"], r["seconds"] / simulated[0]["seconds"]) for r in simulated
+                 if r["layout"] == layout or r["devices"] == 1]
+        for layout in MESH_AXES
+    }  # fmt: skip
+    return measure.draw(
+        {"virtual devices of one machine": curves}, ("devices", "step, x one device"), TITLE,
+        log=False,
+    )  # fmt: skip
+
+
 def run(quick: bool, runs: int, results: Path) -> None:
     """Compiles and measures, and writes scaling.md, .json and .png."""
     missing = why_no_libtpu()
@@ -438,19 +452,9 @@ def run(quick: bool, runs: int, results: Path) -> None:
         "", "## Keys gathered, or passed round a ring", "", *ring_lines(rings), "",
         "- Softmax over all keys, 4 heads of 64, float32, forward.",
     ]  # fmt: skip
-    curves = {
-        layout: [(r["devices"], r["seconds"] / simulated[0]["seconds"]) for r in simulated
-                 if r["layout"] == layout or r["devices"] == 1]
-        for layout in MESH_AXES
-    }  # fmt: skip
-    title = "A training step over several devices"
-    picture = measure.draw(
-        {"virtual devices of one machine": curves}, ("devices", "step, x one device"), title,
-        log=False,
-    )  # fmt: skip
     kinds = {"paper": paper, "simulation": simulated, "ring": rings}
     records = [r | {"kind": kind} for kind, found in kinds.items() for r in found]
-    measure.write(results, "scaling", title, lines, about, records, picture)
+    measure.write(results, "scaling", TITLE, lines, about, records, picture(simulated))
 
 
 def main() -> None:

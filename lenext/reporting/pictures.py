@@ -1,6 +1,7 @@
 """The pictures of a sweep: a metric by length, loss by position, what is retrieved by depth."""
 
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,12 +10,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lenext.reporting.curves import (
+    MARK,
+    Curve,
+    draw,
+    headed,
+    panels,
+    same_in_all,
+    settle,
+    shortened,
+    span_of,
+    spelt_out,
+)
 from lenext.reporting.records import DEPTHS
-from lenext.reporting.tables import label
-
-# Okabe and Ito's colours, told apart by colour-blind readers too; then again with other dashes.
-COLOURS = ["#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]
-DASHES = ["-", "--", ":", "-."]
+from lenext.reporting.styles import kind_of
+from lenext.reporting.tables import UNSUITED
 
 STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -22,13 +32,15 @@ Records = Sequence[dict[str, Any]]
 
 
 def plot(records: Records, metric: str, train_length: int, title: str) -> bytes:
-    """A PNG of `metric` against length (log axis) with 95 % bands, the training length marked."""
+    """A PNG of `metric` against length (log axis) with 95 % bands, the training length marked.
+
+    Methods beyond `lenext.reporting.curves.MOST` are drawn in panels by kind, the first of them in
+    every panel.
+    """
     chosen = [r for r in records if r["metric"] == metric]
     ticks = {r["length"]: f"{r['length']:,}" for r in chosen}
-    ylabel = f"{metric} ({chosen[0]['protocol']})"
-    return _curves(
-        chosen, lambda r: r["length"], ticks, ("length (tokens)", ylabel), train_length, title
-    )
+    rows = {f"{metric} ({chosen[0]['protocol']})": curves_of(chosen)}
+    return _draw_rows(rows, kinds_of(chosen), ticks, "length (tokens)", train_length, title)
 
 
 def plot_by_position(records: Records, train_length: int, title: str) -> bytes:
@@ -37,8 +49,166 @@ def plot_by_position(records: Records, train_length: int, title: str) -> bytes:
     longest = max(r["length"] for r in found)
     chosen = [r for r in found if r["length"] == longest]
     ticks = {r["positions"][1]: f"{r['positions'][1]:,}" for r in chosen}
-    labels = "position (tokens; upper end of a bucket)", f"loss at length {longest:,}"
-    return _curves(chosen, lambda r: r["positions"][1], ticks, labels, train_length, title)
+    rows = {f"loss at length {longest:,}": curves_of(chosen, lambda r: r["positions"][1])}
+    label = "position (tokens; upper end of a bucket)"
+    return _draw_rows(rows, kinds_of(chosen), ticks, label, train_length, title)
+
+
+def draw_metrics(
+    records: Records, metrics: Mapping[str, str], train_length: int, title: str
+) -> bytes:
+    """A PNG of several metrics against length, each in a panel, or in one a kind of methods.
+
+    Args:
+      records: pooled.
+      metrics: what stands at the axis, by metric.
+      train_length: marked.
+      title: above all.
+    """
+    chosen = [r for r in records if r["metric"] in metrics and not r["positions"]]
+    ticks = {r["length"]: f"{r['length']:,}" for r in chosen}
+    rows = {
+        label: curves_of([r for r in chosen if r["metric"] == metric])
+        for metric, label in metrics.items()
+    }
+    return _draw_rows(rows, kinds_of(chosen), ticks, "length (tokens)", train_length, title)
+
+
+def curves_of(
+    records: Records, x_of: Callable[[dict[str, Any]], float] = lambda r: r["length"]
+) -> list[Curve]:
+    """A curve a method, from records of one metric."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record["method"], []).append(record)
+    return [
+        Curve(
+            method,
+            [x_of(r) for r in chosen],
+            [r["value"] for r in chosen],
+            # Of one document there is no interval: the band has no width there.
+            [tuple(r["interval"] or (r["value"], r["value"])) for r in chosen],
+            UNSUITED if chosen[0]["unsuited"] else "",
+        )
+        for method, own in found.items()
+        for chosen in [sorted(own, key=x_of)]
+    ]
+
+
+def kinds_of(records: Records) -> dict[str, str]:
+    """Of each method what kind of panel it belongs to, by its name.
+
+    "trained" where its weights were trained otherwise than the first method's; else by its axes.
+    """
+    first = records[0].get("trained")
+    return {
+        r["method"]: "trained"
+        if r.get("trained") != first
+        else kind_of(r.get("evaluated", r["method"]))
+        for r in records
+    }
+
+
+def _draw_rows(
+    rows: Mapping[str, Sequence[Curve]],
+    kinds: Mapping[str, str],
+    ticks: Mapping[Any, str],
+    xlabel: str,
+    train_length: int,
+    title: str,
+) -> bytes:
+    """A PNG of a panel a row and kind.
+
+    Args:
+      rows: curves by what stands at their axis, which the panels of a row share.
+      kinds: of every curve, by name.
+      ticks: of the other axis.
+      xlabel: what stands there.
+      train_length: marked there.
+      title: above all.
+    """
+    headings = panels(kinds, same_in_all(rows.values(), kinds))
+    short = shortened(kinds)
+    cells = [(label, heading) for label in rows for heading in headings]
+    table = min(len(rows), len(headings)) > 1  # a row of panels a row, a column a kind
+    columns = len(headings) if table else min(2, len(cells))
+    with matplotlib.rc_context(STYLE):
+        figure, grid = grid_of(len(cells), columns, max(map(len, short.values())))
+        for number, ((label, heading), axes) in enumerate(zip(cells, grid, strict=True)):
+            own = [curve for curve in rows[label] if curve.name in headings[heading]]
+            length_axis(axes, ticks, train_length, f"trained at {train_length:,}", fontsize=9)
+            draw(axes, own, span_of(rows[label]), short)
+            if not table or number < columns:
+                axes.set_title(heading, loc="left", fontsize=11)
+            if number % columns == 0 or len(headings) == 1:
+                axes.set_ylabel(label)
+        for axes in grid[-columns:]:
+            axes.set_xlabel(xlabel)
+        for label in rows:
+            share_y([axes for (row, _), axes in zip(cells, grid, strict=True) if row == label])
+        headed(figure, title)
+        spelt_out(figure, short)
+        return png(figure, 140)
+
+
+def grid_of(count: int, columns: int, characters: int = 20) -> tuple[Figure, list[Axes]]:
+    """A figure and its panels, in so many columns; a single one is larger.
+
+    Args:
+      count: of panels.
+      columns: of them.
+      characters: of the longest name at a curve's end, to which the width is fitted.
+    """
+    rows = -(-count // columns)
+    width, height = (6.8, 4.8) if count == 1 else (3.6, 3.2) if columns < 3 else (3.2, 2.7)
+    width += 0.1 + 0.075 * max(characters, 12)
+    figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, list(grid[:count])
+
+
+def share_y(row: Sequence[Axes]) -> None:
+    """Gives panels one range of y, that of all of them; an axis of all says no more than one."""
+    ends = [axes.get_ylim() for axes in row]
+    for axes in row:
+        axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+
+
+def draw_training(curves: Mapping[float, Mapping[str, Sequence[float]]], title: str) -> bytes:
+    """A PNG of loss by step, a panel a learning rate, a curve a method; none where none was run.
+
+    Args:
+      curves: by learning rate and method, the loss at evenly spaced steps from the first to the
+        last of a training, or to where it was stopped.
+      title: above all.
+    """
+    short = shortened(name for named in curves.values() for name in named)
+    longest = max((len(x) for named in curves.values() for x in named.values()), default=1)
+    by_rate = {
+        rate: [
+            Curve(name, [(1 + i) / longest for i in range(len(losses))], losses)
+            for name, losses in named.items()
+        ]
+        for rate, named in curves.items()
+    }
+    with matplotlib.rc_context(STYLE):
+        figure, row = grid_of(len(curves), len(curves), max(map(len, short.values()), default=0))
+        for axes, (rate, own) in zip(row, by_rate.items(), strict=True):
+            span = span_of(curve for some in by_rate.values() for curve in some)
+            draw(axes, own, span, short, linewidth=1.3, markevery=max(1, longest // 6))
+            for curve in own:
+                if len(curve.x) < longest:  # it was stopped
+                    axes.plot(curve.x[-1:], curve.y[-1:], "kx", markersize=9)
+            axes.set_title(f"peak learning rate {rate:g}", loc="left", fontsize=11)
+            axes.set_xlabel("share of the training")
+            axes.grid(axis="y", color="0.9", linewidth=0.8)
+        share_y(row)
+        row[0].set_ylabel("training loss (nats)")
+        headed(figure, title)
+        spelt_out(figure, short)
+        return png(figure, 110)
 
 
 def plot_by_depth(records: Records, train_length: int, title: str) -> bytes:
@@ -61,7 +231,7 @@ def plot_by_depth(records: Records, train_length: int, title: str) -> bytes:
                 for r in own:
                     grid[sum(r["positions"]) * DEPTHS // (2 * end), column] = r["value"]
             image = panel.imshow(grid, vmin=0, vmax=1, aspect="auto", cmap="viridis")
-            panel.set_title(method, fontsize=10)
+            panel.set_title(textwrap.fill(method, 28), fontsize=10)
             panel.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths], rotation=45)
             panel.tick_params(labelbottom=True)
             panel.set_yticks([-0.5, DEPTHS / 2 - 0.5, DEPTHS - 0.5], ["0 %", "50 %", "100 %"])
@@ -70,12 +240,13 @@ def plot_by_depth(records: Records, train_length: int, title: str) -> bytes:
         figure.colorbar(image, ax=panels, label="retrieved", shrink=0.8)
         figure.supxlabel(f"length (tokens); trained at {train_length:,}, left of the dashes")
         figure.supylabel("depth of the needle, of all where it may be")
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(textwrap.fill(title, 34 * columns), fontsize=12)
         return png(figure, 160)
 
 
 def png(figure: Figure, dpi: int) -> bytes:
-    """The figure as a PNG's bytes."""
+    """The figure as a PNG's bytes, the names of its curves pushed apart."""
+    settle(figure)
     out = io.BytesIO()
     figure.savefig(out, dpi=dpi, format="png")
     return out.getvalue()
@@ -99,131 +270,9 @@ def length_axis(
     axes.axvline(train_length, color="0.5", linewidth=1, linestyle=(0, (4, 4)))
     axes.annotate(
         mark, (train_length, 1.0), (4, -2), color="0.4", fontsize=9,
-        xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+        xycoords=("data", "axes fraction"), textcoords="offset points", va="top", gid=MARK,
     )  # fmt: skip
     axes.grid(axis="y", color="0.9", linewidth=0.8)
-
-
-def _curves(
-    records: Records,
-    x_of: Callable[[dict[str, Any]], int],
-    ticks: Mapping[Any, str],
-    labels: tuple[str, str],
-    train_length: int,
-    title: str,
-) -> bytes:
-    curves: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        curves.setdefault(record["method"], []).append(record)
-    order = list(curves)
-    with matplotlib.rc_context(STYLE):
-        # The legend of many curves is taller than the axes need be.
-        height = max(5.0, 0.28 * len(curves) + 1.0)
-        figure = Figure(figsize=(9.0, height), layout="constrained")
-        axes = figure.add_subplot()
-        # The legend follows the curves' ends from top to bottom, so the eye need not search.
-        ends = sorted(curves, key=lambda m: max(curves[m], key=x_of)["value"])
-        for method in reversed(ends):
-            curve = sorted(curves[method], key=x_of)
-            index = order.index(method)
-            colour = COLOURS[index % len(COLOURS)]
-            dash = DASHES[index // len(COLOURS) % len(DASHES)]
-            x = [x_of(r) for r in curve]
-            if len(x) == 1:  # points of one length stand side by side
-                x = [x[0] * (1 + 0.02 * (index - (len(order) - 1) / 2))]
-            axes.plot(
-                x, [r["value"] for r in curve], dash, color=colour, marker="o", markersize=4,
-                linewidth=2, label=label(curve[0]),
-            )  # fmt: skip
-            # Of one document there is no interval: the band has no width there.
-            bands = [r["interval"] or (r["value"], r["value"]) for r in curve]
-            low, high = zip(*bands, strict=True)
-            if len(x) == 1:
-                axes.vlines(x, low, high, color=colour, linewidth=2)
-            axes.fill_between(x, low, high, color=colour, alpha=0.08, linewidth=0)
-        length_axis(axes, ticks, train_length, f"trained at {train_length:,}")
-        axes.set_xlabel(labels[0])
-        axes.set_ylabel(labels[1])
-        axes.set_title(title, loc="left", fontsize=12)
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-        return png(figure, 160)
-
-
-def draw_metrics(
-    records: Records, panels: Mapping[str, str], train_length: int, title: str
-) -> bytes:
-    """A PNG of a panel a metric, a curve a method with its 95 % band, against length.
-
-    Args:
-      records: pooled.
-      panels: what stands at the axis, by metric.
-      train_length: marked.
-      title: above all.
-    """
-    methods = list(dict.fromkeys(r["method"] for r in records))
-    columns = 2
-    rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2 * columns + 2.4, 3.8 * rows + 0.6), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
-        for axes, (metric, label) in zip(grid.flat, panels.items(), strict=False):
-            chosen = [r for r in records if r["metric"] == metric and not r["positions"]]
-            for index, method in enumerate(methods):
-                curve = sorted(
-                    (r for r in chosen if r["method"] == method), key=lambda r: r["length"]
-                )
-                x = [r["length"] for r in curve]
-                low, high = zip(*(r["interval"] for r in curve), strict=True)
-                style = style_of(index)
-                axes.plot(x, [r["value"] for r in curve], label=method, **style)
-                axes.fill_between(x, low, high, color=style["color"], alpha=0.08, linewidth=0)
-            length_ticks(axes, sorted({r["length"] for r in chosen}), train_length)
-            axes.set_ylabel(label)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False)
-        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-        return png(figure, 130)
-
-
-def draw_training(panels: Mapping[float, Mapping[str, Sequence[float]]], title: str) -> bytes:
-    """A PNG of loss by step, a panel a learning rate, a curve a method; none where none was run.
-
-    Args:
-      panels: by learning rate and method, the loss at evenly spaced steps from the first to the
-        last of a training, or to where it was stopped.
-      title: above all.
-    """
-    methods = list(dict.fromkeys(name for curves in panels.values() for name in curves))
-    longest = max((len(x) for curves in panels.values() for x in curves.values()), default=1)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.0 * len(panels) + 2.0, 3.8), layout="constrained")
-        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, (rate, curves) in zip(row, panels.items(), strict=True):
-            for name, losses in curves.items():
-                style = style_of(methods.index(name)) | {"marker": "", "linewidth": 1.5}
-                share = [(1 + i) / longest for i in range(len(losses))]
-                axes.plot(share, losses, label=name, **style)
-                if len(losses) < longest:  # it was stopped
-                    axes.plot(share[-1:], losses[-1:], "x", color=style["color"], markersize=9)
-            axes.set_title(f"peak learning rate {rate:g}", fontsize=11)
-            axes.set_xlabel("share of the training")
-            axes.grid(axis="y", color="0.9", linewidth=0.8)
-        row[0].set_ylabel("training loss (nats)")
-        handles, labels = row[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False)
-        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-        return png(figure, 110)
-
-
-def style_of(index: int) -> dict[str, Any]:
-    """Of the curve of that number: colours first, then dashes."""
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
-        "marker": "o", "markersize": 4, "linewidth": 2,
-    }  # fmt: skip
 
 
 def length_ticks(axes: Axes, lengths: Sequence[float], train_length: int) -> None:

@@ -2,12 +2,8 @@ import csv
 import io
 import json
 
-import matplotlib.image
-import numpy as np
 import pytest
 
-from lenext.reporting import pictures as plot_module
-from lenext.reporting.pictures import plot, plot_by_position
 from lenext.reporting.tables import label, markdown, text_table, to_csv
 
 
@@ -96,7 +92,7 @@ def test_csv_is_a_line_a_record(records):
     assert "interval" not in rows[0]
 
 
-def test_figures_of_one_document(records, drawn):
+def test_figures_of_one_document(records):
     assert " –: of one document" not in markdown(records, "x")
     for one in records:
         if one["length"] == 512:
@@ -112,7 +108,6 @@ def test_figures_of_one_document(records, drawn):
     for row in rows:
         assert (row["interval_low"] == "") == (row["length"] == "512")
     assert len({tuple(row) for row in rows}) == 1
-    assert plot(records, "accuracy", 16, "x")
 
 
 @pytest.fixture
@@ -145,64 +140,8 @@ def test_loss_by_position_is_a_table_of_its_own(causal_records):
     assert [row["positions"] for row in rows[:3]] == ["", "0 16", "16 32"]
 
 
-def test_picture_of_loss_by_position(causal_records, drawn):
-    assert plot_by_position(causal_records, 32, "A title").startswith(b"\x89PNG")
-    (axes,) = drawn[0].axes
-    curves = {line.get_label(): line.get_xydata() for line in axes.lines}
-    # The longest length's, each bucket at its end.
-    np.testing.assert_allclose(curves["softmax"], [[16, 2.0], [32, 2.16], [48, 2.32]])
-    assert "48" in axes.get_ylabel()
-
-
 def test_large_figures_fit_their_columns():
     records = [
         record("softmax", n, value, "perplexity") for n, value in [(16, 999.9), (32, 123456.7)]
     ]
     assert text_table(records, "perplexity").splitlines()[1] == "softmax     999.900  1.235e+05"
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that `plot` makes."""
-    figures = []
-    real = plot_module.Figure
-
-    def remember(*args, **kwargs):
-        figures.append(real(*args, **kwargs))
-        return figures[-1]
-
-    monkeypatch.setattr(plot_module, "Figure", remember)
-    return figures
-
-
-def test_picture_shows_the_records(records, drawn):
-    image = matplotlib.image.imread(io.BytesIO(plot(records, "accuracy", 16, "A title")))
-    assert image.shape[0] > 500
-    assert image.shape[1] > 1000
-    assert np.ptp(image[..., :3]) > 0.5
-    (axes,) = drawn[0].axes
-    assert axes.get_xscale() == "log"
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["16", "512"]
-    assert "accuracy" in axes.get_ylabel()
-    assert axes.get_title(loc="left") == "A title"
-    curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert curves["softmax"] == [[16, 0.5], [512, 0.25]]
-    assert curves["cosscale †"] == [[16, 0.25], [512, 0.125]]
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    # As the curves end, top to bottom.
-    assert legend == [
-        "rerope(window=16)+infoscale", "windowed|softmax", "softmax", "cosscale †",
-    ]  # fmt: skip
-    assert any("trained at 16" in text.get_text() for text in axes.texts)
-
-
-def test_picture_tells_many_methods_apart(drawn):
-    records = [record(f"method{i}", n, i / 50) for i in range(28) for n in (16, 32)]
-    plot(records, "accuracy", 16, "")
-    (axes,) = drawn[0].axes
-    curves = [line for line in axes.lines if line.get_label().startswith("method")]
-    assert len({(line.get_color(), line.get_linestyle()) for line in curves}) == 28
-
-
-def test_picture_of_one_length():
-    assert plot([record("softmax", 16, 0.5)], "accuracy", 16, "").startswith(b"\x89PNG")
