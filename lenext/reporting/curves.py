@@ -123,7 +123,9 @@ def coinciding(curves: Sequence[Curve], span: float, *, log: bool = False) -> li
 def span_of(curves: Iterable[Curve], *, log: bool = False) -> float:
     """The range of an axis on which these are drawn, in natural logarithms if `log`."""
     values = [y for c in curves for y in (*c.y, *(end for ends in c.band for end in ends))]
-    return float(np.ptp(_on_axis(values, log)))
+    found = _on_axis(values, log)
+    finite = found[np.isfinite(found)]  # a training may have diverged
+    return float(np.ptp(finite)) if len(finite) else 0.0
 
 
 def _on_axis(values: Sequence[float], log: bool) -> Float[np.ndarray, " n"]:
@@ -201,12 +203,15 @@ def draw(
             if len(x) == 1:
                 axes.vlines(x, low, high, color=style.colour, linewidth=1.8)
             axes.fill_between(x, low, high, color=style.colour, alpha=0.08, linewidth=0)
-        name_end(axes, (x[-1], curve.y[-1]), _joined(group, short), style)
+        finite = [end for end in zip(x, curve.y, strict=True) if np.isfinite(end[1])]
+        end = finite[-1] if finite else (x[-1], axes.get_ylim()[0])
+        name_end(axes, end, _joined(group, short), style)
 
 
 def _from_its_end(curve: Curve, span: float) -> list[float]:
     """What curves are ranked by: where they end, or where they were before if that is alike."""
-    return [round(y / span, 2) if span else y for y in reversed(curve.y)]
+    finite = [y for y in reversed(curve.y) if np.isfinite(y)]
+    return [round(y / span, 2) if span else y for y in finite]
 
 
 def _joined(group: Sequence[Curve], short: Mapping[str, str]) -> str:

@@ -13,11 +13,7 @@ from lenext.reporting.curves import (
     MARK,
     MOST,
     WIDTH,
-    Curve,
-    apart,
-    coinciding,
     end_names,
-    shortened,
 )
 from lenext.reporting.pictures import (
     draw_metrics,
@@ -268,19 +264,6 @@ def test_curves_that_coincide_are_named_as_one(drawn):
     assert set(names(axes)) == {"softmax = infoscale", "pi", "ntk", "yarn"}
 
 
-def test_what_coincides():
-    a, b, c = (Curve(str(y), [1, 2], [y, 2 * y]) for y in (1.0, 1.004, 1.1))
-    other_x = Curve("other", [1, 3], [1.0, 2.0])
-
-    def groups(*found, **how):
-        return [[x.name for x in group] for group in coinciding(found, **how)]
-
-    assert groups(a, c, b, other_x, span=2) == [["1.0", "1.004"], ["1.1"], ["other"]]
-    assert groups(a, c, b, span=0.1) == [["1.0"], ["1.1"], ["1.004"]]
-    assert groups(a, c, b, span=np.log(3), log=True) == [["1.0", "1.004"], ["1.1"]]
-    assert groups(a, a._replace(name="x"), span=0.0) == [["1.0", "x"]]
-
-
 def test_many_that_coincide_count_as_one_curve(drawn):
     records = sweep(SEVENTEEN[:8])
     windows = [record(m, n, 0.7) for m in ("windowed", "lm_infinite") for n in (16, 64, 256)]
@@ -315,21 +298,6 @@ def test_names_that_do_not_fit_are_spelt_out_below(drawn):
     assert "softmax: " not in told
     assert drawn[0]._supxlabel.get_window_extent().x1 < drawn[0].bbox.x1
     assert not any(drawn[0]._supxlabel.get_window_extent().overlaps(a.bbox) for a in drawn[0].axes)
-
-
-def test_shortened_names():
-    assert shortened(["abc", "rerope(window=32)"]) == {
-        "abc": "abc", "rerope(window=32)": "rerope(window=32)"
-    }  # fmt: skip
-    assert shortened(["rerope(window=32,leak='x')"], 14) == {
-        "rerope(window=32,leak='x')": "rerope(32,x)"
-    }
-    # What would be another's is not taken.
-    assert shortened(["rerope(window=32)", "rerope(32)"], 12)["rerope(window=32)"] == "rerope(…)"
-    alike = [f"{'x' * 30}{i}{'y' * 30}" for i in range(30)]
-    short = shortened(alike, 12)
-    assert len(set(short.values())) == 30
-    assert max(map(len, short.values())) <= 12
 
 
 def test_picture_without_intervals(drawn):
@@ -396,6 +364,17 @@ def test_trainings_that_stopped_are_marked(drawn):
     check_names(drawn[0])
 
 
+def test_losses_that_are_no_numbers_are_left_out(drawn):
+    nan, inf = float("nan"), float("inf")
+    losses = {"softmax": [3.0, 2.0, 1.0], "relu": [3.0, 2.5, nan], "sigmoid": [inf, nan, nan]}
+    draw_training({0.1: losses}, "A title")
+    (axes,) = drawn[0].axes
+    assert set(names(axes)) == set(losses)
+    ends = {text.get_text(): text.get_position()[1] for text in end_names(axes)}
+    np.testing.assert_allclose(ends["relu"], 2.5)
+    check_names(drawn[0])
+
+
 def test_depths_have_their_titles_inside(drawn):
     found = [
         record(method, 16, 0.5, "retrieved_by_place", positions=[2 * i, 2 * i + 2])
@@ -406,19 +385,3 @@ def test_depths_have_their_titles_inside(drawn):
     titles = [axes.title.get_window_extent() for axes in drawn[0].axes[: len(LONG)]]
     for one, other in itertools.combinations(titles, 2):
         assert not one.overlaps(other)
-
-
-@pytest.mark.parametrize(
-    ("centres", "heights", "expected"),
-    [
-        ([10.0, 50.0, 90.0], [10.0] * 3, [10, 50, 90]),
-        ([50.0, 50.0], [10.0, 10.0], [45, 55]),
-        ([52.0, 48.0, 50.0], [10.0] * 3, [60, 40, 50]),
-        ([0.0, 100.0], [10.0, 20.0], [5, 90]),
-        ([50.0, 52.0, 90.0], [10.0, 30.0, 10.0], [41, 61, 90]),
-        ([0.0, 1.0, 99.0], [40.0, 40.0, 40.0], [0, 40, 80]),  # no room: the lowest goes below
-    ],
-)
-def test_names_are_moved_as_little_as_may_be(centres, heights, expected):
-    found = apart(np.array(centres), np.array(heights), 0.0, 100.0)
-    np.testing.assert_allclose(found, expected)
