@@ -12,11 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from lenext.attention.grammar import names
 from lenext.evaluation.protocols import Sequences
+from lenext.evaluation.sweep import Settings
 from lenext.files import write_atomically
+from lenext.models import Model, model_methods
 from lenext.reporting.records import Cell
+from lenext.workdirs.calibration import is_calibrated
+from lenext.workdirs.checkpoints import weights_identity
+from lenext.workdirs.pretrained import Pretrained
+from lenext.workdirs.versions import FIGURES_VERSION, outside_sources
 
 DIGITS = 16
 
@@ -69,3 +77,50 @@ class Cells:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"key": key, "cell": dataclasses.asdict(cell)}
         write_atomically(self.folder / self.name(cell.length, key), json.dumps(content) + "\n")
+
+
+def cell_keys(
+    run: Pretrained,
+    workdir: Path,
+    models: dict[str, Model],
+    sequences: dict[int, Sequences],
+    how: Settings,
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """By method as typed and length, all that a cell's figures follow from, as JSON values.
+
+    Args:
+      run: whose weights these are.
+      workdir: where it lies.
+      models: its weights under each method.
+      sequences: what is asked, by length.
+      how: settings of the sweep.
+    """
+    sizes = run.model.config
+    shared = {
+        "figures_version": FIGURES_VERSION,
+        "weights": [run.weights, weights_identity(workdir, run.step)],
+        "types": [str(sizes.dtype), sizes.param_dtype, jax.default_backend()],
+        "protocol": how.protocol,
+        "byte_level": how.byte_level,
+        "probe_rows": how.probe_rows,
+    }
+    asked = {length: digest_of(own) for length, own in sequences.items()}
+    keys = {}
+    for name, model in models.items():
+        methods = model_methods(model)
+        from_outside = [name, run.config.model.method] if "trained" in names(name) else [name]
+        own = {
+            "method": [repr(method) for method in methods],
+            "sources": outside_sources(from_outside),
+            "calibration": _parts(model) if is_calibrated(methods) else None,
+        }
+        for length, sequence in asked.items():
+            keys[name, length] = shared | own | {"length": length, "sequences": sequence}
+    return keys
+
+
+def _parts(model: Model) -> str:
+    """A digest of what the layers' methods have learned, or was measured for them."""
+    layers = range(model.config.num_layers)
+    learned = [model.layers.attention.learned_by(layer) for layer in layers]
+    return digest(jax.tree.map(lambda x: jax.device_get(x).tolist(), learned))

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 
 from lenext.attention import overruled_parts
-from lenext.attention.grammar import names
 from lenext.config import (
     Config,
     check_positions,
@@ -22,7 +21,7 @@ from lenext.config.imports import load
 from lenext.data import check_data, get_tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
-from lenext.evaluation.cells import Cells, digest, digest_of
+from lenext.evaluation.cells import Cells, cell_keys, digest
 from lenext.evaluation.protocols import CropSettings, Sequences, get_protocol
 from lenext.evaluation.sweep import Settings, check_eval, sweep
 from lenext.files import write_atomically
@@ -32,11 +31,9 @@ from lenext.parallel.processes import as_first, first_goes_first, is_first, wait
 from lenext.reporting.pictures import plot, plot_by_depth, plot_by_position
 from lenext.reporting.records import Cell, Record, Row, effective_lengths, make_records
 from lenext.reporting.tables import markdown, text_table, to_csv
-from lenext.workdirs.calibration import is_calibrated, under_method
-from lenext.workdirs.checkpoints import weights_identity
+from lenext.workdirs.calibration import under_method
 from lenext.workdirs.pretrained import Pretrained, load_run
 from lenext.workdirs.provenance import provenance
-from lenext.workdirs.versions import FIGURES_VERSION, outside_sources
 
 FOLDER = "eval"
 CELLS = "cells"
@@ -193,7 +190,7 @@ def evaluate_run(
         bucket=settings.bucket,
         probe_rows=settings.probe_rows,
     )
-    keys = _keys(run, workdir, models, sequences, how)
+    keys = cell_keys(run, workdir, models, sequences, how)
     source = provenance()
     step, trained = run.step, run.config
     found = _resumed(
@@ -220,45 +217,6 @@ def evaluate_run(
         protocol.headline,
         uncalibrated,
     )
-
-
-def _keys(
-    run: Pretrained,
-    workdir: Path,
-    models: dict[str, Model],
-    sequences: dict[int, Sequences],
-    how: Settings,
-) -> dict[tuple[str, int], dict[str, Any]]:
-    """By method and length, all that figures follow from, as JSON values."""
-    sizes = run.model.config
-    shared = {
-        "figures_version": FIGURES_VERSION,
-        "weights": [run.weights, weights_identity(workdir, run.step)],
-        "types": [str(sizes.dtype), sizes.param_dtype, jax.default_backend()],
-        "protocol": how.protocol,
-        "byte_level": how.byte_level,
-        "probe_rows": how.probe_rows,
-    }
-    asked = {length: digest_of(own) for length, own in sequences.items()}
-    keys = {}
-    for name, model in models.items():
-        methods = model_methods(model)
-        from_outside = [name, run.config.model.method] if "trained" in names(name) else [name]
-        own = {
-            "method": [repr(method) for method in methods],
-            "sources": outside_sources(from_outside),
-            "calibration": _parts(model) if is_calibrated(methods) else None,
-        }
-        for length, sequence in asked.items():
-            keys[name, length] = shared | own | {"length": length, "sequences": sequence}
-    return keys
-
-
-def _parts(model: Model) -> str:
-    """A digest of what the layers' methods have learned, or was measured for them."""
-    layers = range(model.config.num_layers)
-    learned = [model.layers.attention.learned_by(layer) for layer in layers]
-    return digest(jax.tree.map(lambda x: jax.device_get(x).tolist(), learned))
 
 
 def _resumed(

@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lenext.reporting.style import STYLE
+from lenext.reporting.stylesheet import STYLE
 
 Token = Any
 """Of markdown-it-py, which is imported where a file is made: nothing else needs it."""
