@@ -48,7 +48,10 @@ def main() -> None:
     asked = {length for found in evaluations for length in found.asked}
     left_out = sorted(asked - {record["length"] for record in records})
     heading = f"{', '.join(names)}: differences to {rows[0].label}"
-    about = [f"Trained at {', '.join(map(str, dict.fromkeys(train_lengths)))} tokens."]
+    about = [
+        f"{name}: trained at {length} tokens."
+        for name, length in zip(names, train_lengths, strict=True)
+    ]
     if left_out:
         about.append(f"Left out, as not all have them: lengths {', '.join(map(str, left_out))}.")
     into = Path(target.value)
@@ -65,7 +68,7 @@ def main() -> None:
     write_atomically(into / "compare.csv", to_csv(records))
     text = markdown(records, heading, about, headline=first.headline, effective=effective)
     write_atomically(into / "compare.md", text)
-    picture = plot(records, first.headline, train_lengths[0], heading)
+    picture = plot(records, first.headline, min(train_lengths), heading)
     write_atomically(into / "compare.png", picture)
     print(f"{text_table(records, first.headline)}\n" + "\n".join(about))
     print(f"all metrics, with intervals and differences: {into / 'compare.md'}, .csv, .json")

@@ -1,7 +1,23 @@
 """Writing files that are never half there."""
 
 import os
+import tempfile
 from pathlib import Path
+
+from lenext.errors import UserError
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder, if need be, and checks that files can be written there.
+
+    Raises:
+      UserError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -16,15 +16,16 @@ import jax
 import numpy as np
 
 from lenext.attention.grammar import names
+from lenext.config import base_config, plain
+from lenext.errors import UserError
 from lenext.evaluation.protocols import Sequences
 from lenext.evaluation.sweep import Settings
 from lenext.files import write_atomically
 from lenext.models import Model, model_methods
 from lenext.reporting.records import Cell
 from lenext.workdirs.calibration import is_calibrated
-from lenext.workdirs.checkpoints import weights_identity
 from lenext.workdirs.pretrained import Pretrained
-from lenext.workdirs.versions import FIGURES_VERSION, outside_sources
+from lenext.workdirs.versions import FIGURES_VERSION, changes, outside_sources
 
 DIGITS = 16
 
@@ -73,15 +74,22 @@ class Cells:
             return None
 
     def keep(self, key: Mapping[str, Any], cell: Cell) -> None:
-        """Writes a cell that is done."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Writes a cell that is done.
+
+        Raises:
+          UserError: it cannot be written.
+        """
         content = {"key": key, "cell": dataclasses.asdict(cell)}
-        write_atomically(self.folder / self.name(cell.length, key), json.dumps(content) + "\n")
+        path = self.folder / self.name(cell.length, key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(content) + "\n")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def cell_keys(
     run: Pretrained,
-    workdir: Path,
     models: dict[str, Model],
     sequences: dict[int, Sequences],
     how: Settings,
@@ -90,7 +98,6 @@ def cell_keys(
 
     Args:
       run: whose weights these are.
-      workdir: where it lies.
       models: its weights under each method.
       sequences: what is asked, by length.
       how: settings of the sweep.
@@ -98,7 +105,8 @@ def cell_keys(
     sizes = run.model.config
     shared = {
         "figures_version": FIGURES_VERSION,
-        "weights": [run.weights, weights_identity(workdir, run.step)],
+        "weights": [run.step, run.weights, run.identity],
+        "model": changes(plain(run.config.model), plain(base_config().model)),
         "types": [str(sizes.dtype), sizes.param_dtype, jax.default_backend()],
         "protocol": how.protocol,
         "byte_level": how.byte_level,
@@ -108,15 +116,22 @@ def cell_keys(
     keys = {}
     for name, model in models.items():
         methods = model_methods(model)
-        from_outside = [name, run.config.model.method] if "trained" in names(name) else [name]
+        from_outside = sources_of(run, name)
         own = {
-            "method": [repr(method) for method in methods],
-            "sources": outside_sources(from_outside),
+            # Without their names: rerope+infoscale is infoscale+rerope.
+            "method": [repr(dataclasses.replace(method, name="")) for method in methods],
+            "sources": from_outside,
             "calibration": _parts(model) if is_calibrated(methods) else None,
         }
         for length, sequence in asked.items():
             keys[name, length] = shared | own | {"length": length, "sequences": sequence}
     return keys
+
+
+def sources_of(run: Pretrained, name: str) -> dict[str, list[str]]:
+    """The sources from outside lenext of a method, by its name as typed."""
+    trained = [run.config.model.method] if "trained" in names(name) else []
+    return outside_sources([name, *trained])
 
 
 def _parts(model: Model) -> str:

@@ -18,7 +18,7 @@ class Found(NamedTuple):
       trained: the config of the run.
       settings: the config of the evaluation, section `eval`.
       cells: of each method as typed, in the order of its table: cells by length.
-      asked: of each length, a digest of the sequences.
+      asked: of each length, a digest of the sequences, and the rows of attention looked at.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Found(NamedTuple):
     trained: dict[str, Any]
     settings: dict[str, Any]
     cells: dict[str, dict[int, Cell]]
-    asked: dict[int, str]
+    asked: dict[int, list[Any]]
 
 
 def read_results(folder: Path, name: str) -> Found:
@@ -51,7 +51,7 @@ def read_results(folder: Path, name: str) -> Found:
         for entry in results["cells"]:
             found = json.loads((kept / entry["cell"]).read_text())
             cells.setdefault(entry["method"], {})[entry["length"]] = Cell(**found["cell"])
-            asked[entry["length"]] = found["key"]["sequences"]
+            asked[entry["length"]] = [found["key"][key] for key in ("sequences", "probe_rows")]
         return Found(
             name, results["headline"], source["trained"], source["config"]["eval"], cells, asked
         )
@@ -77,7 +77,8 @@ def paired(evaluations: Sequence[Found]) -> list[list[Row]]:
         if other:
             raise UserError(
                 f"{found.name}: was asked other sequences than {first.name} at {other[0]}; same "
-                "data, tokenizer, protocol and settings (config.eval) pair them"
+                "data, tokenizer, protocol and settings (config.eval) pair them, and under "
+                "sliding_window the same longest length"
             )
     return [
         [

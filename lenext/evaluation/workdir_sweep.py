@@ -21,23 +21,25 @@ from lenext.config.imports import load
 from lenext.data import check_data, get_tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
-from lenext.evaluation.cells import Cells, cell_keys, digest
+from lenext.evaluation.cells import Cells, cell_keys, digest, sources_of
 from lenext.evaluation.protocols import CropSettings, Sequences, get_protocol
 from lenext.evaluation.sweep import Settings, check_eval, sweep
-from lenext.files import write_atomically
+from lenext.files import check_writable, write_atomically
 from lenext.models import Model, check_sizes, in_words, model_methods
 from lenext.parallel.meshes import make_mesh
-from lenext.parallel.processes import as_first, first_goes_first, is_first, wait_for_all
+from lenext.parallel.processes import first_goes_first, in_all, is_first, wait_for_all
 from lenext.reporting.pictures import plot, plot_by_depth, plot_by_position
 from lenext.reporting.records import Cell, Record, Row, effective_lengths, make_records
 from lenext.reporting.tables import markdown, text_table, to_csv
 from lenext.workdirs.calibration import under_method
 from lenext.workdirs.pretrained import Pretrained, load_run
-from lenext.workdirs.provenance import provenance
+from lenext.workdirs.provenance import joined, provenance
 
 FOLDER = "eval"
 CELLS = "cells"
 """Folder of the cells in DIR/eval, shared by all of its tables."""
+MEASURED = ("git", "versions", "hardware")
+"""What is told of the cells' provenance: one value, or a list where they differ."""
 COSTS = ("seconds", "compile_seconds", "peak_bytes", "flops", "cache_bytes")
 
 
@@ -109,9 +111,9 @@ def evaluate(
     """
     folder = workdir / FOLDER
     if name is not None:
-        if not re.fullmatch(r"\w[\w.-]*", name) or name == CELLS:
+        if not re.fullmatch(r"\w[\w-]*", name) or name == CELLS:
             raise UserError(
-                f"--name={name}: should be letters, digits, '_', '.' and '-', and not {CELLS}"
+                f"--name={name}: should be letters, digits, '_' and '-', and not {CELLS}"
             )
         folder = folder / name
     found = evaluate_run(config, workdir, calibrate_first=calibrate_first, folder=folder)
@@ -154,6 +156,8 @@ def evaluate_run(
         name: run.read_methods(name)
         for name in list_methods(settings.methods, "config.eval.methods")
     }
+    for name in methods:  # while their files are what was read
+        sources_of(run, name)
     check_positions(config.model, max(lengths), "config.eval.lengths")
     protocol = get_protocol(settings.protocol, run.model.objective, "config.eval.protocol")
 
@@ -175,10 +179,7 @@ def evaluate_run(
         for length in lengths
     }
     if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+        check_writable(folder)
     models, uncalibrated = {}, []
     for name, pattern in methods.items():
         models[name], initial = under_method(run, workdir, pattern)
@@ -190,15 +191,18 @@ def evaluate_run(
         bucket=settings.bucket,
         probe_rows=settings.probe_rows,
     )
-    keys = cell_keys(run, workdir, models, sequences, how)
+    keys = cell_keys(run, models, sequences, how)
     source = provenance()
     step, trained = run.step, run.config
     found = _resumed(
         run, models, sequences, how, keys, Cells(workdir / FOLDER / CELLS), source,
         mesh if mesh.size > 1 else None,
     )  # fmt: skip
+    cells = {name: [found[digest(keys[name, n])] for n in lengths] for name in methods}
+    origins = [cell.provenance for own in cells.values() for cell in own]
     return Evaluated(
         source
+        | {key: joined([origin[key] for origin in origins]) for key in MEASURED}
         | {
             "config": plain(config),
             "trained": plain(trained),
@@ -208,7 +212,7 @@ def evaluate_run(
             "data": corpus.describe(),
             "fingerprint": corpus.fingerprint,
         },
-        {name: [found[digest(keys[name, n])] for n in lengths] for name in methods},
+        cells,
         [
             {"method": name, "length": n, "cell": Cells.name(n, keys[name, n])}
             for name in methods
@@ -229,22 +233,17 @@ def _resumed(
     source: dict[str, Any],
     mesh: jax.sharding.Mesh | None,
 ) -> dict[str, Cell]:
-    """The cells of all keys, by their digests: those that are there, and the others measured.
-
-    Raises:
-      UserError: processes do not see the same workdir.
-    """
+    """The cells of all keys, by their digests: those that are there, and the others measured."""
     first: dict[str, tuple[str, int]] = {}  # two names may be one method
     for place, key in keys.items():
         first.setdefault(digest(key), place)
     found = {key: cells.find(place[1], keys[place]) for key, place in first.items()}
-    there = as_first([cell is not None for cell in found.values()])
-    known: dict[str, Cell] = {}
-    for (key, cell), has in zip(found.items(), there, strict=True):
-        if has and cell is None:
-            raise UserError(f"{cells.folder}: should be the same for all processes")
-        if has and cell is not None:
-            known[key] = cell
+    there = in_all([cell is not None for cell in found.values()])
+    known = {
+        key: cell
+        for (key, cell), everywhere in zip(found.items(), there, strict=True)
+        if everywhere and cell is not None
+    }
     wanted = {place: key for key, place in first.items() if key not in known}
     if known:
         what = f"{len(wanted)} to measure" if wanted else "nothing is left to measure"
@@ -279,7 +278,7 @@ def _write(found: Evaluated, records: list[Record], workdir: Path, folder: Path)
         found.rows(), train_length, settings["margin"], times=settings["bootstrap"],
         seed=settings["seed"],
     )  # fmt: skip
-    _tell_replaced(folder / "results.json", records)
+    _tell_replaced(folder / "results.json", found.kept)
     results = {
         "provenance": found.provenance,
         "headline": found.headline,
@@ -318,18 +317,22 @@ def _write(found: Evaluated, records: list[Record], workdir: Path, folder: Path)
     print(f"picture: {folder / 'results.png'}")
 
 
-def _tell_replaced(path: Path, records: list[Record]) -> None:
-    """Says which methods and lengths an earlier table showed that the one to come does not."""
-    try:
-        earlier = json.loads(path.read_text())["records"]
-        before = {(r["method"], r["length"], r["protocol"]) for r in earlier}
-    except (OSError, ValueError, KeyError, TypeError):
+def _tell_replaced(path: Path, kept: list[dict[str, Any]]) -> None:
+    """Says which cells an earlier table showed that the one to come does not."""
+    if not path.exists():
         return
-    gone = before - {(r["method"], r["length"], r["protocol"]) for r in records}
+    try:
+        earlier = json.loads(path.read_text())["cells"]
+        gone = [cell for cell in earlier if cell not in kept]
+        lengths: dict[str, list[str]] = {}
+        for cell in gone:
+            lengths.setdefault(cell["method"], []).append(str(cell["length"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        print(f"{path}: was made before cells were kept; what it showed is replaced")
+        return
     if gone:
-        methods = ", ".join(sorted({method for method, _, _ in gone}))
-        lengths = ", ".join(map(str, sorted({length for _, length, _ in gone})))
+        told = "; ".join(f"{method} at {', '.join(own)}" for method, own in lengths.items())
         print(
-            f"{path.parent} showed {methods} at {lengths}, and now shows what was asked; what was "
-            f"measured stays in {CELLS}, and --name=NAME keeps a table apart"
+            f"{path.parent} showed {told}, and now shows what was asked; what was measured stays "
+            f"in {CELLS}, and --name=NAME keeps a table apart"
         )

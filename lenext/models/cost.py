@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -28,14 +29,14 @@ def forward_flops(model: LanguageModel, length: int, predictions: int) -> float:
         ".".join(map(str, path)): math.prod(parameter.shape)
         for path, parameter in nnx.to_flat_state(nnx.state(model, nnx.Param))
     }
-    table = model.config.vocab_size * model.config.hidden_size
-    heads = [sizes[name] for name, kind in kinds.items() if kind == "head"]
-    head = sum(heads) + (0 if table in heads else table)  # tied: the embedding's
-    matrices = sum(sizes[name] for name, kind in kinds.items() if kind == "matrix")
+    table = model.config.vocab_size * model.config.hidden_size  # makes the logits, tied or not
+    # Of kind "head" is that table, unless it is the embedding's, and what a last step has.
+    matrices = sum(sizes[name] for name, kind in kinds.items() if kind in ("matrix", "head"))
+    matrices -= 0 if _is_tied(model) else table
     causal = model.objective == "causal_lm"
     pairs = {method: _pairs(method, length, causal=causal) for method in set(model.methods)}
     attention = model.attention_channels * sum(pairs[method] for method in model.methods)
-    return 2.0 * (matrices * length + head * predictions + attention)
+    return 2.0 * (matrices * length + table * predictions + attention)
 
 
 def cache_bytes(model: LanguageModel, length: int) -> int | None:
@@ -48,6 +49,14 @@ def cache_bytes(model: LanguageModel, length: int) -> int | None:
     config = model.config
     token = 2 * config.num_kv_heads * config.key_size * np.dtype(config.dtype).itemsize
     return token * sum(cache_size(method, length) for method in model.methods)
+
+
+def _is_tied(model: LanguageModel) -> bool:
+    """Whether the embedding makes the logits."""
+    graphdef, state = nnx.split(model)
+    axes: list[str] = []
+    jax.eval_shape(lambda x: axes.append(nnx.merge(graphdef, x).head_weights().axes), state)
+    return axes == ["vd"]
 
 
 def _pairs(method: Method, length: int, *, causal: bool) -> int:

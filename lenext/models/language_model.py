@@ -203,7 +203,8 @@ class LanguageModel(nnx.Module):
             # Caches filled alike hold the same positions: as one array, what follows from it (the
             # keys' rotation, masks) is computed once for all of these layers.
             kept = layer.attention.methods[0].visibility.keeps()
-            same = shared.setdefault((cache.positions.size, kept), cache.positions)
+            alike = cache.positions.size, kept and tuple(kept)
+            same = shared.setdefault(alike, cache.positions)
             cache = cache._replace(positions=same)
 
             def call(attention: Attention, q: Array, k: Array, v: Array, cache: KVCache = cache):

@@ -79,11 +79,11 @@ def wait_for_all(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
-def as_first(flags: Sequence[bool]) -> list[bool]:
-    """What these are in process 0, so that all go the same way."""
+def in_all(flags: Sequence[bool]) -> list[bool]:
+    """Which of these are true in every process, so that all go the same way."""
     if jax.process_count() == 1:
         return list(flags)
-    return multihost_utils.broadcast_one_to_all(np.array(flags, bool)).tolist()
+    return np.all(multihost_utils.process_allgather(np.array(flags, bool)), axis=0).tolist()
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
 """Intervals by resampling documents."""
 
+import functools
+
 import numpy as np
 from jaxtyping import Float, Int
 
 Interval = tuple[float, float]
 
 
+@functools.lru_cache(maxsize=16)  # rows and metrics of a length share it
 def resample(documents: int, times: int, seed: int) -> Int[np.ndarray, "times documents"]:
     """Indices of documents drawn with replacement. The same for the same arguments, so figures of
     two methods on the same documents can be compared resample by resample."""

@@ -127,17 +127,21 @@ def make_records(
     Args:
       rows: of equal seeds, lengths and documents.
       baseline: label of the row that others are compared with.
-      metrics: which ones; default: all. Those of `DERIVED` are of one seed alone.
+      metrics: which ones; default: all that there are. Those of `DERIVED` are of one seed alone.
       times: resamples.
       seed: of the resamples.
 
     Raises:
       ValueError: rows differ in seeds or documents, or a metric cannot be pooled.
     """
-    wanted = None if metrics is None else set(metrics)
     seeds = sorted(rows[0].by_seed)
-    if wanted and wanted & set(DERIVED) and len(seeds) > 1:
-        raise ValueError(f"{', '.join(wanted & set(DERIVED))}: cannot be pooled over seeds")
+    there = {
+        s["metric"] for row in rows for own in row.by_seed.values() for c in own for s in c.sums
+    }
+    derived = set(DERIVED) if len(seeds) > 1 else set()
+    wanted = there - derived if metrics is None else set(metrics)
+    if wanted & derived:
+        raise ValueError(f"{', '.join(wanted & derived)}: cannot be pooled over seeds")
     for row in rows:
         if sorted(row.by_seed) != seeds:
             raise ValueError(f"{row.label}: seeds {sorted(row.by_seed)}, others {seeds}")
@@ -150,13 +154,13 @@ def make_records(
     return sorted(records, key=lambda record: order[record["method"]])
 
 
-def _sums_of(row: Row, metrics: set[str] | None) -> dict[_Key, _Sums]:
+def _sums_of(row: Row, metrics: set[str]) -> dict[_Key, _Sums]:
     """A row's figures."""
     found: dict[_Key, list[tuple[Cell, dict[str, Any]]]] = {}
     for seed in sorted(row.by_seed):
         for cell in row.by_seed[seed]:
             for sums in cell.sums:
-                if metrics is None or sums["metric"] in metrics:
+                if sums["metric"] in metrics:
                     positions = sums["positions"] and tuple(sums["positions"])
                     key = cell.length, sums["metric"], positions
                     found.setdefault(key, []).append((cell, sums))
@@ -189,17 +193,25 @@ def _column(
     means = {label: float(np.mean(x)) for label, x in values.items()}
     samples = {label: sums.samples(metric, times, seed) for label, sums in by_label.items()}
 
+    def ends(drawn: np.ndarray | None) -> list[float] | None:
+        return None if drawn is None or np.isnan(drawn).all() else list(interval(drawn))
+
     def apart(label: str, other: str) -> list[float] | None:
         """The interval of their difference."""
         ours, theirs = samples[label], samples[other]
-        return None if ours is None or theirs is None else list(interval(ours - theirs))
+        return None if ours is None or theirs is None else ends(ours - theirs)
 
-    ranked = sorted(by_label, key=lambda label: means[label])
+    def alike(label: str, other: str) -> bool:
+        low, high = apart(label, other) or [means[label] - means[other]] * 2
+        return bool(low <= 0 <= high)
+
+    # What is no number is neither the best nor what others are the worst against.
+    ranked = sorted((x for x in by_label if np.isfinite(means[x])), key=lambda label: means[label])
     if metric in HIGHER_IS_BETTER and not HIGHER_IS_BETTER[metric]:
         ranked.reverse()
     records = []
     for row, sums in column:
-        label, own = row.label, samples[row.label]
+        label = row.label
         record: Record = {
             "method": label,
             "length": length,
@@ -211,16 +223,15 @@ def _column(
             "trained": row.trained,
             "evaluated": row.method,
             "value": means[label],
-            "interval": None if own is None else list(interval(own)),
+            "interval": ends(samples[label]),
             "by_seed": values[label].tolist(),
             "difference": means[label] - means[baseline],
             "difference_interval": apart(label, baseline),
             "unsuited": sums.first.unsuited,
         }
         if metric in HIGHER_IS_BETTER:
-            for name, end in (("best", ranked[-1]), ("worst", ranked[0])):
-                low, high = apart(label, end) or [means[label] - means[end]] * 2
-                record[name] = low <= 0 <= high
+            for name, end in (("best", -1), ("worst", 0)):
+                record[name] = label in ranked and alike(label, ranked[end])
         records.append(record)
     return records
 
@@ -245,9 +256,10 @@ def effective_lengths(
       seed: of the resamples.
 
     Returns:
-      A record a row: "effective_length"; its 95 % "interval", by resampling documents and seeds,
-      None where one document alone counts; "from", the length that stands for L; "longest", the
-      longest one measured, so that where the two are equal the row may hold further.
+      A record a row: "effective_length", None where the loss at L is no number; its 95 %
+      "interval", by resampling documents and seeds, None where one document alone counts; "from",
+      the length that stands for L; "longest", the longest one measured, so that where the two are
+      equal the row may hold further.
     """
     found = []
     for row in rows:
@@ -259,14 +271,17 @@ def effective_lengths(
         first = train_length if train_length in columns else lengths[0]
         values = np.array([np.mean(columns[n].by_seed("loss")) for n in lengths])
         drawn = [columns[n].samples("loss", times, seed) for n in lengths]
-        ends = None
+        reached, ends = _reach(values[:, None], margin)[0], None
         if all(x is not None for x in drawn):
-            reached = _reach(np.array(drawn), margin)
-            ends = [lengths[int(x)] for x in np.quantile(reached, (0.025, 0.975), method="nearest")]
+            drawn_ends = _reach(np.array(drawn), margin)
+            drawn_ends = drawn_ends[drawn_ends >= 0]  # a draw may have nothing to count
+            if reached >= 0:
+                quantiles = np.quantile(drawn_ends, (0.025, 0.975), method="nearest")
+                ends = [lengths[int(x)] for x in quantiles]
         found.append(
             {
                 "method": row.label,
-                "effective_length": lengths[_reach(values[:, None], margin)[0]],
+                "effective_length": None if reached < 0 else lengths[reached],
                 "interval": ends,
                 "margin": margin,
                 "from": first,
@@ -279,6 +294,9 @@ def effective_lengths(
 def _reach(
     losses: Float[np.ndarray, "lengths samples"], margin: float
 ) -> Int[np.ndarray, " samples"]:
-    """The number of the last length up to which no loss exceeds the first one's by the margin."""
+    """The number of the last length up to which no loss exceeds the first one's by the margin.
+
+    -1 where the first one is no number.
+    """
     within = losses <= losses[0] * (1 + margin)
     return np.cumprod(within, axis=0).sum(axis=0) - 1

@@ -214,7 +214,7 @@ def effective_table(effective: Records) -> list[str]:
     for record in effective:
         reaches, longest = record["effective_length"], record["longest"]
         ends = "–" if record["interval"] is None else "[{}, {}]".format(*record["interval"])
-        reached = f"{'≥ ' if reaches == longest else ''}{reaches}"
+        reached = f"{'≥ ' if reaches == longest else ''}{'–' if reaches is None else reaches}"
         rows.append([record["method"], str(record["from"]), reached, ends])
     return markdown_table(["method", "from", "effective length", "95 % interval"], rows)
 

@@ -17,6 +17,7 @@ from lenext.sweeps.runs import (
     make_folder,
     read_evaluation,
 )
+from lenext.workdirs.provenance import joined
 from lenext.workdirs.versions import results_version
 
 Content = dict[str, Any]
@@ -88,7 +89,7 @@ def collect(
         "steps": _one({run.steps for run in runs}),
     }
     for key in ("git", "fingerprint", "versions", "hardware"):
-        content[key] = _one_of([source[key] for source in sources if key in source])
+        content[key] = joined([source[key] for source in sources if key in source])
     content["results_version"] = results_version()  # no other is found under the runs' keys
     content["runs"] = described
     content["records"] = _pooled(list(rows.values()), experiment)
@@ -134,12 +135,6 @@ def write(experiment: Experiment, content: Content, folder: Path) -> list[Path]:
 def _one(values: set[int]) -> Any:
     """The one value that there is, or all of them."""
     return values.pop() if len(values) == 1 else sorted(values)
-
-
-def _one_of(values: Sequence[Any]) -> Any:
-    """The same of JSON values, in the order in which they come."""
-    different = list({json.dumps(value, sort_keys=True): value for value in values}.values())
-    return different[0] if len(different) == 1 else different
 
 
 def rounded(value: Any) -> Any:

@@ -17,7 +17,7 @@ from lenext.models.stack import places_of
 from lenext.models.swap import model_methods
 from lenext.parallel.memory import bytes_of, check_fits, said
 from lenext.parallel.meshes import shapes_on, splits_of
-from lenext.workdirs.checkpoints import Checkpoints, newest_step
+from lenext.workdirs.checkpoints import Checkpoints, newest_step, weights_identity
 from lenext.workdirs.versions import changed_sources
 from lenext.workdirs.workdir import read_run_config
 
@@ -31,6 +31,7 @@ class Pretrained(NamedTuple):
       step: of the checkpoint.
       weights: "params", or "ema" for their moving average.
       tokenizer: fingerprint of the one that it was trained with; "" where that is not known.
+      identity: what tells the checkpoint from every other.
     """
 
     model: Model
@@ -38,6 +39,7 @@ class Pretrained(NamedTuple):
     step: int
     weights: str
     tokenizer: str
+    identity: str
 
     def read_methods(self, text: str) -> tuple[Method, ...]:
         """The method of each layer by a pattern, "a|b", in which a name may be "trained".
@@ -111,6 +113,7 @@ def load_run(
         "config.model.param_dtype=bfloat16 halves them in an evaluation, and config.mesh.fsdp "
         "splits them over its devices", mesh,
     )  # fmt: skip
+    identity = weights_identity(workdir, step)  # before: a training may remove it at any time
     params = checkpoints.restore_params(step, like, weights, places_of(model))
     data = checkpoints.restore_data(step)
     checkpoints.close()
@@ -119,7 +122,8 @@ def load_run(
             f"warning: method {name}: its source has changed since {workdir} was trained with it",
             file=sys.stderr,
         )
-    return Pretrained(nnx.merge(graphdef, params), config, step, weights, data.get("tokenizer", ""))
+    model, tokenizer = nnx.merge(graphdef, params), data.get("tokenizer", "")
+    return Pretrained(model, config, step, weights, tokenizer, identity)
 
 
 def load_pretrained(workdir: str | Path) -> Model:

@@ -1,9 +1,11 @@
 """Where a result comes from: code, versions, machine."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,16 @@ def provenance() -> dict[str, Any]:
         },
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def joined(values: Sequence[Any]) -> Any:
+    """The one JSON value that these are, or a list of those that differ, in their order.
+
+    What was joined before counts for what it was joined of.
+    """
+    each = [x for value in values for x in (value if isinstance(value, list) else [value])]
+    different = list({json.dumps(x, sort_keys=True): x for x in each}.values())
+    return different[0] if len(different) == 1 else different
 
 
 def git_revision() -> str | None:

@@ -5,8 +5,10 @@ renames or rewrites code that computes the same leaves it. `tests/workdirs/test_
 short runs against figures that were made at these numbers, and fails where one changed alone.
 """
 
+import functools
 import hashlib
 import inspect
+import marshal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ TRAINING_VERSION = 1
 FIGURES_VERSION = 1
 """Of what is measured on trained weights: documents, methods, figures, intervals."""
 
-PACKAGE = Path(__file__).parents[1]
+OURS = ("lenext", "abc", "typing")
+"""Packages whose classes count by the versions above."""
 
 
 def results_version() -> dict[str, int]:
@@ -52,29 +55,29 @@ def outside_sources(texts: Iterable[str]) -> dict[str, list[str]]:
 
     Returns:
       By name, what its entry chooses and a SHA-256 of each file outside lenext that defines a
-      choice. The file counts as a whole, for a choice may call what stands beside it.
+      choice, or what the choice derives from, as it was when it was first asked for. The file
+      counts as a whole, for a choice may call what stands beside it; of a class that was typed in,
+      its compiled functions count. What such files import counts for nothing.
     """
     named = {name for text in texts for name in names(text)}
     found = {}
     for name in sorted(named & (CATALOGUE.keys() - BUILT_IN)):
         axes = [getattr(CATALOGUE[name], axis) for axis in AXES]
-        files = {_file(type(choice)) for choice in axes} - {None}
-        digests = [
-            hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in files
-            if file is not None and not file.is_relative_to(PACKAGE)
-        ]
+        classes = {base for choice in axes for base in type(choice).__mro__ if base is not object}
+        digests = {_source(one) for one in classes if one.__module__.split(".")[0] not in OURS}
         found[name] = [*map(repr, axes), *sorted(digests)]
     return found
 
 
-def _file(choice: type) -> Path | None:
-    """Where a class is defined; None for one that was typed in."""
+@functools.cache  # by the class: a file that is changed later does not change what runs here
+def _source(choice: type) -> str:
+    """SHA-256 of the file that defines a class, or of the functions of one that was typed in."""
     try:
-        file = Path(inspect.getfile(choice))
+        code = Path(inspect.getfile(choice)).read_bytes()
     except (OSError, TypeError):
-        return None
-    return file if file.exists() else None
+        functions = [x for x in vars(choice).values() if inspect.isfunction(x)]
+        code = b"".join(marshal.dumps(function.__code__) for function in functions)
+    return hashlib.sha256(code).hexdigest()
 
 
 def changed_sources(texts: Iterable[str], stored: Mapping[str, Any]) -> list[str]:

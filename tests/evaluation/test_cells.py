@@ -135,17 +135,64 @@ def test_what_figures_do_not_follow_from_is_not(copy, done, config, measured):
     assert [r["interval"] for r in records] != [r["interval"] for r in done[1]]
 
 
-def test_other_weights_are_other_cells(copy, config, measured):
+def test_other_weights_are_other_cells(copy, config, measured, capsys):
     seal = copy / "seals" / "8.json"
     seal.write_text(seal.read_text().replace("\n", " \n"))  # another seal that fits as well
     evaluate(config, copy)
     assert len(measured) == 4
+    assert (
+        f"{copy / 'eval'} showed softmax at 16, 48; windowed(window=8) at 16, 48, and now shows"
+        in capsys.readouterr().out
+    )
+    seal.unlink()  # as where a run was killed before: the files say what the seal said at first
+    evaluate(config, copy)
+    assert len(measured) == 4
+
+
+def test_sizes_that_no_weight_shows_are_in_the_key(copy, config, measured):
+    path = copy / "config.json"
+    stored = json.loads(path.read_text())
+    stored["model"]["norm_epsilon"] = 1e-3
+    path.write_text(json.dumps(stored))
+    config.model.norm_epsilon = 1e-3
+    evaluate(config, copy)
+    assert len(measured) == 4
+
+
+def test_a_table_from_before_cells_were_kept(copy, config, capsys):
+    path = copy / "eval" / "results.json"
+    path.write_text('{"provenance": {}, "records": []}')
+    evaluate(config, copy)
+    assert f"{path}: was made before cells were kept; what it showed" in capsys.readouterr().out
+
+
+def test_results_say_where_each_cell_was_measured(copy, config):
+    for path in sorted((copy / "eval" / "cells").iterdir())[:1]:
+        content = json.loads(path.read_text())
+        content["cell"]["provenance"]["git"] = "another revision"
+        path.write_text(json.dumps(content))
+    evaluate(config, copy)
+    source = json.loads((copy / "eval" / "results.json").read_text())["provenance"]
+    assert "another revision" in source["git"]
+    assert len(source["git"]) == 2
+    assert isinstance(source["hardware"], dict)
+
+
+def test_a_folder_that_cannot_be_written(copy, config, measured, monkeypatch):
+    shutil.rmtree(copy / "eval")
+    (copy / "eval").mkdir()
+    (copy / "eval" / "cells").write_text("a file")
+    with pytest.raises(UserError, match=r"cells/.*: cannot be written"):
+        evaluate(config, copy)
 
 
 def test_a_method_by_two_names_is_measured_once(copy, config, measured):
     config.eval.update(methods="trained,softmax,softmax+softmax,rerope", lengths="48")
     records = evaluate(config, copy)
     assert measured == [48]  # rerope's
+    config.eval.methods = "rerope+infoscale,infoscale+rerope"
+    evaluate(config, copy)
+    assert measured == [48, 48]
     by_name = {}
     for record in records:
         by_name.setdefault(record["method"], []).append(record["value"])
@@ -201,7 +248,7 @@ def test_tables_by_name_share_cells(copy, done, config, measured, capsys):
     )
 
 
-@pytest.mark.parametrize("name", ["", "cells", "a/b", "..", ".hidden", "a b"])
+@pytest.mark.parametrize("name", ["", "cells", "a/b", "..", ".hidden", "a b", "results.json"])
 def test_names_that_are_no_folders(copy, config, name):
     with pytest.raises(UserError, match=r"--name=.*: should be letters, digits"):
         evaluate(config, copy, name=name)

@@ -50,8 +50,8 @@ def test_gau():
 def test_encoder():
     model = build("encoder", num_kv_heads=4)
     layer = 4 * 16 * 16 + 2 * 16 * 24
-    head = 16 * 16 + 16 * 50  # a transform, then the embedding
-    by_hand = 2 * (3 * layer * 11 + head * 2 + 3 * 11 * 11 * 4 * (4 + 4))
+    transform = 16 * 16  # of every token; the embedding then makes logits where some are asked for
+    by_hand = 2 * ((3 * layer + transform) * 11 + 16 * 50 * 2 + 3 * 11 * 11 * 4 * (4 + 4))
     assert forward_flops(model, 11, 2) == by_hand
 
 

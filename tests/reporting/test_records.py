@@ -1,5 +1,7 @@
 """Runs of several seeds taken together, by hand and by the laws of large numbers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -146,6 +148,30 @@ def test_effective_lengths_by_hand():
     assert [r["interval"] for r in found] == [
         [n, n] for n in (256, 64, 64, 160, 32)
     ]  # documents are alike
+
+
+def test_what_is_no_number_reaches_no_length_and_is_not_the_best():
+    nan = float("nan")
+    rows = [losses("a", {64: 1.05}), losses("b", {64: nan}), losses("c", {64: 0.5})]
+    found = {r["method"]: r for r in make_records(rows, "a")}
+    assert [(found[x]["best"], found[x]["worst"]) for x in "abc"] == [
+        (False, True), (False, False), (True, False)
+    ]  # fmt: skip
+    (lost,) = effective_lengths([losses("b", {64: nan, 128: nan})], 64, 0.05)
+    assert (lost["effective_length"], lost["interval"]) == (None, None)
+    (later,) = effective_lengths([losses("b", {64: 1.0, 128: nan, 256: 1.0})], 64, 0.05)
+    assert (later["effective_length"], later["interval"]) == (64, [64, 64])
+
+
+def test_of_several_seeds_no_perplexity_is_pooled_unasked():
+    of_all = [
+        {"metric": m, "positions": None, "predictions": 2, "numerator": [1.0, 2.0],
+         "denominator": [1, 1]} for m in ("loss", "perplexity")
+    ]  # fmt: skip
+    both = dataclasses.replace(cell([1], [1]), documents=[0, 1], sums=of_all)
+    one, two = (Row("a", "softmax", "a", {seed: [both] for seed in range(n)}) for n in (1, 2))
+    assert [r["metric"] for r in make_records([one], "a")] == ["loss", "perplexity"]
+    assert [r["metric"] for r in make_records([two], "a")] == ["loss"]
 
 
 def test_effective_lengths_are_as_sure_as_their_documents():
