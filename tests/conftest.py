@@ -5,6 +5,11 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, from TFDS and XLA in C++
+# Most of the tests' time is XLA's, making code of which little is run twice: a tiny training takes
+# 10 s to compile, and 2 s by these. Processes that tests start inherit them, and so compute the
+# same to the bit. A file that needs what users get asks for `compiled_as_for_users`.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
 
 import absl.flags
 import absl.logging
@@ -30,6 +35,16 @@ def compile_once(tmp_path_factory):
     # A folder a process: two would see each other's half-written files.
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture
+def compiled_as_for_users():
+    """XLA's optimisations, within a test that measures what it makes, or the last bits."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()  # or later tests would run what was compiled here, to other last bits
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pytest
 
 from lenext.__main__ import COMMANDS, main
 from lenext.errors import TrainingError
+from lenext.training import train
 from tests.training.common import REPOSITORY, command, read_metrics
 
 
@@ -116,6 +117,19 @@ class TestAsProcesses:
         assert (done.returncode, done.stdout, done.stderr) == (
             2, "", f"error: workdir {workdir}: holds no checkpoint; train there first\n"
         )  # fmt: skip
+
+    def test_a_run_compiled_as_for_users(self, config, tmp_path):
+        """XLA's optimisations, which these tests go without, change no more than roundings."""
+        train(config, tmp_path / "quick")
+        call = command("train", config, tmp_path / "run")
+        for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"):
+            del call["env"][name]
+        done = subprocess.run(**call, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        ours, theirs = read_metrics(tmp_path / "run"), read_metrics(tmp_path / "quick")
+        assert len(ours) == len(theirs) == 12
+        for record, expected in zip(ours, theirs, strict=True):
+            assert record == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 class TestEvaluationOfARunByItself:

@@ -2,20 +2,10 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Nothing is run often enough for fast code to be worth its making; gone with the module."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ class TestSizes:
 
     def test_a_batch_that_four_devices_cannot_share(self, data_dir, tmp_path):
         call = command("train", tiny_decoder_config(data_dir), tmp_path / "run")
-        call["env"]["XLA_FLAGS"] = "--xla_force_host_platform_device_count=3"
+        call["env"]["XLA_FLAGS"] += " --xla_force_host_platform_device_count=3"
         done = subprocess.run(**call, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert done.stderr == (

@@ -55,7 +55,7 @@ def command(program, config, workdir):
             f"--workdir={workdir}",
         ],
         "cwd": REPOSITORY,
-        "env": os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        "env": dict(os.environ),
     }
 
 

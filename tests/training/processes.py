@@ -11,7 +11,7 @@ from pathlib import Path
 from lenext.config import Config
 from tests.training.common import REPOSITORY, arguments
 
-ENVIRONMENT = {"PYTHON": sys.executable, "XLA_FLAGS": "", "LENEXT_HEARTBEAT_SECONDS": "10"}
+ENVIRONMENT = {"PYTHON": sys.executable, "LENEXT_HEARTBEAT_SECONDS": "10"}
 
 
 class Processes:

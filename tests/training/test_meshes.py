@@ -13,9 +13,6 @@ from lenext.training import train
 from tests.training.common import REPOSITORY, arguments, read_metrics
 from tests.training.mesh_runs import FAMILIES, LAYOUTS, TILED, family_config
 
-# Six steps are not worth fast code.
-QUICKLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
 
 @pytest.fixture(scope="module")
 def on_four_devices(data_dir, alone, tmp_path_factory):
@@ -24,9 +21,9 @@ def on_four_devices(data_dir, alone, tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.mesh_runs", str(data_dir), str(out)],
         cwd=REPOSITORY,
-        env=os.environ | QUICKLY
+        env=os.environ
         | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
             "JAX_NUMPY_RANK_PROMOTION": "raise",
         },
         capture_output=True, text=True, check=False,
@@ -118,7 +115,7 @@ def test_two_processes_train_as_one_does(alone, data_dir, tmp_path, family, mesh
             "launch/local.sh", "2", "--devices=2", "--",
             *arguments(config, file), f"--workdir={tmp_path / 'run'}",
         ],
-        cwd=REPOSITORY, env=os.environ | QUICKLY | {"PYTHON": sys.executable, "XLA_FLAGS": ""},
+        cwd=REPOSITORY, env=os.environ | {"PYTHON": sys.executable},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

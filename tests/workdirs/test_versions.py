@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -23,13 +22,6 @@ def golden():
     return json.loads(golden_versions.FILE.read_text())
 
 
-@pytest.fixture
-def compiled_apart():
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # or later tests would run what was compiled so, to other last bits
-
-
 def test_the_golden_figures_are_of_the_present_versions(golden):
     again = "raised: make the figures anew with python -m tests.workdirs.golden_versions"
     assert golden["results_version"] == results_version(), again
@@ -42,7 +34,7 @@ def close(found, golden, tolerance, version):
         np.testing.assert_allclose(found[name], value, err_msg=hint, **tolerance)
 
 
-def test_what_is_trained_and_measured_is_of_these_versions(golden, tmp_path, compiled_apart):
+def test_what_is_trained_and_measured_is_of_these_versions(golden, tmp_path):
     losses, figures = golden_versions.trained_figures(tmp_path)
     close(losses, golden["training"], TRAINING, "TRAINING_VERSION")
     assert figures.keys() == golden["figures"].keys()
