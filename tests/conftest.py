@@ -1,5 +1,7 @@
 """Settings for all tests. The environment comes first: JAX and others read it when imported."""
 
+import collections
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -27,6 +29,33 @@ absl.flags.FLAGS.mark_as_parsed()
 # The same examples every time, and no deadline: the first call of a jitted function compiles it.
 hypothesis.settings.register_profile("lenext", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("lenext")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--by-folder", action="store_true", help="print the seconds of each folder")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """With --by-folder: seconds of all processes together, to hold against CONTRIBUTING's."""
+    if not terminalreporter.config.option.by_folder:
+        return
+    seconds, tests = collections.Counter(), collections.Counter()
+    for report in (report for some in terminalreporter.stats.values() for report in some):
+        if isinstance(report, pytest.TestReport):
+            place = report.nodeid.split("::")[0].split("/")[1:-1]
+            folder = f"tests/{place[0]}" if place else "tests"
+            seconds[folder] += report.duration
+            tests[folder] += report.when == "setup"  # which each test has once
+    terminalreporter.section("seconds by folder")
+    for folder, total in seconds.most_common():
+        terminalreporter.line(f"{total:7.0f} s {tests[folder]:6} tests  {folder}")
+
+
+def pytest_collection_finish():
+    # A twentieth of the time went into looking for garbage among modules, tests and programs.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")
