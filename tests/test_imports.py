@@ -103,6 +103,7 @@ HEAVY = ("tensorflow_datasets", "orbax", "grain", "matplotlib", "optax")
         ("lenext", ("jax", *HEAVY)),
         ("lenext.attention", HEAVY),
         ("lenext.models", ("tensorflow_datasets", "orbax", "grain", "matplotlib")),
+        ("lenext.training", ("torch", "transformers")),
     ],
 )
 def test_what_an_import_brings_along(module, without):

@@ -1,13 +1,29 @@
 """Metrics of a run: metrics.jsonl for what is deterministic, TensorBoard for timings too."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-import tensorboardX
 
 from lenext.errors import TrainingError
 from lenext.files import write_atomically
+
+
+def _without_torch(name: str) -> ModuleType:
+    """The module, which would import PyTorch where it finds it: seconds of each start."""
+    if "torch" in sys.modules:
+        return importlib.import_module(name)
+    sys.modules["torch"] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        return importlib.import_module(name)
+    finally:
+        del sys.modules["torch"]
+
+
+tensorboardX = _without_torch("tensorboardX")
 
 
 class MetricsWriter:
