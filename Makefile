@@ -11,7 +11,7 @@ BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint format bench soak report docs lock clean
+.PHONY: help setup quickstart test check lint format bench soak report docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -36,8 +36,13 @@ quickstart: setup ## Train the smallest model, then evaluate it at longer length
 
 # PYTHON is set anew because launch scripts under test read it: they are to run in .venv too,
 # whatever interpreter made .venv. A file's tests stay in one process: they share what they compile.
-test: setup ## Run the tests, in WORKERS=2 processes
-	PYTHON="$(CURDIR)/$(BIN)/python" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+TEST := PYTHON="$(CURDIR)/$(BIN)/python" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test: setup ## Run all tests, in WORKERS=2 processes
+	$(TEST) --by-folder
+
+check: lint ## Run `make lint` and the tests of tests/fast.txt, within three minutes
+	$(TEST) @tests/fast.txt
 
 lint: setup ## Check style, formatting and types
 	$(BIN)/python -m ruff check
