@@ -49,7 +49,7 @@ class TestInThisProcess:
         with pytest.raises(SystemExit) as end:
             main()
         assert end.value.code == 2
-        said = "error: 'evalute': did you mean evaluate? choose from train, evaluate, generate,"
+        said = "error: 'evalute': did you mean evaluate? choose from train, evaluate, compare,"
         assert capsys.readouterr().err.startswith(said)
 
     def test_flags_override_the_config(self, call, words, monkeypatch):
