@@ -1,6 +1,7 @@
 """Memory is told before work begins, and work that cannot fit is refused by its figures."""
 
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,7 @@ def test_a_sweep_says_what_its_longest_length_wants(tmp_path, data_dir, monkeypa
     assert re.match(r"memory: at most, sparsemax at 48 wants [\d.]+ .B beside [\d.]+ .B", line)
     assert (tmp_path / "eval" / "results.json").exists()
     before = (tmp_path / "eval" / "results.json").read_bytes()
+    shutil.rmtree(tmp_path / "eval" / "cells")  # or nothing would be left to measure
     free = iter([10**9, *[20_000] * 9])  # the weights fit, the passes do not
     monkeypatch.setattr(memory, "free_bytes", lambda mesh=None: next(free))
     with pytest.raises(UserError, match=r"sparsemax at 48 wants .* free: a smaller config\.eval"):
