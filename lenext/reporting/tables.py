@@ -127,15 +127,16 @@ def text_table(records: Records, metric: str) -> str:
 
 def footnotes(records: Records) -> list[str]:
     """What a table's reader has to know of its rows and columns."""
-    notes = [
-        f"documents (predicted tokens) a length: {counts(records)}; protocol "
-        f"{records[0]['protocol']}"
-    ]
+    told = f"documents (predicted tokens) a length: {counts(records)}"
+    return [f"{told}; protocol {records[0]['protocol']}", *unsuited_notes(records)]
+
+
+def unsuited_notes(records: Records) -> list[str]:
+    """What the mark of `label` means, where a record has it."""
     unsuited = {r["method"]: r["unsuited"] for r in records if r["unsuited"]}
-    if unsuited:
-        what = "; ".join(f"{method}: {', '.join(axes)}" for method, axes in unsuited.items())
-        notes.append(f"{UNSUITED} wants weights trained for it, which these were not ({what})")
-    return notes
+    what = "; ".join(f"{method}: {', '.join(axes)}" for method, axes in unsuited.items())
+    said = f"{UNSUITED} wants weights trained for it, which these were not ({what})"
+    return [said] if unsuited else []
 
 
 def counts(records: Records) -> str:
@@ -256,7 +257,7 @@ def _metric_table(
     for name, row in rows.items():
         first = next(record for record in row if record)
         told = "trained" in first
-        about = [first["method"], first["trained"]] if told else [name]
+        about = [name, first["trained"]] if told else [name]
         lines.append([*about, *(cell(record) if record else "" for record in row)])
     headings = ["method", "trained with"] if told else ["method"]
     return markdown_table([*headings, *columns], lines, words=len(headings))
@@ -308,6 +309,7 @@ def provenance_notes(content: dict[str, Any]) -> list[str]:
         + " and ".join(f"{m['cores']} cores of {m['cpu']} ({m['backend']})" for m in machines)
         + f"; git {_short(content['git'])}; every figure: {content['experiment']}.json."
     )
+    notes += [f"{note}." for note in unsuited_notes(content["records"])]
     notes.append(results_version_note(content))
     return notes
 
