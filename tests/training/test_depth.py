@@ -124,11 +124,13 @@ def test_an_optimiser_does_to_each_layer_what_it_does_to_one_alone(family, name,
         return optimizer.update(grads, optimizer.init(params), params)[0]
 
     together = updates(grads, params)
+    # Muon's iterations spread the last bits, in which programs of other shapes differ.
+    near = {"rtol": 1e-3, "atol": 1e-4} if name == "muon" else {"rtol": 1e-5, "atol": 1e-6}
     for i in range(3):
         only = operator.itemgetter(slice(i, i + 1))
         alone = updates(*(t | {"layers": jax.tree.map(only, t["layers"])} for t in (grads, params)))
         jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+            functools.partial(np.testing.assert_allclose, **near),
             alone["layers"], jax.tree.map(only, together["layers"]),
         )  # fmt: skip
     # A gain by hand: Adam's first step is the rate, and a gain is no matrix.
