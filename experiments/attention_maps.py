@@ -24,7 +24,7 @@ from lenext.files import write_atomically
 from lenext.models import attention_maps
 from lenext.reporting.tables import markdown_table
 from lenext.sweeps.experiment import rounded
-from lenext.sweeps.runs import Run, evaluate_method, find_evaluation, train_run
+from lenext.sweeps.runs import Run, evaluate_method, find_evaluation, read_evaluation, train_run
 from lenext.workdirs.calibration import under_method
 from lenext.workdirs.pretrained import load_run
 
@@ -90,8 +90,12 @@ def run(folder: Path, results: Path, size: str) -> None:
     for method in METHODS:
         if find_evaluation(model, method, [folder]) is None:
             evaluate_method(model, method, folder)
-        found = json.loads(model.results(folder, method).read_text())
-        heads += found["heads"]
+        found, cells = read_evaluation(model.results(folder, method))
+        heads += [
+            {"method": method, "length": cell.length} | head
+            for cell in cells
+            for head in cell.heads
+        ]
     content = rounded(found["provenance"] | {"heads": heads})
     config = model.config
     train_length = config.data.train_length

@@ -238,10 +238,14 @@ def read_evaluation(path: Path) -> tuple[dict[str, Any], list[Cell]]:
     by_length: dict[int, list[dict[str, Any]]] = {}
     for record in results.pop("records"):
         by_length.setdefault(record["length"], []).append(record)
-    return results, [_cell(records) for records in by_length.values()]
+    heads = results.pop("heads", [])
+    return results, [
+        _cell(records, [x for x in heads if x["length"] == length])
+        for length, records in by_length.items()
+    ]
 
 
-def _cell(records: Sequence[dict[str, Any]]) -> Cell:
+def _cell(records: Sequence[dict[str, Any]], heads: Sequence[dict[str, Any]]) -> Cell:
     """What a method's records of one length were made of."""
     names = {field.name for field in dataclasses.fields(Cell)}
     first = {key: value for key, value in records[0].items() if key in names}
@@ -249,8 +253,10 @@ def _cell(records: Sequence[dict[str, Any]]) -> Cell:
         {key: record[key] for key in ("metric", "positions", "predictions")} | record["sums"]
         for record in records
     ]
+    own = [{k: x for k, x in head.items() if k not in ("method", "length")} for head in heads]
     unknown = {"flops": 0.0, "cache_bytes": None}
-    return Cell(**unknown | first | {"documents": sums[0]["documents"], "sums": sums})
+    found = {"documents": sums[0]["documents"], "sums": sums, "heads": own}
+    return Cell(**unknown | first | found)
 
 
 def make_folder(folder: Path, flag: str) -> None:

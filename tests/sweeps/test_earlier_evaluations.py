@@ -27,15 +27,19 @@ def test_an_evaluation_of_records(tmp_path):
         record("loss_by_position", 16, [1.0, 3.0], [2.0, 2.0], [0, 16]),
         record("loss", 48, [4.0, 4.0], [2.0, 2.0]),
     ]
+    head = {"method": "rerope", "length": 48, "layer": 0, "head": 1, "entropy": 2.0}
     path = tmp_path / "old.json"
     path.write_text(
-        json.dumps({"seconds": 9.0, "provenance": {"git": "x"}, "records": records, "heads": []})
+        json.dumps(
+            {"seconds": 9.0, "provenance": {"git": "x"}, "records": records, "heads": [head]}
+        )
     )
     results, cells = read_evaluation(path)
     assert (results["seconds"], results["provenance"]) == (9.0, {"git": "x"})
     short, long = cells
     assert (short.length, short.tokens, long.length, long.tokens) == (16, 64, 48, 192)
     assert short.documents == long.documents == [3, 5]
+    assert (short.heads, long.heads) == ([], [{"layer": 0, "head": 1, "entropy": 2.0}])
     assert short.unsuited == ["weighting"]
     found = make_records([Row("a", "softmax", "rerope", {0: cells})], "a")
     assert [(r["metric"], r["length"], r["positions"], r["value"]) for r in found] == [

@@ -82,7 +82,24 @@ def test_what_is_registered_from_outside_counts_by_its_source(tmp_path, monkeypa
     before = outside_sources(["rerope(window=4)+twice|softmax"])
     assert set(before) == {"twice"}
     file.write_text(SOURCE + "# edited\n")
-    assert outside_sources(["twice"]) != before
+    assert outside_sources(["twice"]) == before  # which is what still runs
+    module = importlib.reload(module)
+    monkeypatch.setitem(CATALOGUE, "twice", Entry("a test", temperature=module.Twice()))
+    after = outside_sources(["twice"])
+    assert after != before
+    # What a choice derives from counts where it lies in another file, and code that was typed in.
+    beside = tmp_path / "outside_base.py"
+    beside.write_text("from outside_methods import Twice\nclass Thrice(Twice): pass\n")
+    derived = importlib.import_module("outside_base").Thrice
+    monkeypatch.setitem(CATALOGUE, "thrice", Entry("a test", temperature=derived()))
+    assert set(after["twice"]) & set(outside_sources(["thrice"])["thrice"])
+    typed = []
+    for factor in (1, 2):
+        space = {"Twice": module.Twice, "__name__": "typed_in"}
+        exec(f"class Typed(Twice):\n def __call__(self, *x): return {factor}", space)
+        monkeypatch.setitem(CATALOGUE, "typed", Entry("a test", temperature=space["Typed"]()))
+        typed.append(outside_sources(["typed"]))
+    assert typed[0] != typed[1]
     # A name for choices of lenext's own counts by what it chooses.
     named = outside_sources(["named"])
     monkeypatch.setitem(CATALOGUE, "named", Entry("a test", position=CATALOGUE["ntk"].position))
