@@ -48,20 +48,25 @@ def figure(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
+def _around(shown: str, ends: Sequence[float] | None, say: Callable[[float, float], str]) -> str:
+    """What is shown, with what is said of the ends of its interval, if it has one."""
+    return f"{shown} {'–' if ends is None else say(*ends)}"
+
+
 def with_interval(record: Record) -> str:
     """A figure with half its interval."""
-    if record["interval"] is None:
-        return f"{figure(record['value'])} –"
-    low, high = record["interval"]
-    return f"{figure(record['value'])} ±{(high - low) / 2:.3f}"
+    return _around(
+        figure(record["value"]), record["interval"], lambda low, high: f"±{(high - low) / 2:.3f}"
+    )
 
 
 def with_ends(record: Record) -> str:
     """A figure with both ends of its interval."""
-    if record["interval"] is None:
-        return f"{figure(record['value'])} –"
-    low, high = record["interval"]
-    return f"{figure(record['value'])} [{figure(low)}, {figure(high)}]"
+    return _around(
+        figure(record["value"]),
+        record["interval"],
+        lambda low, high: f"[{figure(low)}, {figure(high)}]",
+    )
 
 
 def marked(record: Record) -> str:
@@ -74,10 +79,11 @@ def marked(record: Record) -> str:
 
 def difference(record: Record) -> str:
     """The difference to the baseline, with its interval."""
-    if record["difference_interval"] is None:
-        return f"{record['difference']:+.3f} –"
-    low, high = record["difference_interval"]
-    return f"{record['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return _around(
+        f"{record['difference']:+.3f}",
+        record["difference_interval"],
+        lambda low, high: f"[{low:+.3f}, {high:+.3f}]",
+    )
 
 
 def cost(record: Record) -> str:

@@ -23,6 +23,7 @@ from lenext.reporting.pictures import (
     plot_by_position,
 )
 from lenext.reporting.styles import style_of
+from tests.reporting.common import record
 
 SEVENTEEN = (
     "softmax", "infoscale", "entropy_matched", "log_length", "pi", "ntk", "yarn", "yarn+infoscale",
@@ -38,14 +39,6 @@ LONG = (
     "somebody's own label that goes on and on, for reasons known to nobody",
     "somebody's own label that goes on and on, for reasons known to one",
 )
-
-
-def record(method, length, value, metric="accuracy", unsuited=(), positions=None, **more):
-    return {
-        "method": method, "length": length, "metric": metric, "positions": positions,
-        "protocol": "mlm15", "value": value, "interval": [value - 0.01, value + 0.01],
-        "unsuited": list(unsuited),
-    } | more  # fmt: skip
 
 
 def sweep(methods, lengths=(16, 64, 256), **more):
@@ -99,22 +92,6 @@ def check_names(figure):
             assert not one.overlaps(other), (one, other)
         for other in figure.axes:
             assert other is axes or not any(box.overlaps(other.bbox) for box in boxes)
-
-
-@pytest.fixture
-def records():
-    """Lengths out of order, as a user may type them; one unsuited method and one pattern."""
-    return [
-        record(method, length, value, metric, unsuited)
-        for length, factor in [(512, 0.5), (16, 1.0)]
-        for method, start, unsuited in [
-            ("softmax", 0.5, ()),
-            ("rerope(window=16)+infoscale", 0.75, ()),
-            ("cosscale", 0.25, ("similarity", "temperature")),
-            ("windowed|softmax", 0.625, ()),
-        ]
-        for metric, value in [("accuracy", start * factor), ("loss", 1 - start * factor)]
-    ]
 
 
 def test_picture_is_large_enough_to_be_read(records):

@@ -5,33 +5,7 @@ import json
 import pytest
 
 from lenext.reporting.tables import label, markdown, text_table, to_csv
-
-
-def record(method, length, value, metric="accuracy", unsuited=(), positions=None):
-    return {
-        "method": method, "length": length, "metric": metric, "positions": positions,
-        "value": value,
-        "interval": [value - 0.01, value + 0.01], "difference": 0.0,
-        "difference_interval": [-0.125, 0.125], "protocol": "mlm15", "documents": 1024 // length,
-        "sequences": 20, "tokens": 20 * length, "predictions": 3 * length, "seconds": 0.5,
-        "compile_seconds": 1.5, "peak_bytes": 1000, "unsuited": list(unsuited),
-    }  # fmt: skip
-
-
-@pytest.fixture
-def records():
-    """Lengths out of order, as a user may type them; one unsuited method and one pattern."""
-    return [
-        record(method, length, value, metric, unsuited)
-        for length, factor in [(512, 0.5), (16, 1.0)]
-        for method, start, unsuited in [
-            ("softmax", 0.5, ()),
-            ("rerope(window=16)+infoscale", 0.75, ()),
-            ("cosscale", 0.25, ("similarity", "temperature")),
-            ("windowed|softmax", 0.625, ()),
-        ]
-        for metric, value in [("accuracy", start * factor), ("loss", 1 - start * factor)]
-    ]
+from tests.reporting.common import record
 
 
 def test_table_for_terminals(records):
