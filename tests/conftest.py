@@ -1,6 +1,7 @@
 """Settings for all tests. The environment comes first: JAX and others read it when imported."""
 
 import collections
+import functools
 import gc
 import os
 
@@ -11,13 +12,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, from TFDS and
 # 10 s to compile, and 2 s by these. Processes that tests start inherit them, and so compute the
 # same to the bit. A file that needs what users get asks for `compiled_as_for_users`.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 import absl.flags
 import absl.logging
 import hypothesis
 import jax
 import pytest
+
+import tests
+
+tests.share_checks_of_inner_functions()  # before lenext is imported
 
 # A sum of arrays of different rank is more often a mistake than a wish.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -64,6 +71,61 @@ def compile_once(tmp_path_factory):
     # A folder a process: two would see each other's half-written files.
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+class Compiled:
+    """Stands for a jitted function: what it lowers is traced and compiled once."""
+
+    def __init__(self, function, known, identity=()):
+        self.function, self.known, self.identity = function, known, identity
+
+    def lower(self, *args, **static):
+        shapes = jax.tree.map(jax.typeof, args)
+        key = *self.identity, jax.tree.structure(args), *jax.tree.leaves(shapes), *static.items()
+        if key not in self.known:
+            self.known[key] = self.function.lower(*args, **static).compile()
+        self.compiled = self.known[key]
+        return self
+
+    def compile(self):
+        return self.compiled
+
+
+@pytest.fixture(autouse=True, scope="session")
+def read_once():
+    """Each run reads the whole standard library, for a fingerprint; this one's stays as it is."""
+    from lenext.data import stdlib_source
+
+    read, root = stdlib_source.source_fingerprint, stdlib_source.stdlib_root()
+    cached = functools.cache(read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            stdlib_source, "source_fingerprint", lambda r: (cached if r == root else read)(r)
+        )
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def trace_once():
+    """A file's runs of one config share their step, and its evaluations of one model their pass."""
+    from lenext.evaluation import figures
+    from lenext.training import loop
+
+    validate, make, known, configs = loop.validate, loop.make_train_step, {}, []
+
+    def noted(config):
+        configs.append(config.to_json())
+        return validate(config)
+
+    def make_train_step(graphdef, *args, **kwargs):
+        identity = graphdef, configs[-1], kwargs["mesh"]
+        return Compiled(make(graphdef, *args, **kwargs), known, identity)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "validate", noted)
+        patch.setattr(loop, "make_train_step", make_train_step)
+        patch.setattr(figures, "_forward", Compiled(figures._forward, known))
+        yield
 
 
 @pytest.fixture

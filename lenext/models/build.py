@@ -54,6 +54,8 @@ def held_as(config: Config, methods: Sequence[Method], vocab_size: int) -> Calla
 
     It takes and gives pure dicts, also in what is being traced.
     """
+    if config.param_dtype == "float32":
+        return lambda params: params
     model = nnx.eval_shape(lambda: build_model(config, methods, vocab_size, 0))
     types = jax.tree.map(lambda x: x.dtype, nnx.to_pure_dict(nnx.state(model)))
 

@@ -100,10 +100,10 @@ def train(config: Config, workdir: Path) -> None:
     schedule = make_schedule(config.optimizer, settings.steps)
     optimizer = make_optimizer(config.optimizer, schedule, kinds_of(shapes))
 
-    def fresh() -> State:
-        return init_state(initial(), optimizer, average=settings.ema_decay > 0)
+    def at_step_0(model: Model) -> State:
+        return init_state(model, optimizer, average=settings.ema_decay > 0)
 
-    wanted = shapes_on(jax.eval_shape(fresh), mesh, splits_of(shapes))
+    wanted = shapes_on(nnx.eval_shape(at_step_0, shapes), mesh, splits_of(shapes))
     shardings = jax.tree.map(lambda x: x.sharding, wanted)
     train_step = make_train_step(
         nnx.graphdef(shapes),
@@ -128,7 +128,7 @@ def train(config: Config, workdir: Path) -> None:
             train_step = compile_step(train_step, wanted, _peek(batches), mesh)
         resumed: dict[str, Any] = {}
         branching = first == 0 and bool(settings.branch_from)
-        state = wanted if first else place(fresh(), shardings)
+        state = wanted if first else place(at_step_0(initial()), shardings)
         if branching:  # before anything is written: an origin that will not do leaves no workdir
             first, state, resumed = restore_origin(config, state, data)
             print(f"branching off step {first} of {settings.branch_from}")
