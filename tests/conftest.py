@@ -65,6 +65,24 @@ def pytest_collection_finish():
     gc.set_threshold(20_000, 20, 20)
 
 
+# They compile the same programs: a value with its gradients, and an output with its weights.
+ONE_PROCESS = ("test_reference.py", "test_guarantees.py", "test_own_axes.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Sharing(LoadFileScheduling):
+        """A file's tests in one process, and those of ONE_PROCESS in one."""
+
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "tests/attention" if file.endswith(ONE_PROCESS) else file
+
+    return Sharing(config, log)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compile_once(tmp_path_factory):
     """A short run is a second of work and four of compilation, mostly of what others compiled."""

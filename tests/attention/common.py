@@ -1,6 +1,7 @@
 """Inputs and compiled functions that the files of this folder share.
 
-Compiling is what takes the time here, so the files agree on few shapes.
+Compiling is what takes the time here, so the files agree on few shapes, and on spelling out the
+arguments about places: a call that gives none of them is another program.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from lenext.attention import (
 )
 from tests.attention.reference import METHODS
 
-TRAIN_LENGTH = 32
+TRAIN_LENGTH = 16
 HEADS, KV_HEADS, DIM, V_DIM = 4, 2, 16, 6  # N, K, H, Hv
 
 # The public surface: what callers may count on.
@@ -120,6 +121,24 @@ def beyond_its_floor(method: str, train_length: int):
     """The method; where it has a `floor`, with one that short sequences get beyond."""
     options = {"floor": 8} if "floor" in method_options(method) else {}
     return make_method(method, train_length=train_length, **options)
+
+
+def everywhere(batch: int, queries: int, keys: int) -> dict[str, np.ndarray]:
+    """Every argument about places, spelled out to say nothing: the defaults."""
+    return {
+        "q_positions": np.tile(np.arange(keys - queries, keys), (batch, 1)),
+        "kv_positions": np.tile(np.arange(keys), (batch, 1)),
+        "kv_mask": np.ones((batch, keys), bool),
+        "q_segment_ids": np.zeros((batch, queries), np.int32),
+        "kv_segment_ids": np.zeros((batch, keys), np.int32),
+        "length": np.full((batch, keys), keys),
+    }
+
+
+def hiding(batch: int, length: int) -> dict[str, np.ndarray]:
+    """The arguments that hide keys, spelled out to hide none."""
+    places = everywhere(batch, length, length)
+    return {name: places[name] for name in ("kv_mask", "q_segment_ids", "kv_segment_ids")}
 
 
 def with_length(k, places):
