@@ -28,7 +28,6 @@ from lenext.files import check_writable, write_atomically
 from lenext.models import Model, check_sizes, in_words, model_methods
 from lenext.parallel.meshes import make_mesh
 from lenext.parallel.processes import first_goes_first, in_all, is_first, wait_for_all
-from lenext.reporting.pictures import plot, plot_by_depth, plot_by_position
 from lenext.reporting.records import Cell, Record, Row, effective_lengths, make_records
 from lenext.reporting.tables import markdown, text_table, to_csv
 from lenext.workdirs.calibration import under_method
@@ -262,6 +261,9 @@ def _resumed(
 
 def _write(found: Evaluated, records: list[Record], workdir: Path, folder: Path) -> None:
     """Tables, pictures and records into `folder`; the headline's table to the terminal."""
+    # Not above: matplotlib would take half a second of every start, training's too.
+    from lenext.reporting.pictures import plot, plot_by_depth, plot_by_position
+
     config, trained = found.provenance["config"], found.provenance["trained"]
     settings = config["eval"]
     train_length = trained["data"]["train_length"]
