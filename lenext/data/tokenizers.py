@@ -1,5 +1,6 @@
 """Tokenisers: text to ids and back."""
 
+import codecs
 import dataclasses
 import hashlib
 import json
@@ -247,7 +248,7 @@ def _make(
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise UserError(f"cannot read tokenizer {path}: {error.strerror}") from None
 

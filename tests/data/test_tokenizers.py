@@ -100,6 +100,18 @@ def test_bert_vocabulary_of_another_system(tmp_path, bert):
     assert tokenizer.fingerprint != bert.fingerprint
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, bert):
+    mark = "\ufeff".encode()
+    path = tmp_path / "marked.txt"
+    path.write_bytes(mark + "\n".join(VOCABULARY).encode())
+    marked = get_tokenizer(str(path))
+    assert marked.pad_id == bert.pad_id == 0
+    assert marked.regular_ids.tolist() == bert.regular_ids.tolist()
+    path = tmp_path / "marked.json"
+    path.write_bytes(mark + json.dumps(word_level()).encode())
+    assert get_tokenizer(str(path)).encode("one two").tolist() == [1, 5]
+
+
 def word_level(**changes):
     """A file of the library's, by hand."""
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
