@@ -1,7 +1,7 @@
 """Data: datasets, tokenisers, and the pipelines and crops that train and evaluate on them."""
 
 from lenext.data.checks import check_data
-from lenext.data.corpus import Corpus, load_corpus, open_split
+from lenext.data.corpus import Corpus, load_corpus, open_split, summary
 from lenext.data.crops import Crops, evaluation_crops, masked_crops
 from lenext.data.datasets import DATASETS
 from lenext.data.masking import mask_tokens, require_mask
@@ -38,4 +38,5 @@ __all__ = [
     "open_split",
     "random_crops",
     "require_mask",
+    "summary",
 ]

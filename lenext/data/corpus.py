@@ -2,7 +2,7 @@
 
 import dataclasses
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ class Corpus:
       names: one a document.
       fingerprint: hash of the data that the dataset was made from.
       name: the dataset's.
-      split: "train" or "validation".
+      split: "train" or "validation", or "test" where the dataset has one.
+      notes: what a user should know of the files that it was made from.
     """
 
     tokens: Integer[np.ndarray, " tokens"]
@@ -34,6 +35,7 @@ class Corpus:
     fingerprint: str
     name: str
     split: str
+    notes: Sequence[str] = ()
 
     @property
     def lengths(self) -> Int64[np.ndarray, " documents"]:
@@ -99,8 +101,9 @@ def load_corpus(
     Args:
       dataset: a name in `DATASETS`, or "tfds:NAME" or "tfds:NAME/CONFIG" for any dataset of TFDS's
         with a text; its documents keep its order, and are named by it.
-      split: "train" or "validation". Where a TFDS dataset has no validation, its test stands for
-        it, or else the last tenth of its train.
+      split: "train" or "validation", or another that the dataset has. Where there is a test and
+        no validation, test stands for it; of a TFDS dataset that has neither, the last tenth of
+        its train does.
       tokenizer: turns each document into ids; its `eos_id`, if any, ends each document.
       data_dir: where prepared datasets are kept; None is TFDS's own choice, TFDS_DATA_DIR or
         ~/tensorflow_datasets.
@@ -121,7 +124,27 @@ def load_corpus(
         fingerprint=texts.fingerprint,
         name=dataset,
         split=split,
+        notes=texts.notes(tokenizer.byte_level),
     )
+
+
+def summary(corpora: Iterable[Corpus]) -> str:
+    """One line on what was loaded: each split's documents, tokens and longest document, and notes.
+
+    Args:
+      corpora: splits of one dataset, at least one.
+    """
+    corpora = list(corpora)
+    parts = []
+    for corpus in corpora:
+        count, longest = len(corpus.names), int(np.argmax(corpus.lengths))
+        tokens, name = f"{len(corpus.tokens):,} tokens", corpus.names[longest]
+        if count == 1:
+            parts.append(f"{corpus.split} {tokens}, all of them from one document ({name})")
+        else:
+            most = f"the longest {corpus.lengths[longest]:,} ({name})"
+            parts.append(f"{corpus.split} {count:,} documents of {tokens}, {most}")
+    return f"data: {corpora[0].name}; " + "; ".join([*parts, *corpora[0].notes])
 
 
 def open_split(data: Any, split: str, tokenizer: Tokenizer) -> Corpus:

@@ -35,12 +35,15 @@ class Texts:
       fingerprint: hash of the data that the dataset was made from.
       full_name: TFDS's name of it, with config and version.
       root: the folder that datasets are kept in.
+      notes: what a user should know of the files, each a part of a line; takes whether bytes that
+        are no UTF-8 are kept.
     """
 
     read: Callable[[], Iterator[Text]]
     fingerprint: str
     full_name: str
     root: Path
+    notes: Callable[[bool], list[str]] = lambda _: []
 
 
 def open_texts(
@@ -65,9 +68,9 @@ def open_texts(
     if dataset == "text_files":
         make_builder = functools.partial(TextFiles, files=files, field=field)
     builder = open_builder(make_builder, data_dir)
-    if split not in builder.info.splits:
-        raise _unknown_split(dataset, split, sorted(builder.info.splits))
-    source = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]: its decorator
+    splits = sorted(builder.info.splits)
+    stored, _ = choose_split(dataset, split, splits)  # one is held out, so each is taken whole
+    source = builder.as_data_source(split=stored)  # pyright: ignore[reportCallIssue]: its decorator
 
     def read() -> Iterator[Text]:
         places = range(len(source))
@@ -77,7 +80,9 @@ def open_texts(
         for example in map(source.__getitem__, places):
             yield example["path"].decode(), example["text"]
 
-    return Texts(read, builder.fingerprint, builder.info.full_name, _root(builder, data_dir))
+    root = _root(builder, data_dir)
+    notes = builder.notes if isinstance(builder, TextFiles) else lambda _: []
+    return Texts(read, builder.fingerprint, builder.info.full_name, root, notes)
 
 
 def _open_named(name: str, split: str, data_dir: str | Path | None, field: str) -> Texts:

@@ -1,26 +1,34 @@
 """TFDS builder over a user's own .txt, .jsonl and .jsonl.gz files."""
 
-import contextlib
+import codecs
 import functools
-import glob
 import gzip
 import hashlib
 import io
 import itertools
 import json
-import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePath
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import ShardBasedBuilder
 
 from lenext.data.stdlib_source import split_of
+from lenext.data.text_paths import errors_of, find_files, is_txt, lone_splits, split_by_name
 from lenext.errors import UserError
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz")
-SPLITS = ("train", "validation")
+# How a file begins that says its encoding; UTF-32's mark begins as UTF-16's does.
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+WIDE = ("utf-16", "utf-32")
+SPLITS = ("train", "validation", "test")
 # A document is stored in parts of about this many bytes, so that no step holds a whole long one.
 PART_BYTES = 2**20
 # TFDS holds one shard in memory while it writes it, and each example costs it this much by itself.
@@ -35,9 +43,11 @@ class TextFiles(ShardBasedBuilder):
     """A user's own text files.
 
     A .txt file is a document, named by its path; a line of a .jsonl or .jsonl.gz is a document, a
-    JSON object with a text, named PATH:LINE. Empty ones are skipped. If files lie in folders called
-    train and validation, these are the splits; otherwise a tenth of the documents is validation, by
-    the sha256 of their names. Of a single document it is the last tenth.
+    JSON object with a text, named PATH:LINE. Empty ones are skipped. Files are UTF-8, or UTF-16 or
+    UTF-32 by their byte-order mark, which is no part of the text. If names of folders or files say
+    which splits they are (see `split_by_name`), these are the splits; otherwise a tenth of the
+    documents is validation, by the sha256 of their names. Of a single document it is the last
+    tenth.
 
     Examples are parts of documents, in order: `path`, the document's name, and `text`. The config's
     name is the files' fingerprint, so a prepared copy is never stale.
@@ -45,19 +55,55 @@ class TextFiles(ShardBasedBuilder):
     Args:
       files: folders (searched to the bottom), files and globs, separated by commas.
       field: the key of a JSON object's text.
+
+    Attributes:
+      fingerprint: see `files_fingerprint`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, files, field="text", data_dir=None, config=None, version=None):
-        self.root, self.paths = find_files(files)
+        self.root, self.paths, self._skipped = find_files(files)
         self.field = field
-        self.fingerprint = files_fingerprint(self.root, self.paths, field)
+        self._facts = {path: look_at(self.root, path) for path in self.paths}
+        self._by_name = split_by_name(self.paths)
+        self.fingerprint = files_fingerprint(self._facts, field, self._by_name)
         super().__init__(
             data_dir=data_dir,
             config=config or tfds.core.BuilderConfig(name=self.fingerprint),
             version=version,
         )
+
+    def notes(self, bytes_kept: bool) -> list[str]:
+        """What a user should know of the files: each a part of a line.
+
+        Args:
+          bytes_kept: bytes that are no UTF-8 come to the model as they are, not as U+FFFD.
+        """
+        facts, by_name = self._facts, self._by_name
+        notes = []
+        if by_name is None:
+            notes += [f"{name} is no split: no train goes with it" for name in lone_splits(facts)]
+        elif "validation" not in by_name.values():
+            notes.append("test stands for validation")
+        skipped = self._skipped + [
+            f"{path} (empty)" for path, fact in facts.items() if not fact.size
+        ]
+        if skipped:
+            notes.append(f"skipped {len(skipped)}: {_some(sorted(skipped))}")
+        broken = [f"{fact.broken:,} in {path}" for path, fact in facts.items() if fact.broken]
+        if broken:
+            done = "kept" if bytes_kept else "replaced"
+            notes.append(f"bytes that are no UTF-8, {done}: {_some(broken)}")
+        # Of what was prepared before they were counted there is no count.
+        halves = [f"{count:,} in {path}" for path, count in (self.info.metadata or {}).items()]
+        if halves:
+            notes.append(f'halves of characters, replaced by "?": {_some(sorted(halves))}')
+        if nul := [f"{fact.nul:,} in {path}" for path, fact in facts.items() if fact.nul]:
+            notes.append(f"NUL bytes: {_some(nul)}")
+        if twins := _twins(facts, by_name):
+            notes.append(f"the same text twice: {_some(twins)}")
+        return notes
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -67,23 +113,30 @@ class TextFiles(ShardBasedBuilder):
                 {"path": tfds.features.Text(), "text": tfds.features.Text()}
             ),
             disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _shard_iterators_per_split(self, dl_manager):
         del dl_manager
-        parts_of = self._splits()
-        return {split: _shards(functools.partial(parts_of, split)) for split in SPLITS}
+        parts_of, splits = self._splits()
+        return {split: _shards(functools.partial(parts_of, split)) for split in splits}
 
-    def _splits(self) -> Callable[[str], Iterator[Part]]:
-        """Returns what yields the parts of a split's documents."""
-        folders = split_by_folder(self.paths)
-        if folders is not None:
-            for split in SPLITS:
-                chosen = [path for path in self.paths if folders[path] == split]
-                if not any(self._parts(chosen)):
-                    raise UserError(f"text_files: all files in {split}/ of {self.root} are empty")
-            return lambda split: self._parts([p for p in self.paths if folders[p] == split])
+    def _splits(self) -> tuple[Callable[[str], Iterator[Part]], tuple[str, ...]]:
+        """Returns what yields the parts of a split's documents, and the splits."""
+        by_name = self._by_name
+        if by_name is not None:
+            chosen = {split: [p for p in self.paths if by_name[p] == split] for split in SPLITS}
+            for split, paths in chosen.items():
+                if paths and not any(self._parts(paths)):
+                    raise UserError(
+                        f"text_files: all files for {split} in {self.root} are empty: "
+                        f"{_some(paths)}"
+                    )
+            splits = tuple(split for split, paths in chosen.items() if paths)
+            return lambda split: self._parts(chosen[split]), splits
+        return self._tenth(), SPLITS[:2]
 
+    def _tenth(self) -> Callable[[str], Iterator[Part]]:
         # One split has to be given a document only where all fell into the other, so most often
         # this looks at a few.
         splits, documents, size, previous, lowest = set(), 0, 0, None, ""
@@ -113,107 +166,120 @@ class TextFiles(ShardBasedBuilder):
 
     def _parts(self, paths: Iterable[str]) -> Iterator[Part]:
         for path in paths:
-            yield from read_parts(self.root, path, self.field)
+            halves = Counter()
+            yield from read_parts(self.root, path, self.field, halves)
+            if halves:
+                counts: Any = self.info.metadata  # kept with what is prepared
+                counts[path] = halves.total()
 
 
-def find_files(files: str) -> tuple[Path, list[str]]:
-    """Finds text files.
+class Facts(NamedTuple):
+    """What a file is, before its documents are read.
 
-    Args:
-      files: folders (searched to the bottom), files and globs, separated by commas.
-
-    Returns:
-      root: the folder that holds all of them.
-      paths: relative to `root`, with forward slashes, in the order of their documents' names.
-
-    Raises:
-      UserError: `files` is empty, or one of its entries leads to no text file.
+    Attributes:
+      digest: sha256 of its content.
+      size: bytes in it, without a byte-order mark.
+      encoding: of a .txt that begins with a byte-order mark, what that says; else "".
+      broken: of a .txt, bytes that are no UTF-8.
+      nul: of a .txt, NUL bytes.
     """
-    entries = [entry.strip() for entry in files.split(",") if entry.strip()]
-    if not entries:
-        raise UserError(
-            "dataset text_files needs to know its files: a folder, a file or a glob, "
-            "several separated by commas"
-        )
-    roots, found = [], set()
-    for entry in entries:
-        path = Path(os.path.abspath(os.path.expanduser(entry)))
-        if path.is_dir():
-            roots.append(path)
-            matches = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-        elif path.exists():
-            roots.append(path.parent)
-            matches = [path]
-        elif glob.has_magic(entry):
-            fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
-            roots.append(Path(*fixed))
-            matches = [Path(match) for match in glob.iglob(str(path), recursive=True)]
-        else:
-            raise UserError(f"text_files: no file or folder {path}")
-        matches = [match for match in matches if match.name.endswith(SUFFIXES) and match.is_file()]
-        if not matches:
-            raise UserError(f"text_files: no {', '.join(SUFFIXES)} file in {path}")
-        found.update(matches)
-    root = Path(os.path.commonpath(roots))
-    # The colon that follows a .jsonl's name in those of its documents takes part in the order.
-    paths = [path.relative_to(root).as_posix() for path in found]
-    return root, sorted(paths, key=lambda p: p if p.endswith(".txt") else f"{p}:")
+
+    digest: bytes
+    size: int
+    encoding: str = ""
+    broken: int = 0
+    nul: int = 0
 
 
-def files_fingerprint(root: Path, paths: Iterable[str], field: str) -> str:
-    """Returns 12 hex digits of the sha256 of paths, contents and `field`; reads by blocks.
+def look_at(root: Path, path: str) -> Facts:
+    """Reads a file by blocks.
 
     Raises:
-      UserError: a file cannot be read.
+      UserError: it cannot be read, or is a .txt of UTF-16 or UTF-32 that does not say so.
+    """
+    full = root / path
+    digest = hashlib.sha256()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    size = nul = broken = 0
+    encoding = None
+    with errors_of(full), full.open("rb") as file:
+        while block := file.read(PART_BYTES):
+            if encoding is None:
+                encoding, mark = _mark_of(block)
+                size -= mark
+            digest.update(block)
+            size += len(block)
+            if is_txt(path) and encoding not in WIDE:
+                nul += block.count(0)
+                broken = broken or _fails(decoder, block)
+        if broken or _fails(decoder, b"", final=True):
+            file.seek(0)
+            broken = _broken_bytes(file)
+    encoding = encoding if is_txt(path) and encoding else ""
+    if nul and nul >= size / 4:
+        raise UserError(
+            f"{full}: {nul:,} of {size:,} bytes are NUL, as in UTF-16 without its byte-order mark; "
+            "save it as UTF-8, or with the mark"
+        )
+    return Facts(digest.digest(), size, encoding, broken, nul)
+
+
+def files_fingerprint(
+    facts: Mapping[str, Facts], field: str, by_name: Mapping[str, str] | None
+) -> str:
+    """Returns 12 hex digits of the sha256 of paths, contents, `field`, and how they are read.
+
+    How they are read counts where it is not as it was in the beginning: .txt files as they are,
+    and folders called train and validation the only names of splits. So a copy of then is found
+    where it holds the same texts, and nowhere else.
     """
     digest = hashlib.sha256(f"{field}\0".encode())
-    for path in paths:
-        with _errors_of(root / path), (root / path).open("rb") as file:
-            digest.update(f"{path}\0".encode() + hashlib.file_digest(file, "sha256").digest())
+    for path, fact in facts.items():
+        digest.update(f"{path}\0".encode() + fact.digest)
+    encodings = {path: fact.encoding for path, fact in facts.items() if fact.encoding}
+    plain = by_name is None or (
+        "test" not in by_name.values()
+        and all(f"/{split}/" in f"/{path}" for path, split in by_name.items())
+    )
+    if encodings or not plain:
+        digest.update(json.dumps([encodings, None if plain else by_name]).encode())
     return digest.hexdigest()[:12]
 
 
-def split_by_folder(paths: Iterable[str]) -> dict[str, str] | None:
-    """Returns each path's split if folders called train and validation are among them.
-
-    Raises:
-      UserError: they are, and a file lies in neither.
-    """
-    found = {
-        path: next((part for part in PurePath(path).parts[:-1] if part in SPLITS), None)
-        for path in paths
-    }
-    if not set(SPLITS) <= set(found.values()):
-        return None
-    for path, split in found.items():
-        if split is None:
-            raise UserError(
-                f"text_files: {path} lies neither in train/ nor in validation/; "
-                "name the folders that are meant"
-            )
-    return {path: str(split) for path, split in found.items()}
-
-
-def read_parts(root: Path, path: str, field: str) -> Iterator[Part]:
+def read_parts(
+    root: Path, path: str, field: str, halves: Counter[str] | None = None
+) -> Iterator[Part]:
     """Yields the parts of the documents of a file that are not empty.
+
+    Args:
+      root: the folder that `path` starts from.
+      path: the file's.
+      field: the key of a JSON object's text.
+      halves: counts, by document, the halves of surrogate pairs that become question marks.
 
     Raises:
       UserError: the file cannot be read, or a line of a .jsonl has no text; names both.
     """
     full = root / path
-    if path.endswith(".txt"):
-        with _errors_of(full), full.open("rb") as file:
+    if is_txt(path):
+        with errors_of(full), _open(full) as file:
             for part in _text_parts(file):
                 yield path, part
         return
-    with _errors_of(full), _open(full) as file:
+    with errors_of(full), _open(full) as file:
         for number, line in enumerate(file, start=1):
             if line.isspace():
                 continue
             text = _line_text(line, field, f"{full}, line {number}")
             # Padded, so that documents sort by name as they stand in the file.
             name = f"{path}:{number:09}"
-            for part in _text_parts(io.BytesIO(text)):
+            try:
+                encoded = text.encode()
+            except UnicodeEncodeError:  # JSON can spell half a surrogate pair
+                encoded = text.encode(errors="replace")
+                if halves is not None:
+                    halves[name] = encoded.count(b"?") - text.count("?")
+            for part in _text_parts(io.BytesIO(encoded)):
                 yield name, part
 
 
@@ -265,7 +331,7 @@ def _text_parts(file) -> Iterator[bytes]:
         yield rest
 
 
-def _line_text(line: bytes, field: str, place: str) -> bytes:
+def _line_text(line: bytes, field: str, place: str) -> str:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -281,21 +347,85 @@ def _line_text(line: bytes, field: str, place: str) -> bytes:
         raise UserError(
             f"{place}: field {field!r} should be a string, not {type(record[field]).__name__}"
         )
-    return record[field].encode(errors="replace")  # JSON can spell half a surrogate pair
+    return record[field]
+
+
+class _AsUtf8(io.RawIOBase):
+    """A file's text in UTF-8, without its byte-order mark."""
+
+    def __init__(self, file, encoding: str):
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        block = b"..."
+        while block and not self._rest:
+            block = self._file.read(io.DEFAULT_BUFFER_SIZE)
+            self._rest = self._decoder.decode(block, final=not block).encode()
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _open(path: Path):
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
-
-
-@contextlib.contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
+    """Opens a file for reading, in UTF-8 whatever its byte-order mark says."""
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    file = opened(path, "rb")
     try:
-        yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: broken gzip file: {error}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+        encoding, mark = _mark_of(file.peek(4))
+        if encoding == "utf-8-sig":
+            file.read(mark)  # and what is broken beyond stays as it is
+        return io.BufferedReader(_AsUtf8(file, encoding)) if encoding in WIDE else file
+    except BaseException:
+        file.close()
+        raise
+
+
+def _mark_of(start: bytes) -> tuple[str, int]:
+    """The encoding that a file's byte-order mark names, "" without one, and the mark's bytes."""
+    return next(((name, len(m)) for m, name in MARKS.items() if start.startswith(m)), ("", 0))
+
+
+def _fails(decoder: codecs.IncrementalDecoder, block: bytes, *, final: bool = False) -> bool:
+    try:
+        decoder.decode(block, final)
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def _broken_bytes(file) -> int:
+    """Counts bytes that are no UTF-8, which takes longer than to see whether there are any."""
+    decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+    broken = 0
+    while block := file.read(PART_BYTES):
+        broken += len(block) - len(decoder.decode(block).encode())
+    return broken
+
+
+def _twins(facts: Mapping[str, Facts], by_name: Mapping[str, str] | None) -> list[str]:
+    """Files that hold what one before them does, those of other splits first."""
+    first: dict[bytes, str] = {}
+    found = []
+    for path, fact in facts.items():
+        other = first.setdefault(fact.digest, path)
+        if other != path and fact.size:
+            found.append((by_name is None or by_name[other] == by_name[path], other, path))
+    return [f"{other} and {path}" for _, other, path in sorted(found)]
+
+
+def _some(names: list[str], count: int = 3) -> str:
+    """The first few of many, and how many more there are."""
+    more = f", and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 def _shards(parts: Callable[[], Iterator[Part]]) -> list[Callable[[], Iterator]]:

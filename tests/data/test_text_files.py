@@ -1,3 +1,4 @@
+import codecs
 import gzip
 import hashlib
 import io
@@ -8,14 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lenext.data import load_corpus, text_files
-from lenext.data.text_files import (
-    break_before,
-    cut_tenth,
-    files_fingerprint,
-    find_files,
-    read_parts,
-)
+from lenext.data import get_tokenizer, load_corpus, summary, text_files
+from lenext.data.text_files import TextFiles, break_before, cut_tenth, read_parts
 from lenext.errors import UserError
 
 SPLITS = ("train", "validation")
@@ -93,12 +88,10 @@ def test_folders_called_train_and_validation_are_the_splits(folder, load):
     }
     assert load(folder) == expected
     assert load(f"{folder}/a/train, {folder}/validation/*.jsonl") == expected
-    write(folder, {"test/4.txt": b"4"})
-    with pytest.raises(UserError, match=r"^text_files: test/4\.txt lies neither in train/ nor in"):
-        load(folder)
-    (folder / "test/4.txt").unlink()
     (folder / "validation/3.jsonl").write_bytes(b"\n")
-    with pytest.raises(UserError, match=r"^text_files: all files in validation/ of .* are empty$"):
+    with pytest.raises(
+        UserError, match=r"^text_files: all files for validation in .* are empty: v"
+    ):
         load(folder)
 
 
@@ -181,16 +174,6 @@ def test_long_documents_in_small_parts_and_shards(folder, load, monkeypatch):
     assert len(shards) > 3
 
 
-def test_find_files(folder):
-    write(folder, dict.fromkeys(["b.txt", "a.jsonl", "a.jsonl.gz", "x/a.txt", "y/c.txt"], b"{}"))
-    everything = ["a.jsonl.gz", "a.jsonl", "b.txt", "x/a.txt", "y/c.txt"]  # : follows, after .
-    assert find_files(str(folder)) == (folder, everything)
-    assert find_files(f"{folder}/x,{folder}/y/c.txt") == (folder, ["x/a.txt", "y/c.txt"])
-    assert find_files(f"{folder}/**/*.txt") == (folder, ["b.txt", "x/a.txt", "y/c.txt"])
-    assert find_files(f"{folder}/b.txt, {folder}/b.*") == (folder, ["b.txt"])
-    assert find_files(f"{folder}/x") == (folder / "x", ["a.txt"])
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -265,6 +248,18 @@ def test_changed_files_are_another_dataset(folder, load):
     assert found["train"] | found["validation"] == {"a.txt": b"six", "b.txt": b"two"}
 
 
+def fingerprint(folder, field="text"):
+    return TextFiles(files=str(folder), field=field, data_dir=str(folder) + "-data").fingerprint
+
+
+def by_hand(files, field=b"text"):
+    """What it was before encodings and more names of splits were known."""
+    whole = hashlib.sha256(field + b"\0")
+    for name, content in files.items():
+        whole.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+    return whole.hexdigest()[:12]
+
+
 def test_fingerprint_sees_names_contents_borders_and_field(tmp_path):
     folders = [
         {"a.txt": b"1", "b.txt": b"2"},
@@ -272,16 +267,167 @@ def test_fingerprint_sees_names_contents_borders_and_field(tmp_path):
         {"a.txt": b"1", "b.txt": b"3"},
         {"a.txt": b"12", "b.txt": b""},
         {"a.txt": b"1"},
+        {"a.jsonl": codecs.BOM_UTF8 + b"{}", "b.txt": b"\xff \xc3"},
+        {"train/a.txt": b"1", "train/test/b.txt": b"3", "validation/c.txt": b"2"},
     ]
     seen = set()
     for number, files in enumerate(folders):
         write(tmp_path / str(number), files)
         for field in ("text", "body"):
-            root, paths = find_files(str(tmp_path / str(number)))
-            seen.add(files_fingerprint(root, paths, field))
+            seen.add(found := fingerprint(tmp_path / str(number), field))
+            assert found == by_hand(files, field.encode())
             (tmp_path / str(number) / "notes.md").touch()
-            assert find_files(str(tmp_path / str(number))) == (root, paths)
+            assert fingerprint(tmp_path / str(number), field) == found
     assert len(seen) == 2 * len(folders)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.txt": codecs.BOM_UTF8 + b"1", "b.txt": b"2"},
+        {"a.txt": "1".encode("utf-16"), "b.txt": b"2"},
+        {"train/a.txt": b"1", "val/b.txt": b"2"},
+        {"test/b.txt": b"2", "train/a.txt": b"1"},
+        {"test/b.txt": b"2", "train/a.txt": b"1", "validation/c.txt": b"3"},
+        {"train.jsonl": b'{"text": "1"}', "validation.jsonl": b'{"text": "2"}'},
+    ],
+)
+def test_what_reads_otherwise_than_it_did_is_another_dataset(tmp_path, files):
+    write(tmp_path / "texts", files)
+    assert fingerprint(tmp_path / "texts") != by_hand(files)
+
+
+TEXT = "Gr\u00fc\u00dfe\r\nund \u2028 \U0001f600\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_a_byte_order_mark_says_the_encoding_and_is_no_text(folder, load, encoding):
+    def encoded(text):
+        return ("\ufeff" + text).encode(encoding)
+
+    rows = [json.dumps({"text": f"{i} {TEXT}"}, ensure_ascii=False) for i in range(3)]
+    write(folder, {"train/a.txt": encoded(TEXT), "train/b.txt": encoded("")})
+    write(folder, {"train/c.TXT": encoded("a" + "\U0001f600" * 9000)})  # over the borders of blocks
+    write(folder, {"train/e.jsonl.gz": encoded("\r\n".join(rows)), "validation/f.txt": b"x"})
+    write(folder, {"train/d.JSONL": encoded("\n" + "\n\n".join(rows))})
+    expected = {"train/a.txt": TEXT.encode(), "train/c.TXT": ("a" + "\U0001f600" * 9000).encode()}
+    for i in range(3):
+        expected[f"train/d.JSONL:{2 * i + 2:09}"] = f"{i} {TEXT}".encode()
+        expected[f"train/e.jsonl.gz:{i + 1:09}"] = f"{i} {TEXT}".encode()
+    assert load(folder)["train"] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("some text".encode("utf-16-le"), "9 of 18 bytes are NUL, as in UTF-16 without its byte-"),
+        ("some text".encode("utf-16-be"), "9 of 18 bytes are NUL, as in UTF-16 without its byte-"),
+        ("some text".encode("utf-16")[:-1], "begins as utf-16"),
+        (codecs.BOM_UTF16_LE + b"\x00\xd8a\x00", "begins as utf-16"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_what_is_neither_utf8_nor_marked_is_refused(folder, load, name, content, message):
+    write(folder, {name: content, "b.txt": b"fine"})
+    with pytest.raises(UserError) as error:
+        load(folder)
+    if name == "a.txt" or message.startswith("begins"):
+        assert str(error.value).startswith(f"{folder}/{name}: {message}")
+    else:
+        assert str(error.value).startswith(f"{folder}/{name}, line 1: is no JSON: ")
+    assert not list((folder.parent / "data").rglob("*array_record*"))
+
+
+@pytest.mark.parametrize("held_out", ["val", "dev", "test", "eval"])
+def test_held_out_documents_are_never_trained_on(folder, load, held_out):
+    train = {f"train/{i}.txt": f"{i}".encode() for i in range(20)}
+    held = {f"{held_out}/{i}.txt": f"held out {i}".encode() for i in range(20)}
+    write(folder, train | held)
+    assert load(folder) == {"train": train, "validation": held}
+
+
+def test_test_is_a_split_of_its_own_beside_validation(folder, tokenizer):
+    for split in ("train", "validation", "test"):
+        write(folder, {f"wiki.{split}-{i}.jsonl": lines(f"{split} {i}") for i in range(2)})
+
+    def names(split):
+        data = folder.parent / "data"
+        return list(load_corpus("text_files", split, tokenizer, data, files=str(folder)).names)
+
+    for split in ("train", "validation", "test"):
+        assert names(split) == [f"wiki.{split}-{i}.jsonl:000000001" for i in range(2)]
+    with pytest.raises(
+        UserError, match=r"^unknown split 'dev' of text_files; choose from: test, t"
+    ):
+        names("dev")
+    for i in range(2):
+        (folder / f"wiki.validation-{i}.jsonl").unlink()
+    assert (
+        names("validation") == names("test") == [f"wiki.test-{i}.jsonl:000000001" for i in (0, 1)]
+    )
+
+
+@pytest.fixture
+def said(folder, tokenizer):
+    """Returns a function from splits to the line that is printed of them."""
+
+    def say(*splits, tokenizer=tokenizer):
+        data = folder.parent / "data"
+        corpora = [load_corpus("text_files", s, tokenizer, data, files=str(folder)) for s in splits]
+        line = summary(corpora)
+        assert "\n" not in line
+        return line
+
+    return say
+
+
+def test_the_line_of_a_load(folder, said):
+    write(
+        folder, {"train/a.txt": b"abc", "train/b.txt": b"abcde", "val/c.jsonl": lines("caf\u00e9")}
+    )
+    train, validation = (
+        "train 2 documents of 8 tokens, the longest 5 (train/b.txt)",
+        ("validation 5 tokens, all of them from one document (val/c.jsonl:000000001)"),
+    )
+    assert said("train", "validation") == f"data: text_files; {train}; {validation}"
+    assert said("validation") == f"data: text_files; {validation}"
+
+
+def test_the_line_tells_what_is_not_as_expected(folder, said):
+    write(folder, {"train/a.txt": "Gr\u00fc\u00dfe".encode("latin-1"), "test/c.txt": b"a\0bcdef"})
+    write(folder, {"train/b.txt": b"ok\xe2\x82", "train/._b.txt": b"\0", "notes.md": b"#"})
+    write(
+        folder, {".git/x.txt": b"git", "test/e.txt": b"", "train/d.jsonl": b'{"text": "\\ud83d"}'}
+    )
+    write(folder, {"test/z.txt": b"ok\xe2\x82"})
+    (folder / "train/gone.txt").symlink_to("nowhere.txt")
+    notes = (
+        "test stands for validation; skipped 5: .git/, notes.md, test/e.txt (empty), and 2 more; "
+        "bytes that are no UTF-8, kept: 2 in test/z.txt, 2 in train/a.txt, 2 in train/b.txt; "
+        'halves of characters, replaced by "?": 1 in train/d.jsonl; NUL bytes: 1 in test/c.txt; '
+        "the same text twice: test/z.txt and train/b.txt"
+    )
+    assert said("train").endswith(f"; {notes}")
+    vocabulary = folder.parent / "vocab.txt"
+    vocabulary.write_text("[UNK]\na\n")
+    line = said("train", tokenizer=get_tokenizer(str(vocabulary)))
+    assert line.endswith(f"; {notes.replace('kept', 'replaced')}")
+
+
+def test_twins_of_two_splits_are_told_first(folder, said):
+    write(folder, {"train/a.txt": b"one", "train/b.txt": b"one", "train/c.txt": b"two"})
+    write(folder, {"val/d.txt": b"two", "train/e.txt": b"", "train/f.txt": b""})
+    twins = "train/c.txt and val/d.txt, train/a.txt and train/b.txt"
+    assert said("train").endswith(f"; the same text twice: {twins}")
+
+
+def test_names_of_splits_without_a_train_are_told(folder, said):
+    write(folder, {"a.txt": b"some", "no-such-test.txt": b"text", "dev/b.txt": b"x"})
+    write(folder, {"validation.jsonl": lines("more", "and more")})
+    assert said("train").endswith(
+        "; dev/ is no split: no train goes with it; "
+        "validation.jsonl is no split: no train goes with it"
+    )
 
 
 def test_other_datasets_take_no_files(tmp_path, tokenizer):
