@@ -21,7 +21,7 @@ from lenext.attention import Method
 from lenext.attention.axes.temperature import EntropyMatched
 from lenext.attention.compute.places import Places, count, located, visible
 from lenext.config import Config, read_lengths
-from lenext.data import Tokenizer, open_split
+from lenext.data import Tokenizer, open_split, summary
 from lenext.errors import UserError
 from lenext.evaluation.figures import Batch, spread
 from lenext.evaluation.protocols import CropSettings, Protocol
@@ -122,6 +122,7 @@ def calibrate_run(
         )
     settings, train_length = config.eval, run.config.data.train_length
     corpus = open_split(config.data, "train", tokenizer)
+    print(summary([corpus]), flush=True)
     crop_settings = CropSettings(
         documents=settings.calibration_documents,
         tokens=settings.calibration_tokens,

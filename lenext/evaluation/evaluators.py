@@ -1,6 +1,6 @@
 """Evaluators that run during training; their "type" in the config is a protocol's name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lenext.config import Config
-from lenext.data import Tokenizer, open_split
+from lenext.data import Corpus, Tokenizer, open_split
 from lenext.errors import UserError
 from lenext.evaluation.figures import figures_of
 from lenext.evaluation.protocols import CropSettings, get_protocol
@@ -22,18 +22,22 @@ FIGURES = ("loss", "accuracy")
 
 
 def make_evaluators(
-    config: Config, tokenizer: Tokenizer, mesh: Mesh | None = None
+    config: Config,
+    tokenizer: Tokenizer,
+    mesh: Mesh | None = None,
+    corpora: Mapping[str, Corpus] | None = None,
 ) -> dict[str, Evaluator]:
     """The evaluators of the section `evaluators`, by the names they have there.
 
-    Their work is split over the mesh, and every process gets the whole result.
+    Their work is split over the mesh, and every process gets the whole result. `corpora` are the
+    splits that they use, where they are open; None opens them.
 
     Raises:
       UserError: for an unknown type, or crops that the data does not hold; for a
         `training.best_metric` that none of them gives.
     """
     evaluators = {
-        name: _make_evaluator(name, settings, config, tokenizer, mesh)
+        name: _make_evaluator(name, settings, config, tokenizer, mesh, corpora)
         for name, settings in config.evaluators.items()
     }
     kinds = ("", "_ema") if config.training.ema_decay else ("",)
@@ -49,12 +53,18 @@ def make_evaluators(
 
 
 def _make_evaluator(
-    name: str, settings: Config, config: Config, tokenizer: Tokenizer, mesh: Mesh | None
+    name: str,
+    settings: Config,
+    config: Config,
+    tokenizer: Tokenizer,
+    mesh: Mesh | None,
+    corpora: Mapping[str, Corpus] | None,
 ) -> Evaluator:
     """Loss and accuracy at one length."""
     objective = FAMILIES[config.model.family].objective
     protocol = get_protocol(settings.type, objective, f"config.evaluators.{name}.type")
-    corpus = open_split(config.data, settings.split, tokenizer)
+    split = settings.split
+    corpus = corpora[split] if corpora else open_split(config.data, split, tokenizer)
     crop_settings = CropSettings(
         documents=settings.documents,
         tokens=settings.tokens,

@@ -18,7 +18,7 @@ from lenext.config import (
     read_vocab_size,
 )
 from lenext.config.imports import load
-from lenext.data import check_data, get_tokenizer, open_split
+from lenext.data import check_data, get_tokenizer, open_split, summary
 from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
 from lenext.evaluation.cells import Cells, cell_keys, digest, sources_of
@@ -162,6 +162,7 @@ def evaluate_run(
 
     with first_goes_first("data"):
         corpus = open_split(data, settings.split, tokenizer)
+        print(summary([corpus]), flush=True)
     crop_settings = CropSettings(
         documents=settings.documents,
         tokens=settings.tokens,

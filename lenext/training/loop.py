@@ -16,7 +16,7 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from lenext.config import Config, read_methods, read_vocab_size
-from lenext.data import get_tokenizer, open_split
+from lenext.data import get_tokenizer, open_split, summary
 from lenext.errors import Stopped, TrainingError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import Model, build_model, held_as, kinds_of, parameter_table, places_of
@@ -78,9 +78,12 @@ def train(config: Config, workdir: Path) -> None:
     check_batch(config.data, mesh, settings.accumulate)
     tokenizer = get_tokenizer(config.data.tokenizer)
     with first_goes_first("data"):
-        corpus = open_split(config.data, "train", tokenizer)
+        splits = dict.fromkeys(["train", *(each.split for each in config.evaluators.values())])
+        corpora = {split: open_split(config.data, split, tokenizer) for split in splits}
+        print(summary(corpora.values()))
+        corpus = corpora["train"]
         batches = make_batches(config, corpus, tokenizer, mesh)
-        evaluators = make_evaluators(config, tokenizer, mesh)
+        evaluators = make_evaluators(config, tokenizer, mesh, corpora)
     data = {
         "fingerprint": corpus.fingerprint,
         "tokenizer": tokenizer.fingerprint,

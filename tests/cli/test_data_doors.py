@@ -33,12 +33,23 @@ def texts(tmp_path):
 
 def test_trains_evaluates_and_generates(call, words, texts, tmp_path):
     for i in range(12):
-        (texts / f"{i}.txt").write_text(f"line {i} of a text that goes on and on\n" * (10 + i))
+        split = "train" if i < 11 else "dev"
+        (texts / split).mkdir(exist_ok=True)
+        text = f"line {i:02} of a text that goes on and on\n" * (10 + i)  # 38 bytes each
+        (texts / split / f"{i}.txt").write_text(text)
+    (texts / "._1.txt").write_text("no text")
     outcome = call("train", *words)
     assert outcome.code == 0, outcome.err
+    train = "train 11 documents of 6,270 tokens, the longest 760 (train/10.txt)"
+    validation = "validation 798 tokens, all of them from one document (dev/11.txt)"
+    skipped = "skipped 1: ._1.txt\n"
+    assert outcome.out.count("data: ") == 1
+    assert f"data: text_files; {train}; {validation}; {skipped}" in outcome.out
     workdir = f"--workdir={tmp_path / 'run'}"
     outcome = call("evaluate", workdir, "--config.eval.methods=softmax,rerope")
     assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith(f"data: text_files; {validation}; {skipped}")
+    assert outcome.out.count("data: ") == 1
     assert "loss" in outcome.out
     outcome = call("generate", workdir, "--prompt=line 1", "--max_tokens=5")
     assert outcome.code == 0, outcome.err
