@@ -16,7 +16,8 @@ Runs `python -m lenext.train ARGS` in N processes that train together, on this m
 
 PYTHON names the interpreter (default: .venv/bin/python). Process 0 writes to the terminal; of the
 others only what they say of an error. The exit code is 75 for a run that was stopped (SIGTERM is
-handed on) and goes on when it is started again; for a process that failed, its own.
+handed on) and goes on when it is started again, and 130 for one stopped by Ctrl-C, of which a second
+one ends at once; for a process that failed, its own.
 
 LENEXT_HEARTBEAT_SECONDS says how long a process may be silent until it is lost (default: 30).
 TEXT
@@ -73,7 +74,11 @@ hand_on() {
   [[ ${#pids[@]} == 0 ]] || kill "-$1" "${pids[@]}" 2>/dev/null || true
 }
 trap 'hand_on TERM' TERM
-trap 'hand_on INT' INT
+interrupted=false
+interrupt() {  # what a script starts by & ignores SIGINT
+  if $interrupted; then hand_on KILL; else interrupted=true; hand_on TERM; fi
+}
+trap interrupt INT
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 for ((i = 0; i < processes; i++)); do
@@ -117,4 +122,5 @@ while [[ ${#left[@]} -gt 0 ]]; do
     sleep 0.2
   fi
 done
+if $interrupted && [[ $code == 75 ]]; then code=130; fi
 exit "$code"

@@ -1,5 +1,6 @@
 """What the entry points share: flags, one-line errors, exit codes."""
 
+import functools
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from lenext import interrupts
 from lenext.attention import overruled_parts
 from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.grammar import split_list
@@ -26,7 +28,6 @@ from lenext.workdirs.workdir import read_run_config
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_AGAIN = 75
-EXIT_INTERRUPTED = 130
 
 
 USAGE = """{purpose}
@@ -111,8 +112,8 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
 
     Exit codes: 0; 2 with one line on stderr for what the user can mend; 1 with one line for a run
     that failed by itself; 75 with one line for a run that was stopped from outside, and goes on
-    when it is started again; 130 with the line `interrupted`. Anything else is a bug and keeps its
-    traceback.
+    when it is started again; 130 after Ctrl-C, with the line `interrupted` or one that says more.
+    A second Ctrl-C ends at once. Anything else is a bug and keeps its traceback.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(usage)
@@ -121,7 +122,12 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
     # What they log of a write that has failed, with tracebacks, comes here as an error, too.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.unraisablehook = _unraisablehook
+    with interrupts.Interrupts() as listening:
+        sys.unraisablehook = functools.partial(_unraisablehook, listening)
+        _end_as_told(main, interrupted)
+
+
+def _end_as_told(main: Callable[[], None], interrupted: str) -> None:
     try:
         main()
     except UserError as error:
@@ -138,11 +144,11 @@ def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
             f"another process was lost ({reason}); the same command resumes from the last "
             "checkpoint", EXIT_AGAIN,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        _fail(interrupted, EXIT_INTERRUPTED)
-    except (
-        BrokenPipeError
-    ):  # whoever read stdout has seen enough: nothing to say, nowhere to say it
+    except KeyboardInterrupt as error:
+        _say(str(error) or interrupted)
+        interrupts.end(interrupts.EXIT)
+    # Whoever read stdout has seen enough: nothing to say, nowhere to say it.
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
 
@@ -243,15 +249,22 @@ def _reason(error: Exception) -> str:
     return message
 
 
-def _unraisablehook(unraisable: Any) -> None:
-    """Python's own, but for what TensorStore's threads go on to say of a write that has failed."""
+def _unraisablehook(listening: interrupts.Interrupts, unraisable: Any) -> None:
+    """Python's own, but for an end that was asked for, and for what TensorStore's threads go on to
+    say of a write that has failed."""
+    if listening.raise_again(unraisable.exc_type):
+        return
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 def _fail(error: object, code: int) -> None:
+    _say(error)
+    if jax.distributed.is_initialized():
+        interrupts.end(code)  # an orderly one would wait for the others, and they for this one
+    sys.exit(code)
+
+
+def _say(error: object) -> None:
     line = " ".join(str(error).split())
     print(f"error: {line}", file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized():
-        os._exit(code)  # an orderly end would wait for the others, and they for this one
-    sys.exit(code)

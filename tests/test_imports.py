@@ -12,6 +12,7 @@ ROOMS = {
     # A room, and those of lenext that it may import besides itself.
     "errors": (),
     "files": ("errors",),
+    "interrupts": (),
     "attention": (),
     "config": ("attention", "errors"),
     "parallel": ("config", "errors"),
@@ -34,7 +35,7 @@ ROOMS = {
         "attention", "config", "errors", "evaluation", "files", "models", "reporting", "training",
         "workdirs",
     ),
-    "cli": ("attention", "config", "errors", "parallel", "workdirs"),
+    "cli": ("attention", "config", "errors", "interrupts", "parallel", "workdirs"),
 }  # fmt: skip
 COMMANDS = (
     "__init__", "__main__", "train", "evaluate", "generate", "methods", "import_checkpoint",

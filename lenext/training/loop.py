@@ -69,6 +69,7 @@ def train(config: Config, workdir: Path) -> None:
       UserError: for a config that cannot be run, or a workdir that holds another run.
       TrainingError: at a loss or gradient that is not finite; the last checkpoint stays.
       Stopped: at SIGTERM, once a checkpoint of the step at hand is written.
+      KeyboardInterrupt: at SIGINT, likewise.
     """
     config = spell_method(config)
     validate(config)
@@ -263,10 +264,10 @@ def _run_steps(run: _Run, state: State, first: int, preemption: Preemption) -> N
             bar.update()
             if stop:
                 run.checkpoints.wait()
-                raise Stopped(
-                    f"stopped by SIGTERM at step {step}, whose checkpoint is written; the same "
-                    "command goes on from there"
-                )
+                told = "whose checkpoint is written; the same command goes on from there"
+                if preemption.interrupted:
+                    raise KeyboardInterrupt(f"interrupted at step {step}, {told}")
+                raise Stopped(f"stopped by SIGTERM at step {step}, {told}")
 
 
 def _evaluate(run: _Run, state: State) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""SIGTERM: the notice that this machine is about to be taken away."""
+"""Signals that ask a training to stop: SIGTERM, a machine's that is about to be taken away, and
+SIGINT, Ctrl-C."""
 
 import signal
 import threading
@@ -9,28 +10,44 @@ from jax.experimental import multihost_utils
 
 
 class Preemption:
-    """Notes SIGTERM, between `__enter__` and `__exit__`, instead of dying of it.
+    """Notes SIGTERM and the first SIGINT, between `__enter__` and `__exit__`, raising nothing.
 
     Several processes agree on one step at which all of them stop, whichever got the signal (by
-    JAX's preemption service, which then is the one that listens).
+    JAX's preemption service, which then is the one that listens to SIGTERM).
+
+    Attributes:
+      interrupted: whether it was SIGINT.
     """
 
     def __init__(self):
+        self.interrupted = False
         self._noticed = False
-        self._before = None
+        self._before = {}
 
     def __enter__(self) -> "Preemption":
-        # Only a main thread may listen to signals.
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._notice)
+        if threading.current_thread() is not threading.main_thread():
+            return self  # only a main thread may listen to signals
+        if jax.process_count() == 1:
+            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._notice)
+        # What is ignored, as by a shell's &, stays so.
+        if callable(signal.getsignal(signal.SIGINT)):
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self._noticed = True
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        signal.signal(number, self._before[number])  # a second one is not noted
+        if jax.process_count() == 1:
+            self._notice(number, frame)
+        else:
+            signal.raise_signal(signal.SIGTERM)  # which the service hands on to all
 
     def reached(self, step: int) -> bool:
         """Whether to stop after this step; to be asked after every step, by all processes."""

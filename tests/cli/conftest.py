@@ -27,6 +27,7 @@ def call(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [f"lenext.{program}", *map(str, words)])
         monkeypatch.chdir(REPOSITORY)
         monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back at the end
+        monkeypatch.setattr("lenext.interrupts.end", sys.exit)
         verbosity = absl_logging.get_verbosity()
         levels = {logger: logger.level for logger in map(logging.getLogger, ("", "asyncio"))}
         capsys.readouterr()

@@ -113,7 +113,8 @@ def test_local_runs_all_and_gives_the_first_failure(stand_in):
     assert stand_in.recorded() == ["python -m lenext.train --distributed --workdir=x"] * 3
 
 
-def test_local_hands_sigterm_on(stand_in, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_local_tells_all_to_stop(stand_in, tmp_path, number, code):
     body = 'sleep 60 & trap "kill $!; exit 75" TERM; touch ready$JAX_PROCESS_ID; wait'
     python = stand_in("python", body)
     process = subprocess.Popen(
@@ -122,9 +123,9 @@ def test_local_hands_sigterm_on(stand_in, tmp_path):
     )  # fmt: skip
     while not all((tmp_path / f"ready{number}").exists() for number in range(2)):
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 75
+    assert process.returncode == code
     assert "ended with code 75" in said
 
 
