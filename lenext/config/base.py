@@ -64,7 +64,7 @@ def base_config() -> Config:
     config.optimizer.frozen = ""
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.98
-    config.optimizer.clip_norm = 1.0
+    config.optimizer.clip_norm = 1.0  # of all gradients together; inf clips none
 
     config.training = ConfigDict()
     config.training.steps = 1000

@@ -4,7 +4,10 @@ What a section may say, who reads it checks: `lenext.models`, `lenext.data`, `le
 `lenext.training`.
 """
 
+import math
 from collections.abc import Iterable
+
+import numpy as np
 
 from lenext.config.base import Config
 from lenext.config.plain import differences, plain
@@ -96,7 +99,7 @@ def check_choices(section: Config, where: str, /, **choices: Iterable[str]) -> N
 
 
 def check_least(section: Config, where: str, /, least: float, *keys: str) -> None:
-    """Checks that keys of a section, called `where`, are at least `least`.
+    """Checks that keys of a section, called `where`, are at least `least`, and finite.
 
     Raises:
       UserError: naming the first that is not.
@@ -104,10 +107,12 @@ def check_least(section: Config, where: str, /, least: float, *keys: str) -> Non
     for key in keys:
         if not section[key] >= least:  # nor is NaN
             raise UserError(f"config.{where}.{key}={section[key]}: should be at least {least}")
+        if section[key] == math.inf:
+            raise UserError(f"config.{where}.{key}=inf: should be a finite number")
 
 
 def check_bounds(section: Config, where: str, /, *keys: str) -> None:
-    """Checks that keys of a section, called `where`, are from 0 to below 1.
+    """Checks that keys of a section, called `where`, are from 0 to below 1, also as float32.
 
     Raises:
       UserError: naming the first that is not.
@@ -115,6 +120,29 @@ def check_bounds(section: Config, where: str, /, *keys: str) -> None:
     for key in keys:
         if not 0 <= section[key] < 1:
             raise UserError(f"config.{where}.{key}={section[key]}: should be from 0 to below 1")
+        if np.float32(section[key]) == 1:  # 1 less it would be 0, and is divided by
+            largest = np.nextafter(np.float32(1), np.float32(0))
+            raise UserError(
+                f"config.{where}.{key}={section[key]}: is 1 as float32; should be at most "
+                f"{largest:.16g}"
+            )
+
+
+def check_above(section: Config, where: str, /, *keys: str) -> None:
+    """Checks that keys of a section, called `where`, are above 0, also as float32.
+
+    Raises:
+      UserError: naming the first that is not.
+    """
+    for key in keys:
+        if not section[key] > 0:
+            raise UserError(f"config.{where}.{key}={section[key]}: should be above 0")
+        least = np.finfo(np.float32).tiny  # XLA takes what is closer to 0 for 0
+        if section[key] < least:
+            raise UserError(
+                f"config.{where}.{key}={section[key]}: is 0 as float32; should be at least "
+                f"{least:.2g}"
+            )
 
 
 def check_seed(seed: int, key: str) -> None:

@@ -17,6 +17,7 @@ from lenext.models.language_model import LanguageModel
 from lenext.models.stack import take_apart
 from lenext.parallel.memory import bytes_of, check_fits, said
 
+TINY = float(np.finfo(np.float32).tiny)  # XLA takes what is closer to 0 for 0
 PREFILL_TOKENS = 512  # of a prompt in one pass, so that rows of attention stay small
 
 
@@ -39,7 +40,7 @@ class Sampling:
 
     def __post_init__(self):
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature={self.temperature}: should be at least 0")
+            raise UserError(f"temperature={self.temperature}: should be at least 0, and finite")
         if self.top_k < 0:
             raise UserError(f"top_k={self.top_k}: should be at least 0")
         if not 0 < self.top_p <= 1:
@@ -50,15 +51,20 @@ def draw(logits: Float[Array, "B V"], key: Array, sampling: Sampling) -> Int[Arr
     """One token a row."""
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1)
-    logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
         logits = jnp.where(logits >= least, logits, -jnp.inf)
-    if sampling.top_p < 1:
+    # As float32 holds them and their reciprocals: nearly 0 takes the likeliest token, too.
+    temperature, top_p = (
+        min(max(x, TINY), 1 / TINY) for x in (sampling.temperature, sampling.top_p)
+    )
+    # The likeliest is at 0, so that no quotient is too large; and ties stay ties.
+    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
+    if top_p < 1:
         ordered = -jnp.sort(-logits, axis=-1)
         chances = jax.nn.softmax(ordered, axis=-1)
         # A token counts if those likelier than it do not reach top_p by themselves.
-        inside = jnp.cumsum(chances, axis=-1) - chances < sampling.top_p
+        inside = jnp.cumsum(chances, axis=-1) - chances < top_p
         least = jnp.min(jnp.where(inside, ordered, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits >= least, logits, -jnp.inf)
     return jax.random.categorical(key, logits, axis=-1)

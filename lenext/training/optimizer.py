@@ -13,7 +13,7 @@ from jaxtyping import Array
 from optax import contrib
 
 from lenext.config import Config
-from lenext.config.checks import check_bounds, check_choices, check_least
+from lenext.config.checks import check_above, check_bounds, check_choices, check_least
 from lenext.errors import UserError
 from lenext.models import Place
 
@@ -213,9 +213,8 @@ def check_optimizer(config: Config, steps: int) -> None:
     check_choices(config, "optimizer", name=OPTIMIZERS, schedule=SCHEDULES, decay_mask=DECAY_MASKS)
     check_least(config, "optimizer", 0, "warmup_steps", "decay_steps", "weight_decay")
     check_bounds(config, "optimizer", "b1", "b2")
-    for key in ("learning_rate", "clip_norm"):
-        if not config[key] > 0:
-            raise UserError(f"config.optimizer.{key}={config[key]}: should be above 0")
+    check_above(config, "optimizer", "learning_rate", "clip_norm")
+    check_least(config, "optimizer", 0, "learning_rate")  # finite; a clip_norm of inf clips nothing
     if config.schedule == "wsd" and config.warmup_steps + config.decay_steps > steps:
         raise UserError(
             f"config.optimizer.decay_steps={config.decay_steps}: with warmup_steps="

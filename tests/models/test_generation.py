@@ -70,7 +70,8 @@ def test_draws_follow_the_seed():
 
 def frequencies(logits, sampling, times=4000):
     rows = jnp.tile(jnp.asarray(logits, jnp.float32)[None], (times, 1))
-    return np.bincount(np.asarray(draw(rows, jax.random.key(0), sampling)), minlength=4) / times
+    drawn = jax.jit(draw, static_argnums=2)(rows, jax.random.key(0), sampling)
+    return np.bincount(np.asarray(drawn), minlength=4) / times
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,15 @@ def frequencies(logits, sampling, times=4000):
         (Sampling(top_k=3, top_p=0.7), [0, 0, 4 / 7, 3 / 7]),
         (Sampling(temperature=0.0), [0, 0, 1, 0]),
         (Sampling(top_k=99), [0.1, 0.2, 0.4, 0.3]),
+        # Beside 0 and 1: what float32 takes for 0, what overflows, what is all but everything.
+        (Sampling(temperature=1e-40), [0, 0, 1, 0]),
+        (Sampling(temperature=5e-324), [0, 0, 1, 0]),
+        (Sampling(temperature=1e-38, top_p=0.9), [0, 0, 1, 0]),
+        (Sampling(temperature=1e-30, top_k=2), [0, 0, 1, 0]),
+        (Sampling(temperature=1e300), [0.25, 0.25, 0.25, 0.25]),
+        (Sampling(temperature=1e38, top_k=2), [0, 0, 0.5, 0.5]),
+        (Sampling(top_p=1e-40), [0, 0, 1, 0]),
+        (Sampling(top_p=1 - 1e-9), [0.1, 0.2, 0.4, 0.3]),
     ],
 )
 def test_distribution_of_draws(sampling, expected):
@@ -99,8 +109,10 @@ def test_distribution_of_draws(sampling, expected):
     [
         ({"temperature": -1.0}, r"temperature=-1\.0: should be at least 0"),
         ({"temperature": float("nan")}, r"temperature=nan: should be at least 0"),
+        ({"temperature": float("inf")}, r"temperature=inf: should be at least 0, and finite"),
         ({"top_k": -1}, r"top_k=-1: should be at least 0"),
         ({"top_p": 0.0}, r"top_p=0\.0: should be above 0 and at most 1"),
+        ({"top_p": float("nan")}, r"top_p=nan: should be above 0 and at most 1"),
         ({"top_p": 1.5}, r"top_p=1\.5: should be above 0 and at most 1"),
     ],
 )

@@ -22,6 +22,28 @@ from lenext.training import validate
         ("training", {"z_loss": float("nan")}, "training.z_loss=nan: should be at least 0"),
         ("training", {"ema_decay": 1.0}, "training.ema_decay=1.0: should be from 0 to below 1"),
         ("training", {"ema_decay": -0.1}, "training.ema_decay=-0.1: should be from 0 to below 1"),
+        ("training", {"z_loss": float("inf")}, "training.z_loss=inf: should be a finite number"),
+        # As float32 they are 1 or 0: steps would divide by 0, or do nothing.
+        (
+            "optimizer",
+            {"b2": 1 - 1e-9},
+            "optimizer.b2=0.999999999: is 1 as float32; should be at most 0.9999999403953552",
+        ),
+        (
+            "optimizer",
+            {"learning_rate": 1e-40},
+            "optimizer.learning_rate=1e-40: is 0 as float32; should be at least 1.2e-38",
+        ),
+        (
+            "optimizer",
+            {"clip_norm": 1e-40},
+            "optimizer.clip_norm=1e-40: is 0 as float32; should be at least 1.2e-38",
+        ),
+        (
+            "optimizer",
+            {"learning_rate": float("inf")},
+            "optimizer.learning_rate=inf: should be a finite number",
+        ),
         ("training", {"branch_step": -1}, "training.branch_step=-1: should be at least 0"),
         ("training", {"branch_step": 5}, "training.branch_step=5: should be 0 without branch_from"),
         (
