@@ -37,6 +37,7 @@ from lenext.sweeps.runs import (
     trained_steps,
 )
 from lenext.training import validate
+from lenext.training.branch import spell_method
 
 NAMES = (
     "infoscale_table",
@@ -100,9 +101,12 @@ def check(experiment: Experiment, runs: Sequence[Run]) -> None:
       UserError: a config or method is off, or nothing is there to compare with.
     """
     for run in runs:
-        validate(run.config)
+        config = spell_method(run.config)
+        validate(config)
+        length = config.data.train_length
+        trained = read_methods(config.model.method, length)
         for method in run.rows.values():
-            read_methods(method, run.config.data.train_length)
+            read_methods(method, length, trained)
     rows = dict.fromkeys(label for run in runs for label in run.rows)
     if experiment.baseline not in rows:
         has = f"rows are {', '.join(rows)}" if rows else "its runs have no rows"

@@ -26,6 +26,7 @@ from lenext.evaluation import evaluate_run
 from lenext.files import write_atomically
 from lenext.reporting.records import Cell
 from lenext.training import train
+from lenext.training.branch import spell_method
 from lenext.workdirs.calibration import is_calibrated
 from lenext.workdirs.provenance import provenance
 from lenext.workdirs.versions import FIGURES_VERSION, TRAINING_VERSION, changes, outside_sources
@@ -214,7 +215,9 @@ def train_run(run: Run, folder: Path) -> dict[str, Any]:
 def evaluate_method(run: Run, method: str, folder: Path) -> None:
     """Evaluates a method on a run's weights, calibrated before if that is what it wants."""
     config, workdir = run.evaluation(method), run.workdir(folder)
-    wants = is_calibrated(read_methods(method, config.data.train_length))
+    length = config.data.train_length
+    trained = read_methods(spell_method(config).model.method, length)
+    wants = is_calibrated(read_methods(method, length, trained))
     found = evaluate_run(config, workdir, calibrate_first=wants)
     cells = found.cells[method]
     results = {

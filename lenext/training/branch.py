@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lenext.attention import spell_trained
+from lenext.attention.grammar import names
 from lenext.config import Config, check_model, read_methods, to_config
 from lenext.config.imports import join_imports, load
 from lenext.errors import UserError
@@ -85,11 +86,17 @@ def spell_method(config: Config) -> Config:
     """The config with "trained" in its method spelt out as that of the run it branches off.
 
     Raises:
-      UserError: for a method that cannot be read, or options that the run's does not have.
+      UserError: for a method that cannot be read, or options that the run's does not have; for a
+        "trained" of no run.
     """
     origin = config.training.branch_from
     stored = read_run_config(Path(origin)) if origin else None
-    if stored is None:
+    if stored is None:  # which a run that has branched off may do without
+        if origin and "trained" in names(config.model.method):
+            raise UserError(
+                f"config.training.branch_from={origin!r}: holds no run, whose method "
+                f"config.model.method={config.model.method!r} would be"
+            )
         return config
     config = config.copy_and_resolve_references()
     config.imports = join_imports(config.imports, stored["imports"])

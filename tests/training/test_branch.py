@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from lenext.errors import UserError
-from lenext.training import loop, train
+from lenext.training import loop, train, validate
+from lenext.training.branch import spell_method
+from lenext.workdirs.workdir import write_run_config
 from tests.training.common import read_metrics, snapshot, tiny_config
 from tests.training.runs import interruption, saved_state, saved_steps
 
@@ -58,6 +60,20 @@ def lines_after(workdir, step):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     records = zip(lines, read_metrics(workdir), strict=True)
     return [line for line, record in records if record["step"] > step]
+
+
+def test_trained_is_the_origins_method_with_options_of_its_own(config, tmp_path):
+    config.model.method = "pi(scale=2)+infoscale"
+    write_run_config(tmp_path / "origin", config)
+    config.training.branch_from = str(tmp_path / "origin")
+    for text, spelt in (("trained(scale=8)", "pi(scale=8)+infoscale"), ("softmax", "softmax")):
+        config.model.method = text
+        found = spell_method(config)
+        assert found.model.method == spelt
+        validate(found)
+    config.model.method, config.training.branch_from = "trained(scale=8)", str(tmp_path / "none")
+    with pytest.raises(UserError, match="branch_from=.*none': holds no run, whose method config"):
+        spell_method(config)
 
 
 def test_ends_as_a_run_with_its_decay_from_the_start(branch, origin, whole, tmp_path, capsys):
