@@ -54,8 +54,6 @@ FILE_END = ".py"
 
 CHOICES = f"{', '.join(NAMES)}; or FILE{FILE_END}, a file of yours"
 
-QUOTES = "'\""
-
 USAGE = f"""{__doc__}
   NAME             {", ".join(NAMES[:4])},
                    {", ".join(NAMES[4:])}
@@ -190,12 +188,9 @@ def main() -> None:
     only = flags.DEFINE_integer("only", None, "")
     tables = flags.DEFINE_bool("tables", False, "")
     sys.argv[1:] = [word.replace("--dry-run", "--dry_run") for word in sys.argv[1:]]
-    try:
-        config_flags.DEFINE_config_dict("config", base_config())
-    except (AttributeError, KeyError) as error:  # it looks at the command line at once
-        raise UserError(
-            f"--config.KEY=VALUE: config has no key {str(error).strip(QUOTES)!r}"
-        ) from None
+    config = base_config()
+    cli.check_overrides(config, sys.argv)
+    config_flags.DEFINE_config_dict("config", config)
     names = cli.parse_flags(words=True)
     if len(names) != 1:
         raise UserError(f"should be given the name of one experiment: {CHOICES}")

@@ -1,5 +1,6 @@
 """What the entry points share: flags, one-line errors, exit codes."""
 
+import difflib
 import functools
 import logging
 import os
@@ -20,7 +21,7 @@ from lenext.attention import overruled_parts
 from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.grammar import split_list
 from lenext.config import Config, base_config, to_config
-from lenext.config.imports import join_imports, load
+from lenext.config.imports import join_imports, load, load_file, told_of
 from lenext.errors import Stopped, TrainingError, UserError
 from lenext.parallel import processes
 from lenext.workdirs.workdir import read_run_config
@@ -99,12 +100,13 @@ def _config_of_run(*, evaluates: bool) -> ml_collections.ConfigDict | None:
 
 def _peek(name: str) -> str:
     """A flag's value before flags are parsed, in any form that absl takes; "" where it is not."""
+    found = ""
     words = sys.argv[1:]
     for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         if flag in (f"--{name}", f"-{name}"):
-            return value if equals else following
-    return ""
+            found = value if equals else following
+    return found
 
 
 def guard(usage: str, main: Callable[[], None], *, interrupted: str) -> None:
@@ -184,10 +186,7 @@ def parse_flags(*, words: bool = False) -> list[str]:
       UserError: for unknown flags, values of another type, and such words unless `words` allows
         them.
     """
-    try:
-        rest = flags.FLAGS(sys.argv)[1:]
-    except flags.Error as error:
-        raise UserError(_reason(error)) from None
+    rest = _parsed(sys.argv)
     if rest and not words:
         raise UserError(f"argument {rest[0]!r}: should be a flag such as --workdir=DIR")
     return rest
@@ -198,36 +197,145 @@ def _parse(stored: Config | None) -> Config:
 
     A file that registers methods is one of the config's imports.
     """
-    file, known = _peek("config"), set(CATALOGUE)
+    given, known = _peek("config"), set(CATALOGUE)
+    file, colon, argument = given.partition(":")
+    if file:
+        config = _of_file(Path(file), *[argument] * bool(colon))
+    elif stored is not None and not given:
+        config = stored
+    else:
+        raise UserError("--config=configs/NAME.py[:ARGUMENT] is missing")
+    argv = _without(sys.argv, "config")
+    check_overrides(config, argv)
     try:
-        if stored is None or file:
-            config_flag = config_flags.DEFINE_config_file("config", None, "Config file[:argument].")
-        else:
-            config_flag = config_flags.DEFINE_config_dict("config", stored)
-        rest = flags.FLAGS(sys.argv)[1:]
-        config: Config = config_flag.value
-        if config is not None:
-            config.keys()  # a config that failed to load says so only when it is used
-    except (
-        flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError,
-    ) as error:  # fmt: skip
+        flag = config_flags.DEFINE_config_dict("config", config, sys_argv=argv)
+    except flags.Error as error:  # a --flagfile that cannot be read
         raise UserError(_reason(error)) from None
+    rest = _parsed(argv, config)
+    config = flag.value
     if rest:
         raise UserError(f"argument {rest[0]!r}: should be a flag such as --config.key=value")
-    if config is None:
-        raise UserError("--config=configs/NAME.py[:ARGUMENT] is missing")
     if CATALOGUE.keys() - known:
-        config.imports = join_imports(config.imports, file.partition(":")[0])
+        config.imports = join_imports(config.imports, file)
     if stored is None or not file:
         return config
     # Of a run and a file: what to evaluate from the file, all else from the run, and what the
     # command line says on top.
-    given = config_flags.get_override_values(flags.FLAGS["config"])
-    if "imports" not in given:  # or the run's files may have moved
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    if "imports" not in overrides:  # or the run's files may have moved
         config.imports = join_imports(stored.imports, config.imports)
     stored.imports, stored.eval = config.imports, config.eval
-    stored.update_from_flattened_dict({k: v for k, v in given.items() if k != "imports"})
+    stored.update_from_flattened_dict({k: v for k, v in overrides.items() if k != "imports"})
     return stored
+
+
+def _of_file(path: Path, *argument: str) -> Config:
+    """What `get_config` of a config file gives.
+
+    Raises:
+      UserError: there is no such file, it raises, or that is no config.
+    """
+    if not path.is_file():
+        there = [str(file) for file in path.parent.glob("*.py")]
+        near = difflib.get_close_matches(str(path), there, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"--config={path}: there is no such file{meant}")
+    module = load_file(path)
+    make = getattr(module, "get_config", None)
+    if not callable(make):
+        raise UserError(f"--config={path}: should define get_config")
+    with told_of(path):
+        config = make(*argument)
+    if not isinstance(config, ml_collections.ConfigDict) or config.keys() != base_config().keys():
+        raise UserError(
+            f"--config={path}: get_config should give a lenext.config.base_config(), with other "
+            f"values; it gave {'another' if hasattr(config, 'keys') else type(config).__name__}"
+        )
+    return config
+
+
+def _without(argv: list[str], name: str) -> list[str]:
+    """The command line without a flag that has a value."""
+    left, skipped = [], False
+    for word in argv:
+        flag, equals, _ = word.partition("=")
+        named = flag in (f"--{name}", f"-{name}")
+        if not skipped and not named:
+            left.append(word)
+        skipped = named and not equals and not skipped
+    return left
+
+
+def check_overrides(config: Config, argv: list[str]) -> None:
+    """Checks that what --config.KEY=VALUE names are keys of a config.
+
+    Raises:
+      UserError: naming the first that is none, and what may have been meant.
+    """
+    there = _keys(config)
+    sections = {key.rpartition(".")[0] for key in there} - {""}
+    for word in argv[1:]:
+        key = word.partition("=")[0].lstrip("-").removeprefix("no")
+        if not word.startswith("-") or not key.startswith("config."):
+            continue
+        key = key.removeprefix("config.")
+        if key in sections:
+            keys = [name for name in there if name.rpartition(".")[0] == key]
+            raise UserError(
+                f"config.{key}: is a section; override its keys, such as --config.{keys[0]}"
+            )
+        if key not in there:
+            raise UserError(f"config has no key {key}{_meant(key, there)}")
+
+
+def _keys(config: Config, path: str = "") -> list[str]:
+    """All keys of a config, such as "training.steps"."""
+    return [
+        key
+        for name, value in config.items()
+        for key in (_keys(value, f"{path}{name}.") if hasattr(value, "items") else [path + name])
+    ]
+
+
+def _meant(key: str, there: list[str]) -> str:
+    """The keys that a wrong one, of a config, may stand for."""
+    found = [name for name in there if f".{name}".endswith(f".{key}")]
+    # Names of one key in several sections, or else the nearest.
+    found = found or [x for x in there if x.rpartition(".")[2] == key.rpartition(".")[2]]
+    found = found or difflib.get_close_matches(key, there, 1, 0.75)
+    last = {name.rpartition(".")[2]: name for name in reversed(there)}
+    near = difflib.get_close_matches(key.rpartition(".")[2], last, 1, 0.75)
+    found = found or [last[name] for name in near]
+    return (
+        f"; did you mean {' or '.join(f'--config.{name}' for name in found[:3])}?" if found else ""
+    )
+
+
+def _parsed(argv: list[str], config: Config | None = None) -> list[str]:
+    """Parses flags, those of a config too, and gives the words that are none.
+
+    Raises:
+      UserError: for unknown flags, and values of another type.
+    """
+    try:
+        return flags.FLAGS(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        near = difflib.get_close_matches(name, list(flags.FLAGS), 1)
+        meant = f"; did you mean --{near[0]}?" if near else ""
+        if config is not None and not meant:
+            meant = _meant(name, _keys(config))
+        raise UserError(f"Unknown command line flag {name!r}{meant}") from None
+    except (flags.Error, AttributeError, LookupError, SyntaxError, TypeError, ValueError) as error:
+        raise UserError(_reason(error)) from None
+
+
+WORDS = {
+    "invalid literal for int()": "should be a whole number",
+    "could not convert string to float": "should be a number",
+    "Non-boolean argument": "should be true or false",
+}
+"""What Python and absl say of a value, and what it should be."""
 
 
 def _reason(error: Exception) -> str:
@@ -235,18 +343,22 @@ def _reason(error: Exception) -> str:
     cause = error
     while cause.args and isinstance(cause.args[0], Exception):
         cause = cause.args[0]
-    message = str(cause.args[0]) if isinstance(cause, KeyError) else str(cause)
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    if isinstance(error, KeyError | AttributeError):
-        return f"config has no key {' '.join(lines)}"
-    if isinstance(error, SyntaxError):
-        return f"config file: {message}"
-    if "Traceback" in message:  # the config file raised
-        raised = [line for line in lines if "Error" in line]
-        return raised[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
-    if isinstance(error, OSError):
-        return f"config file: {lines[-1]}"
+    message = str(cause)
+    for said, should in WORDS.items():
+        if said in message and message.startswith("flag --"):
+            flag = message.partition(": ")[0]
+            value = flag.partition("=")[2]
+            return f"{flag}: {should}{_whole(value) if 'whole' in should else ''}"
     return message
+
+
+def _whole(text: str) -> str:
+    """For what is a whole number in other words, those to write."""
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    return f"; did you mean {number:.0f}?" if number.is_integer() and abs(number) < 2**53 else ""
 
 
 def _unraisablehook(listening: interrupts.Interrupts, unraisable: Any) -> None:

@@ -1,10 +1,12 @@
 """Users' own code, imported before method strings are read: `config.imports`."""
 
+import contextlib
 import hashlib
 import importlib
 import sys
 import traceback
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,20 +89,39 @@ def load_file(path: Path) -> types.ModuleType:
     sys.modules[name] = module
     sys.path.insert(0, str(whole.parent))
     try:
-        exec(compile(source, str(whole), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
+        with told_of(path):
+            exec(compile(source, str(whole), "exec"), module.__dict__)
+    except UserError:
         del sys.modules[name]
         CATALOGUE.clear()
         CATALOGUE.update(before)
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(whole)]
-        where = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise UserError(f"{where}: {_said(error)}") from None
+        raise
     finally:
         sys.path.remove(str(whole.parent))
     entries = {key: entry for key, entry in CATALOGUE.items() if before.get(key) is not entry}
     _loaded[name] = _Loaded(source, module, entries)
     return module
+
+
+@contextlib.contextmanager
+def told_of(path: Path) -> Iterator[None]:
+    """Makes one line of what a user's file raises, and where.
+
+    Raises:
+      UserError: it has raised something; one of its own stays as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        whole = str(path.absolute())
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == whole]
+        if isinstance(error, SyntaxError) and error.filename == whole:
+            lines = [error.lineno]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UserError(f"{where}: {_said(error)}") from None
 
 
 def _said(error: BaseException) -> str:

@@ -92,7 +92,11 @@ def spell_method(config: Config) -> Config:
     origin = config.training.branch_from
     stored = read_run_config(Path(origin)) if origin else None
     if stored is None:  # which a run that has branched off may do without
-        if origin and "trained" in names(config.model.method):
+        try:
+            told = bool(origin) and "trained" in names(config.model.method)
+        except ValueError:  # as `read_methods` says
+            told = False
+        if told:
             raise UserError(
                 f"config.training.branch_from={origin!r}: holds no run, whose method "
                 f"config.model.method={config.model.method!r} would be"

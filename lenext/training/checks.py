@@ -43,6 +43,8 @@ def _check_training(config: Config) -> None:
         "keep_latest", "accumulate",
     )  # fmt: skip
     check_least(training, "training", 0, "z_loss", "branch_step")
+    if training.steps >= 2**31:
+        raise UserError(f"config.training.steps={training.steps}: should be below 2^31")
     check_bounds(training, "training", "ema_decay")
     if training.branch_step and not training.branch_from:
         raise UserError(

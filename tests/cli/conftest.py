@@ -3,7 +3,6 @@
 import logging
 import runpy
 import sys
-import warnings
 
 import pytest
 from absl import logging as absl_logging
@@ -34,9 +33,7 @@ def call(monkeypatch, capsys):
         code = 0
         try:
             # A process defines its flags once; here they are dropped again.
-            with flagsaver.flagsaver(), warnings.catch_warnings():
-                # Python's loaders' method that ml_collections reads config files with.
-                warnings.filterwarnings("ignore", r"(the )?load_module\(\)", DeprecationWarning)
+            with flagsaver.flagsaver():
                 runpy.run_module(f"lenext.{program}", run_name="__main__")
         except SystemExit as end:
             code = end.code

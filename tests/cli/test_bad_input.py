@@ -30,11 +30,20 @@ class TestCommandLine:
             (["--config.eval.typo=1"], "typo"),
             (["--config.modle.method=softmax"], "modle"),
             (["--config.model.methods=softmax"], "methods"),
-            (["--config.training.steps=many"], "many"),
-            (["--config.training.steps=1.5"], "1.5"),
-            (["--config.optimizer.learning_rate=fast"], "fast"),
-            (["--config.model.use_bias=perhaps"], "perhaps"),
-            (["--wrokdir=x"], "wrokdir"),
+            (["--config.training.steps=many"], "steps=many: should be a whole number"),
+            (["--config.training.steps=1.5"], "steps=1.5: should be a whole number"),
+            (["--config.training.steps=1e3"], "a whole number; did you mean 1000?"),
+            (["--config.optimizer.learning_rate=fast"], "rate=fast: should be a number"),
+            (["--config.model.use_bias=perhaps"], "use_bias=perhaps: should be true or false"),
+            (["--config.training=5"], "config.training: is a section; override its keys, such as"),
+            (["--config.data.needles[0]=1"], "needles[0]; did you mean --config.data.needles?"),
+            (["--config.training.=5"], "config has no key training."),
+            (["--config.steps=5"], "no key steps; did you mean --config.training.steps?"),
+            (["--config.training.stesp=5"], "no key training.stesp; did you mean --config.tr"),
+            (["--steps", "5"], "flag 'steps'; did you mean --config.training.steps?"),
+            (["--lr=5"], "Unknown command line flag 'lr'"),
+            (["--wrokdir=x"], "flag 'wrokdir'; did you mean --workdir?"),
+            (["--flagfile=missing"], "Unable to open flagfile"),
             (["stray"], "argument 'stray': should be a flag such as --config.key=value"),
             (["softmax,rerope", "more"], "argument 'softmax,rerope': should be a flag"),
         ],
@@ -64,13 +73,33 @@ class TestCommandLine:
             ("configs/quickstart.py:smoke,nonsense", "'smoke,nonsense': choose from smoke"),
             ("configs/gau_alpha.py:tiny", "config argument 'tiny': choose from small"),
             ("configs/gau_alpha.py:small,base", "config argument 'small,base'"),
-            ("configs/missing.py", "missing.py"),
-            ("configs", "configs"),
-            ("README.md", "README.md"),
+            ("configs/missing.py", "--config=configs/missing.py: there is no such file"),
+            ("configs/quikstart.py", "no such file; did you mean configs/quickstart.py?"),
+            ("configs", "--config=configs: there is no such file"),
+            ("README.md", ": raised SyntaxError: "),
+            (":smoke", "--config=configs/NAME.py[:ARGUMENT] is missing"),
         ],
     )
     def test_configs_that_are_none(self, program, fails, tmp_path, argument, message):
         assert message in fails(program, f"--config={argument}", f"--workdir={tmp_path / 'run'}")
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            ("def get_config(:", ", line 1: raised SyntaxError: invalid syntax"),
+            ("import nowhere_at_all", ", line 1: raised ModuleNotFoundError: No module named"),
+            ("\n\nimport sys\nsys.exit(3)", ", line 4: raised SystemExit: 3"),
+            ("def get_config():\n  return {}['a']", ", line 2: raised KeyError: 'a'"),
+            ("def get_config():\n  return 3", "should give a lenext.config.base_config(), with"),
+            ("def get_config():\n  pass", "other values; it gave NoneType"),
+            ("get_config = 3", "should define get_config"),
+        ],
+    )
+    def test_configs_of_ones_own_that_fail(self, program, fails, tmp_path, source, message):
+        (tmp_path / "mine.py").write_text(source)
+        said = fails(program, f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
+        assert f"{tmp_path}/mine.py" in said
+        assert message in said
 
 
 class TestTraining:
@@ -111,6 +140,7 @@ class TestTraining:
             ("optimizer.warmup_steps=-1", "config.optimizer.warmup_steps=-1: should be at least 0"),
             ("optimizer.clip_norm=0", "config.optimizer.clip_norm=0.0: should be above 0"),
             ("optimizer.b2=1", "config.optimizer.b2=1.0: should be from 0 to below 1"),
+            ("training.steps=2147483648", "training.steps=2147483648: should be below 2^31"),
             ("training.steps=0", "config.training.steps=0: should be at least 1"),
             ("training.best_metric=f1", "config.training.best_metric='f1': should be one of eval/"),
             ("evaluators.validation.type=bleu", "config.evaluators.validation.type='bleu'"),

@@ -72,7 +72,7 @@ def test_trained_is_the_origins_method_with_options_of_its_own(config, tmp_path)
         assert found.model.method == spelt
         validate(found)
     config.model.method, config.training.branch_from = "trained(scale=8)", str(tmp_path / "none")
-    with pytest.raises(UserError, match="branch_from=.*none': holds no run, whose method config"):
+    with pytest.raises(UserError, match=r"branch_from=.*none': holds no run, whose method config"):
         spell_method(config)
 
 
