@@ -159,6 +159,8 @@ def calibrate_run(
                 "method": name,
                 "step": run.step,
                 "weights": run.weights,
+                "identity": run.identity,
+                "sources": run.sources_of(name),
                 "documents": settings.calibration_documents,
                 "entropy": found.entropy.tolist(),
                 "off": {str(n): off[n] for n in lengths},

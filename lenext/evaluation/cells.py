@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from lenext.attention.grammar import names
 from lenext.config import base_config, plain
 from lenext.errors import UserError
 from lenext.evaluation.protocols import Sequences
@@ -25,7 +24,7 @@ from lenext.models import Model, model_methods
 from lenext.reporting.records import Cell
 from lenext.workdirs.calibration import is_calibrated
 from lenext.workdirs.pretrained import Pretrained
-from lenext.workdirs.versions import FIGURES_VERSION, changes, outside_sources
+from lenext.workdirs.versions import FIGURES_VERSION, changes
 
 DIGITS = 16
 
@@ -116,7 +115,7 @@ def cell_keys(
     keys = {}
     for name, model in models.items():
         methods = model_methods(model)
-        from_outside = sources_of(run, name)
+        from_outside = run.sources_of(name)
         own = {
             # Without their names: rerope+infoscale is infoscale+rerope.
             "method": [repr(dataclasses.replace(method, name="")) for method in methods],
@@ -126,12 +125,6 @@ def cell_keys(
         for length, sequence in asked.items():
             keys[name, length] = shared | own | {"length": length, "sequences": sequence}
     return keys
-
-
-def sources_of(run: Pretrained, name: str) -> dict[str, list[str]]:
-    """The sources from outside lenext of a method, by its name as typed."""
-    trained = [run.config.model.method] if "trained" in names(name) else []
-    return outside_sources([name, *trained])
 
 
 def _parts(model: Model) -> str:

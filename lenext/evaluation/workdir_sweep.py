@@ -21,7 +21,7 @@ from lenext.config.imports import load
 from lenext.data import check_data, get_tokenizer, open_split, summary
 from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
-from lenext.evaluation.cells import Cells, cell_keys, digest, sources_of
+from lenext.evaluation.cells import Cells, cell_keys, digest
 from lenext.evaluation.protocols import CropSettings, Sequences, get_protocol
 from lenext.evaluation.sweep import Settings, check_eval, sweep
 from lenext.files import check_writable, write_atomically
@@ -156,7 +156,7 @@ def evaluate_run(
         for name in list_methods(settings.methods, "config.eval.methods")
     }
     for name in methods:  # while their files are what was read
-        sources_of(run, name)
+        run.sources_of(name)
     check_positions(config.model, max(lengths), "config.eval.lengths")
     protocol = get_protocol(settings.protocol, run.model.objective, "config.eval.protocol")
 

@@ -330,7 +330,8 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
             (folder / "tensors.json").write_text(json.dumps(types))
             tokenizer = Path(run.config.data.tokenizer)
             if tokenizer.name in TOKENIZERS:
-                get_tokenizer(str(tokenizer))  # is it there, and whole
+                # Is it there, and whole, and what the run was trained with?
+                run.check_tokenizer(get_tokenizer(str(tokenizer)), str(tokenizer))
                 shutil.copyfile(tokenizer, folder / tokenizer.name)
         _export(run, workdir, target, folder)
 

@@ -3,8 +3,8 @@
 A training lies in a folder named by a hash of what its config changes of the defaults (but for the
 sections `eval` and `mesh`) and of `TRAINING_VERSION`, so that experiments share trainings. In it
 lies each method's evaluation, in a file named by the method, the section `eval` and
-`FIGURES_VERSION`. A method that was registered from outside lenext counts by its source; no other
-code does, see `lenext.workdirs.versions`.
+`FIGURES_VERSION`. A method that was registered from outside lenext counts by its source, and a
+tokeniser's file by what it holds; no other code does, see `lenext.workdirs.versions`.
 """
 
 import contextlib
@@ -72,12 +72,18 @@ class Run:
     @functools.cached_property
     def key(self) -> str:
         """What it is trained with."""
-        return _digest([_changes(self.config, NO_TRAINING), TRAINING_VERSION, self._outside()])
+        changed = _changes(self.config, NO_TRAINING)
+        return _digest([changed, TRAINING_VERSION, self._outside(), *self._tokenizer()])
 
     def evaluation_key(self, method: str) -> str:
         """What is evaluated of a method."""
         settings = _changes(self.evaluation(method), NO_FIGURES)
         return _digest([settings, FIGURES_VERSION, self._outside(method)])
+
+    def _tokenizer(self) -> list[str]:
+        """What the file of a tokeniser holds, for its path says nothing of that."""
+        path = Path(self.config.data.tokenizer)
+        return [hashlib.sha256(path.read_bytes()).hexdigest()] if path.is_file() else []
 
     def _outside(self, *methods: str) -> dict[str, list[str]]:
         return outside_sources([self.config.model.method, *methods])

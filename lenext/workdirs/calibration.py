@@ -31,7 +31,7 @@ def under_method(run: Pretrained, workdir: Path, pattern: Sequence[Method]) -> t
       The model; and whether parts that should be measured stand at their initial values.
 
     Raises:
-      UserError: the calibration is of another checkpoint.
+      UserError: the calibration is of another checkpoint, or of what a method was before.
     """
     model = with_method(run.model, pattern)
     if not is_calibrated(pattern) or model_methods(model) == model_methods(run.model):
@@ -40,17 +40,29 @@ def under_method(run: Pretrained, workdir: Path, pattern: Sequence[Method]) -> t
         if run.read_methods(entry["method"]) == model_methods(model):
             measured = {"step": run.step, "weights": run.weights}
             found = {key: entry[key] for key in measured}
+            again = "calibrate again (lenext.evaluate --calibrate)"
             if found != measured:
                 raise UserError(
                     f"{workdir / FILE}: {entry['method']} was calibrated on {_words(found)}, and "
-                    f"these are {_words(measured)}; calibrate again (lenext.evaluate --calibrate)"
+                    f"these are {_words(measured)}; {again}"
+                )
+            # Up to version 0.2 they were not kept.
+            if entry.get("identity", run.identity) != run.identity:
+                raise UserError(
+                    f"{workdir / FILE}: {entry['method']} was calibrated on other weights of step "
+                    f"{run.step}, which was trained anew since; {again}"
+                )
+            sources = run.sources_of(entry["method"])
+            if entry.get("sources", sources) != sources:
+                raise UserError(
+                    f"{workdir / FILE}: the source of {entry['method']} has changed since it was "
+                    f"calibrated; {again}"
                 )
             try:
                 set_parts(model, entry["parts"])
-            except (KeyError, TypeError, ValueError):
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
                 raise UserError(
-                    f"{workdir / FILE}: has other parts than {entry['method']} takes; calibrate "
-                    "again (lenext.evaluate --calibrate)"
+                    f"{workdir / FILE}: has other parts than {entry['method']} takes; {again}"
                 ) from None
             return model, False
     return model, True
@@ -82,8 +94,14 @@ def read_calibration(workdir: Path) -> list[dict[str, Any]]:
         return []
     try:
         entries = json.loads(path.read_text())["calibrations"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: should be as lenext.evaluate --calibrate writes it") from None
+        whole = all(
+            isinstance(e["method"], str) and {"step", "weights", "parts"} <= e.keys()
+            for e in entries
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: should be as lenext.evaluate --calibrate writes it")
     return entries
 
 

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lenext.attention import Method
+from lenext.attention.grammar import names
 from lenext.config import Config, check_model, read_methods, to_config
 from lenext.config.imports import load
 from lenext.data import Tokenizer
@@ -18,7 +19,7 @@ from lenext.models.swap import model_methods
 from lenext.parallel.memory import bytes_of, check_fits, said
 from lenext.parallel.meshes import shapes_on, splits_of
 from lenext.workdirs.checkpoints import Checkpoints, newest_step, weights_identity
-from lenext.workdirs.versions import changed_sources
+from lenext.workdirs.versions import changed_sources, outside_sources
 from lenext.workdirs.workdir import read_run_config
 
 
@@ -48,6 +49,11 @@ class Pretrained(NamedTuple):
           UserError: for an unknown method or option.
         """
         return read_methods(text, self.config.data.train_length, model_methods(self.model))
+
+    def sources_of(self, name: str) -> dict[str, list[str]]:
+        """The sources from outside lenext of a method, in which a name may be "trained"."""
+        trained = [self.config.model.method] if "trained" in names(name) else []
+        return outside_sources([name, *trained])
 
     def check_tokenizer(self, tokenizer: Tokenizer, name: str) -> None:
         """Checks that ids mean what they meant in training.

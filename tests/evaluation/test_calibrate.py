@@ -159,6 +159,16 @@ def test_a_calibration_of_other_weights_is_refused(copy):
     with pytest.raises(UserError, match="on params of step 200, and these are params of step 1000"):
         evaluate(config, workdir)
     content["calibrations"][0]["step"] = 1000
+    for key, other, message in (
+        ("identity", "0" * 64, "on other weights of step 1000, which was trained anew since"),
+        ("sources", {"mine": ["Mine()", "0" * 64]}, "the source of .* has changed since it was"),
+    ):
+        was = content["calibrations"][0][key]
+        content["calibrations"][0][key] = other
+        (workdir / FILE).write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            evaluate(config, workdir)
+        content["calibrations"][0][key] = was
     content["calibrations"][0]["parts"][0]["temperature"]["slopes"] = [[1.0, 2.0]]
     (workdir / FILE).write_text(json.dumps(content))
     with pytest.raises(UserError, match="has other parts than rerope"):
