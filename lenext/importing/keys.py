@@ -61,7 +61,7 @@ class Keys:
         return default if value is None else value
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """A whole number from 1 up.
+        """A whole number from 1 up, and below 2^31: no size of an array is more.
 
         Raises:
           UserError: it is none.
@@ -69,6 +69,8 @@ class Keys:
         value = self.get(key, default)
         if type(value) is not int or value < 1:
             raise UserError(f"{self.path}: {key}={value!r}: should be a whole number from 1 up")
+        if value >= 2**31:  # how many digits it has nobody knows
+            raise UserError(f"{self.path}: {key}: should be below 2^31")
         return value
 
     def number(self, key: str, default: float) -> float:

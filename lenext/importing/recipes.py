@@ -15,6 +15,7 @@ import numpy as np
 from lenext.errors import UserError
 from lenext.importing.keys import Keys
 from lenext.importing.rope import rope_method
+from lenext.importing.tensors import open_tensors
 
 
 class Rule(NamedTuple):
@@ -96,10 +97,31 @@ def read_recipe(folder: Path, *, layers: int = 0) -> Recipe:
     if layers:
         content = _first_layers(path, content, layers)
     keys = Keys(path, content)
+    _check_layers(folder, keys)
     keys.only("quantization_config", None)
     recipe = KINDS[kind](keys)
     keys.check_rest()
     return recipe._replace(config=content)
+
+
+MANY_LAYERS = 1024
+"""Up to so many, a recipe is made at once; nobody has trained as many."""
+
+
+def _check_layers(folder: Path, keys: Keys) -> None:
+    """Checks that a folder has at least a tensor a layer, before a rule is made for each.
+
+    Raises:
+      UserError: it has not.
+    """
+    for key in ("n_layer", "num_hidden_layers"):
+        layers = keys.content.get(key)
+        if type(layers) is int and layers > MANY_LAYERS:
+            there = len(open_tensors(folder))
+            if keys.whole(key) > there:
+                raise UserError(
+                    f"{keys.path}: {key}={layers}: the folder's weights are {there} tensors"
+                )
 
 
 def _first_layers(path: Path, content: Mapping[str, Any], layers: int) -> dict[str, Any]:

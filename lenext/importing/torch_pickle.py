@@ -6,6 +6,7 @@ and nothing else.
 """
 
 import collections
+import math
 import pickle
 import types
 import zipfile
@@ -73,6 +74,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Sto
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if 0 not in shape and last >= storage.size:
         raise pickle.UnpicklingError("a tensor that its storage does not hold")
+    if math.prod(shape) > storage.size:  # by strides of 0, as many as it likes
+        raise pickle.UnpicklingError("a tensor of more numbers than its storage has")
     return StoredTensor(storage, offset, shape, strides)
 
 
@@ -124,6 +127,9 @@ class TorchFile:
                 )
         try:
             self.archive = zipfile.ZipFile(path)
+            # What is compressed, as PyTorch's never is, may be of any size when it is read.
+            if sum(info.file_size for info in self.archive.infolist()) > path.stat().st_size:
+                raise UserError(f"{path}: says of its parts that they are larger than it is")
             (index,) = (n for n in self.archive.namelist() if n.endswith("/data.pkl"))
             self.root = index.removesuffix("data.pkl")
             order = self.root + "byteorder"

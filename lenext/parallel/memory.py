@@ -1,10 +1,10 @@
 """Memory of a device: what is free there, and what a compiled program wants."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from lenext.errors import UserError
@@ -43,7 +43,7 @@ def bytes_of(tree: Any) -> int:
     def on_one(x: Any) -> int:
         sharding = getattr(x, "sharding", None)
         shape = x.shape if sharding is None else sharding.shard_shape(x.shape)
-        return int(np.prod(shape)) * x.dtype.itemsize
+        return math.prod(shape) * x.dtype.itemsize
 
     return sum(on_one(x) for x in jax.tree.leaves(tree))
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
-from lenext.errors import TrainingError
+from lenext.errors import TrainingError, UserError
 from lenext.files import write_atomically
 
 
@@ -33,17 +33,30 @@ class MetricsWriter:
       workdir: DIR.
       resume_step: records of later steps, which an interrupted run wrote after its last
         checkpoint, are dropped: the steps are about to be taken again.
+
+    Raises:
+      UserError: a line of metrics.jsonl is none that a run wrote.
     """
 
     def __init__(self, workdir: Path, resume_step: int):
         self.path = workdir / "metrics.jsonl"
         kept = [
-            line for line in _complete_lines(self.path) if json.loads(line)["step"] <= resume_step
+            line
+            for number, line in enumerate(_complete_lines(self.path))
+            if self._step(number, line) <= resume_step
         ]
         write_atomically(self.path, "".join(line + "\n" for line in kept))
         self.board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
         )
+
+    def _step(self, number: int, line: str) -> int:
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+            raise UserError(
+                f"{self.path}, line {number + 1}: should be a record of metrics; take the line out"
+            ) from None
 
     def write(self, step: int, scalars: dict[str, float], timings: dict[str, float]) -> None:
         """One record; `timings` go to TensorBoard only.
@@ -70,5 +83,5 @@ class MetricsWriter:
 
 def _complete_lines(path: Path) -> list[str]:
     """Lines of a file, without a last one that a killed process left unfinished."""
-    text = path.read_text() if path.exists() else ""
+    text = path.read_text(errors="replace") if path.exists() else ""
     return text[: text.rfind("\n") + 1].splitlines()

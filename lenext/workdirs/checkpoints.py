@@ -25,6 +25,9 @@ State = dict[str, Any]
 SEALS = "seals"
 """Folder beside "checkpoints", see `lenext.workdirs.seals`."""
 
+MANY_LAYERS = 1024
+"""More than anybody has trained."""
+
 HANDLERS = {
     "params": ocp.StandardCheckpointHandler,
     "optimizer": ocp.StandardCheckpointHandler,
@@ -175,6 +178,20 @@ class Checkpoints:
             raise UserError(f"{self.directory / str(step)}: has no parameter {name}")
         return int(found.shape[0])
 
+    def check_depth(self, step: int, layers: int) -> None:
+        """Checks that a step holds so many layers; of few, `check_parameters` says more.
+
+        Raises:
+          UserError: it holds others.
+        """
+        tree = self.manager.item_metadata(step)["params"].tree.get("layers", {})
+        there = len(tree) if self._is_apart(step) else _rows_of_first(tree)
+        if layers != there and layers > MANY_LAYERS:  # a model of them takes hours to describe
+            raise UserError(
+                f"{self.directory / str(step)}: has {there} layers, and by the run's config.json "
+                f"{layers}"
+            )
+
     def check_parameters(self, step: int, params: Any) -> None:
         """Checks that a checkpoint's parameters are the model's.
 
@@ -322,6 +339,11 @@ def weights_identity(workdir: Path, step: int) -> str:
 
 def _seal_of(workdir: Path, step: int) -> Path:
     return workdir / SEALS / f"{step}.json"
+
+
+def _rows_of_first(tree: Any) -> int:
+    leaves = [leaf.shape for leaf in jax.tree.leaves(tree) if leaf.shape]
+    return leaves[0][0] if leaves else 0
 
 
 def _shapes(tree: Any) -> dict[str, str]:

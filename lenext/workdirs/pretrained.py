@@ -103,6 +103,7 @@ def load_run(
     load(config.imports if imports is None else imports)
     sizes = config.model if model_config is None else model_config
     check_model(sizes, config.model, str(workdir))
+    checkpoints.check_depth(step, sizes.num_layers)
     methods = read_methods(config.model.method, config.data.train_length)
     if vocab_size is None:
         vocab_size = checkpoints.rows(step, FAMILIES[sizes.family].token_embedding)

@@ -40,7 +40,12 @@ def damage(checkpoint: Path, path: Path) -> str | None:
     """
     if not path.exists():
         return None
-    for name, (size, digest) in json.loads(path.read_text()).items():
+    try:
+        said = [(str(name), *of) for name, of in json.loads(path.read_text()).items()]
+        sealed = [(name, size, digest) for name, size, digest in said]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return f"{path} is no seal"
+    for name, size, digest in sealed:
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"

@@ -28,14 +28,16 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
     that was moved.
 
     Raises:
-      UserError: for a config.json that is no JSON object.
+      UserError: for a config.json that cannot be read, or is no JSON object.
     """
     path = workdir / "config.json"
     if not path.exists():
         return None
     try:
         config = json.loads(path.read_text())
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: should be JSON ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: should be a JSON object")

@@ -1,4 +1,4 @@
-"""A calibration is of the weights and the methods that it was measured on; how: test_calibrate.py."""
+"""A calibration is of the weights and methods it was measured on; how it is: test_calibrate.py."""
 
 import json
 
@@ -57,5 +57,5 @@ def test_what_does_not_is_refused(run, tmp_path, change, message):
 
 @pytest.mark.parametrize("text", ["", "[]", '{"calibrations": 3}', "[" * 100_000, "\0"])
 def test_what_is_no_calibration(run, tmp_path, text):
-    with pytest.raises(UserError, match="should be as lenext.evaluate --calibrate writes it"):
+    with pytest.raises(UserError, match=r"should be as lenext.evaluate --calibrate writes it"):
         found(run, tmp_path, text)
