@@ -32,6 +32,14 @@ def changed(tmp_path, name, **changes):
         ("qwen2", {"is_causal": False}, "is_causal=False is not supported"),
         ("gpt2", {"is_causal": False}, "is_causal=False is not supported"),
         ("llama", {"rope_interleaved": True}, "rope_interleaved=True is not known here"),
+        *[
+            (name, {key: 10**9}, f"{key}=1000000000: the folder's weights are ")
+            for name, key in (
+                ("llama", "num_hidden_layers"), ("qwen2", "num_hidden_layers"),
+                ("gpt2", "n_layer"),
+            )
+        ],
+        ("llama", {"hidden_size": 10**400}, "hidden_size: should be below 2^31"),
         ("llama", {"rms_norm_eps": 10**400}, "rms_norm_eps=1000"),
         ("llama", {"rms_norm_eps": float("inf")}, "rms_norm_eps=inf: should be a number above 0"),
         (

@@ -133,6 +133,7 @@ def one(**changes):
         (lambda: one(shape=(3, 2)), "a tensor that its storage does not hold"),
         (lambda: one(offset=1), "a tensor that its storage does not hold"),
         (lambda: one(strides=(-2, 1)), "a tensor of no storage"),
+        (lambda: one(shape=(10**9, 10**9), strides=(0, 0)), "more numbers than its storage has"),
         (lambda: {"model": one()}, r"should hold names and their tensors"),
         (lambda: [1, 2], r"should hold names and their tensors"),
     ],
@@ -140,6 +141,14 @@ def one(**changes):
 def test_a_pickle_that_makes_no_sense(tmp_path, content, message):
     write_bin(tmp_path, content(), {"0": np.zeros(4, np.float32)})
     with pytest.raises(UserError, match=message):
+        open_tensors(tmp_path)
+
+
+def test_parts_that_are_larger_than_their_file(tmp_path):
+    path = write_bin(tmp_path, one(), {"0": np.zeros(4, np.float32)}) / "pytorch_model.bin"
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/1", bytes(10**6))
+    with pytest.raises(UserError, match="says of its parts that they are larger than it is"):
         open_tensors(tmp_path)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
+from lenext.errors import UserError
 from lenext.training.metrics import MetricsWriter
 from tests.training.common import read_metrics
 
@@ -112,3 +113,12 @@ def test_a_resumed_run_purges_later_steps_from_tensorboard(tmp_path):
 def test_a_fresh_run_purges_nothing(tmp_path):
     write(tmp_path, [1])
     assert not any(event.HasField("session_log") for event in events(tmp_path))
+
+
+@pytest.mark.parametrize("line", ["", "3", "{}", '{"step": "x"}', '{"step": null}', "[" * 9**6])
+def test_what_no_run_wrote(tmp_path, line):
+    text = '{"step": 1}\n' + line + "\n"
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: should be a record of metrics"):
+        MetricsWriter(tmp_path, resume_step=5)
+    assert (tmp_path / "metrics.jsonl").read_text() == text

@@ -143,3 +143,14 @@ def test_imports_are_kept_by_absolute_paths(config, tmp_path, monkeypatch):
     assert read_run_config(tmp_path / "run")["imports"] == f"{tmp_path}/mine.py,a.module"
     config.imports = "elsewhere.py"
     check_run(tmp_path / "run", config)  # is no other run
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, "\0"])
+def test_a_config_that_is_none(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config.json: should be "):
+        read_run_config(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(UserError, match=r"config.json: cannot be read"):
+        read_run_config(tmp_path)
