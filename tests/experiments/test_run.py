@@ -232,7 +232,7 @@ NO_ROW = "powers: baseline 'lssa' is no row; rows are softmax, rerope+power_leng
     [
         (None, "mine.py: cannot be read (No such file or directory)"),
         ("\nx = nope\n", "mine.py, line 2: raised NameError: name 'nope' is not defined"),
-        ("def f(:\n", "mine.py: raised SyntaxError: invalid syntax (mine.py, line 1)"),
+        ("def f(:\n", "mine.py, line 1: raised SyntaxError: invalid syntax (mine.py, line 1)"),
         ("import sys\nsys.exit(0)\n", "mine.py, line 2: raised SystemExit: 0"),
         (
             OWN.replace('"power_length"', '"rerope"'),
@@ -402,7 +402,7 @@ def test_keys_follow_the_source_of_registered_methods(data_dir, monkeypatch):
         (("passkey", "--fast"), "Unknown command line flag 'fast'"),
         (
             ("passkey", "--config.data.pack=True"),
-            "--config.KEY=VALUE: config has no key 'pack'",
+            "config has no key data.pack; did you mean --config.data.packing?",
         ),
         (("passkey", "--config.training.steps=many"), "--config.training.steps=many"),
         (("passkey", "--config.training.steps=0"), "config.training.steps=0: should be at least 1"),
