@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lenext.config import Config
-from lenext.data import get_tokenizer, open_split
+from lenext.data import open_split, open_tokenizer
 from lenext.evaluation.protocols import CropSettings, get_protocol
 
 LONGER = 4  # lengths that are looked into, over the training length
@@ -14,7 +14,7 @@ SHARE = 0.9  # of a row's weight, in its effective window
 
 def validation_crops(config: Config) -> np.ndarray:
     """Token ids [B, n], n = `LONGER` L, of a document each, masked as in the evaluation."""
-    tokenizer = get_tokenizer(config.data.tokenizer)
+    tokenizer = open_tokenizer(config, bos=config.eval.bos)
     corpus = open_split(config.data, config.eval.split, tokenizer)
     protocol = get_protocol(config.eval.protocol, "masked_lm", "config.eval.protocol")
     sampling = CropSettings(

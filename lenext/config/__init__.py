@@ -5,7 +5,6 @@ from lenext.config.checks import (
     check_model,
     check_positions,
     read_lengths,
-    read_vocab_size,
 )
 from lenext.config.methods import list_methods, read_methods
 from lenext.config.model import ModelConfig
@@ -23,7 +22,6 @@ __all__ = [
     "read_arg",
     "read_lengths",
     "read_methods",
-    "read_vocab_size",
     "smoke",
     "to_config",
 ]

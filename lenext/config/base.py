@@ -34,6 +34,12 @@ def base_config() -> Config:
     config.data.field = "text"  # where a jsonl line or a TFDS example has its text
     config.data.data_dir = ""  # where prepared datasets lie; "" for TFDS's own place
     config.data.tokenizer = "bytes"  # or the path of a tokenizer.json or a BERT vocab.txt
+    # What documents, crops and prompts start with: auto, as the tokeniser's own post-processor has
+    # it; none; or tokens or their ids, with commas.
+    config.data.bos = "auto"
+    # What a document ends with, the first of several; drawn text ends at any of them. auto: as an
+    # imported checkpoint or the tokeniser says, or else by customary names, which is told; none.
+    config.data.eos = "auto"
     config.data.packing = False  # several documents a row, so that short ones are used too
     config.data.train_length = 64  # L, tokens
     # Of the tokens trained on: plain, 0 to L - 1; or pose, with skips (arXiv 2309.10400).
@@ -98,6 +104,7 @@ def base_config() -> Config:
     # associative_recall.
     config.eval.protocol = "mlm15"
     config.eval.split = "validation"
+    config.eval.bos = ""  # in place of data.bos, if given
     config.eval.weights = "params"  # or "ema", their moving average
     config.eval.documents = 64  # the longest documents of the split, at most
     config.eval.tokens = 65536  # a length, at least; each document gives at least one crop

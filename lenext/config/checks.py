@@ -26,21 +26,6 @@ def read_lengths(text: str) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words))
 
 
-def read_vocab_size(config: Config, tokenizer_size: int) -> int:
-    """The model's vocabulary: `config.model.vocab_size`, or the tokeniser's.
-
-    Raises:
-      UserError: the tokeniser has ids that the model lacks.
-    """
-    size = config.model.vocab_size or tokenizer_size
-    if size < tokenizer_size:
-        raise UserError(
-            f"config.model.vocab_size={size}: should be at least {tokenizer_size}, the vocabulary "
-            f"of the tokenizer {config.data.tokenizer}"
-        )
-    return size
-
-
 def check_model(ours: Config, theirs: Config, where: str) -> None:
     """Checks that two sections `model` describe the same weights, by more than their shapes.
 

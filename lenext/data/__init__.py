@@ -4,6 +4,7 @@ from lenext.data.checks import check_data
 from lenext.data.corpus import Corpus, load_corpus, open_split, summary
 from lenext.data.crops import Crops, evaluation_crops, masked_crops
 from lenext.data.datasets import DATASETS
+from lenext.data.frames import Frame
 from lenext.data.masking import mask_tokens, require_mask
 from lenext.data.pipeline import causal_lm_batches, masked_lm_batches, random_crops
 from lenext.data.positions import Pose
@@ -12,7 +13,13 @@ from lenext.data.stdlib_packages import StdlibPackages
 from lenext.data.stdlib_source import StdlibSource
 from lenext.data.tasks import TASKS
 from lenext.data.text_files import TextFiles
-from lenext.data.tokenizers import ByteTokenizer, Tokenizer, VocabularyTokenizer, get_tokenizer
+from lenext.data.tokenizers import (
+    ByteTokenizer,
+    Tokenizer,
+    VocabularyTokenizer,
+    get_tokenizer,
+    open_tokenizer,
+)
 
 __all__ = [
     "DATASETS",
@@ -20,6 +27,7 @@ __all__ = [
     "ByteTokenizer",
     "Corpus",
     "Crops",
+    "Frame",
     "Pose",
     "StdlibPackages",
     "StdlibSource",
@@ -36,6 +44,7 @@ __all__ = [
     "masked_lm_batches",
     "open_builder",
     "open_split",
+    "open_tokenizer",
     "random_crops",
     "require_mask",
     "summary",

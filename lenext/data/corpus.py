@@ -96,7 +96,7 @@ def load_corpus(
 
     Both are done once and kept in `data_dir`, by fingerprints of the data and of the tokeniser, so
     that what is found there is never stale. Several processes may do so at once. Of text_files,
-    documents beyond a mebibyte are tokenised in parts, cut at line ends where there are any.
+    documents beyond a mebibyte are tokenised in parts, which changes none of their ids.
 
     Args:
       dataset: a name in `DATASETS`, or "tfds:NAME" or "tfds:NAME/CONFIG" for any dataset of TFDS's
@@ -104,7 +104,7 @@ def load_corpus(
       split: "train" or "validation", or another that the dataset has. Where there is a test and
         no validation, test stands for it; of a TFDS dataset that has neither, the last tenth of
         its train does.
-      tokenizer: turns each document into ids; its `eos_id`, if any, ends each document.
+      tokenizer: turns each document into ids; its frame surrounds those of each.
       data_dir: where prepared datasets are kept; None is TFDS's own choice, TFDS_DATA_DIR or
         ~/tensorflow_datasets.
       files: for "text_files", which: folders, files and globs, separated by commas.

@@ -49,7 +49,7 @@ def mask_tokens(
     Args:
       tokens: a row.
       rng: decides.
-      tokenizer: the one that made the row.
+      tokenizer: the one that made the row; what its frame starts a row with is not chosen.
       rate: share of the tokens that are predicted.
       real: how many tokens the row begins with, the rest being padding; None: all. Of them
         `masked_count(real, rate)` are chosen, and what is left of the k places is filled up with
@@ -67,8 +67,9 @@ def mask_tokens(
     n = len(tokens)
     real = n if real is None else real
     mask_id = require_mask(tokenizer)
-    k, chosen = masked_count(n, rate), masked_count(real, rate)
-    masked = np.sort(rng.choice(real, chosen, replace=False, shuffle=False))
+    start = tokenizer.frame.count_start(tokens[:real])
+    k, chosen = masked_count(n, rate), min(masked_count(real, rate), real - start)
+    masked = start + np.sort(rng.choice(real - start, chosen, replace=False, shuffle=False))
     fate = rng.random(chosen)
     random_ids = rng.choice(tokenizer.regular_ids, chosen)
     corrupted = tokens.astype(np.int32)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from lenext.data.corpus import Corpus
+from lenext.data.frames import Frame
 from lenext.data.masking import mask_tokens, masked_count, require_mask
 from lenext.data.packing import packed_rows
 from lenext.data.positions import Pose
@@ -43,7 +44,8 @@ def causal_lm_batches(
     """Endless batches for next-token prediction.
 
     Without `packing`, rows are random crops of documents that have `length` + 1 tokens; an epoch
-    visits every crop once. With it, rows are packed from pieces of all documents of 2 tokens and
+    visits every crop once. Each starts with the start of the tokeniser's frame, for which its first
+    tokens make room. With `packing`, rows are packed from pieces of all documents of 2 tokens and
     more, and an epoch predicts each token of each document but the first once (see `packed_rows`).
 
     Order, states and shards are as of `masked_lm_batches`.
@@ -80,7 +82,7 @@ def causal_lm_batches(
         rows = (
             crops.random_map(_asker(task, tokenizer, needles, length))
             if task
-            else crops.map(_shift)
+            else crops.map(functools.partial(_shift, frame=tokenizer.frame))
         )
         rows = _with_positions(rows, pose, length)
         return _crop_batches(rows, batch_size, shard_index, shard_count)
@@ -144,7 +146,10 @@ def masked_lm_batches(
     require_mask(tokenizer)
     mask = functools.partial(mask_tokens, tokenizer=tokenizer, rate=rate)
     if not packing:
-        rows = random_crops(corpus, length=length, seed=seed).random_map(mask)
+        crops = random_crops(corpus, length=length, seed=seed)
+        # Only where there is a start: each step of a pipeline has a part in what it draws.
+        crops = crops.map(tokenizer.frame.started) if tokenizer.frame.start else crops
+        rows = crops.random_map(mask)
         rows = _with_positions(rows, pose, length)
         return _crop_batches(rows, batch_size, shard_index, shard_count)
     _refuse_pose(pose)
@@ -191,13 +196,11 @@ def random_crops(corpus: Corpus, *, length: int, seed: int, lookahead: int = 0) 
     return crops.shuffle().repeat().random_map(cut)
 
 
-def _shift(crop: Integer[np.ndarray, " n_plus_1"]) -> dict[str, np.ndarray]:
-    tokens = crop.astype(np.int32)
-    return {
-        "tokens": tokens[:-1],
-        "targets": tokens[1:],
-        "weights": np.ones(len(crop) - 1, np.float32),
-    }
+def _shift(crop: Integer[np.ndarray, " n_plus_1"], frame: Frame) -> dict[str, np.ndarray]:
+    tokens = frame.started(crop).astype(np.int32)
+    weights = np.ones(len(crop) - 1, np.float32)
+    weights[: max(0, len(frame.start) - 1)] = 0.0  # the start is not predicted
+    return {"tokens": tokens[:-1], "targets": tokens[1:], "weights": weights}
 
 
 def _asker(task: str, tokenizer: Tokenizer, needles: int, length: int) -> Callable:
@@ -205,7 +208,8 @@ def _asker(task: str, tokenizer: Tokenizer, needles: int, length: int) -> Callab
 
     def ask(crop: Integer[np.ndarray, " n_plus_1"], rng: np.random.Generator) -> dict:
         example = TASKS[task](crop, rng, tokenizer, needles, None)
-        return _shift(example.tokens) | {"weights": (example.answer[1:] >= 0).astype(np.float32)}
+        weights = (example.answer[1:] >= 0).astype(np.float32)
+        return _shift(example.tokens, tokenizer.frame) | {"weights": weights}
 
     ask(np.zeros(length + 1, np.int64), np.random.default_rng(0))
     return ask

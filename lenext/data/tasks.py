@@ -59,12 +59,14 @@ def passkey(
         )
     names = rng.choice(len(NAMES), needles, replace=False)
     numbers = [f"{number:0{DIGITS}}" for number in rng.choice(10**DIGITS, needles, replace=False)]
-    lines = [f"\nPass key {NAMES[name]}: " for name in names]
-    hidden = [
-        tokenizer.encode(f"{line}{number}\n") for line, number in zip(lines, numbers, strict=True)
+    # Cut out of the needle's own ids: by themselves, the parts of a line may have other ones.
+    lines = [
+        tokenizer.encode_around(f"\nPass key {NAMES[name]}: ", number, "\n")
+        for name, number in zip(names, numbers, strict=True)
     ]
-    question = [(tokenizer.encode(lines[0]), tokenizer.encode(numbers[0]))]
-    return _example(text, hidden, question, rng, depth)
+    hidden = [np.concatenate(line) for line in lines]
+    words, answer, _ = lines[0]
+    return _example(text, hidden, [(words, answer)], rng, depth, tokenizer)
 
 
 def associative_recall(
@@ -89,7 +91,8 @@ def associative_recall(
         raise UserError(f"{needles} needles: should be at most {third}, the keys of the tokenizer")
     pairs = np.stack([rng.choice(keys, needles, replace=False), rng.choice(values, needles)], 1)
     questions = [(pair[:1], pair[1:]) for pair in pairs]
-    return _example(rng.choice(noise, len(text)), list(pairs), questions, rng, depth)
+    noise = rng.choice(noise, len(text))
+    return _example(noise, list(pairs), questions, rng, depth, tokenizer)
 
 
 TASKS: dict[str, Task] = {"passkey": passkey, "associative_recall": associative_recall}
@@ -101,30 +104,35 @@ def _example(
     questions: Sequence[tuple[Tokens, Tokens]],
     rng: np.random.Generator,
     depth: float | None,
+    tokenizer: Tokenizer,
 ) -> Example:
     """`filler` with the needles at random places, ending on the questions in random order.
 
-    Question i, of its words and the answer, asks for needle i; there may be fewer than needles.
+    It starts as a text does. Question i, of its words and the answer, asks for needle i; there may
+    be fewer than needles.
     """
     taken = sum(map(len, needles)) + sum(len(words) + len(answer) for words, answer in questions)
+    start = np.asarray(tokenizer.frame.start, np.int64)
+    filler = filler[len(start) :]
     room = len(filler) - taken
     if room < 0:
+        length, least = (len(start) + n - 1 for n in (len(filler), taken))
         raise UserError(
-            f"length {len(filler) - 1}: should be at least {taken - 1} for the task's needles "
+            f"length {length}: should be at least {least} for the task's needles "
             f"({len(needles)}) and what is asked of them"
         )
     cuts = rng.integers(room + 1, size=len(needles))
     if depth is not None:
         cuts[0] = round(depth * room)
     place = np.zeros(len(needles), np.int64)
-    parts, done = [], 0
+    parts, done = [start], 0
     # Needles at the same cut stand in random order.
     for needle in np.lexsort((rng.random(len(needles)), cuts)):
         parts += [filler[done : cuts[needle]], needles[needle]]
         done = cuts[needle]
         place[needle] = sum(map(len, parts)) - len(needles[needle])
     parts.append(filler[done:room])
-    numbers = [np.full(room + sum(map(len, needles)), -1)]
+    numbers = [np.full(len(start) + room + sum(map(len, needles)), -1)]
     for question in rng.permutation(len(questions)):
         words, answer = questions[question]
         parts += [words, answer]

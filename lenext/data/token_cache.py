@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of what is written, part of the key
 META = "meta.json"  # written last: a folder without it is nothing
+JOINED = {"joined": True}  # in META: a document's ids are those of its whole text
+IN_PARTS = "text_files"  # whose documents may come in several texts
 # Text handed to the tokeniser at once: enough to keep its threads busy.
 BATCH_BYTES = 2**22
 BATCH_TEXTS = 4096
@@ -110,14 +112,17 @@ def cached_tokens(
       folder: where such folders lie.
       identity: what tells this split from others; the first is put into the folder's name as well.
       texts: called if they have to be tokenised.
-      tokenizer: turns the texts into ids; its `eos_id`, if any, ends each document.
+      tokenizer: turns the texts into ids; its frame surrounds those of each document.
 
     Raises:
       UserError: there are no texts, or the folder has to be written and cannot be.
     """
-    key = json.dumps([FORMAT, *identity, tokenizer.fingerprint])
+    key = json.dumps([FORMAT, *identity, *tokenizer.document_identity])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     path = folder / f"{identity[0].replace('/', '-').replace(':', '-')}-{digest}"
+    if not tokenizer.byte_level and identity[0] == IN_PARTS and _was_cut(path, texts):
+        log.warning("%s has documents cut by the mebibyte: writing it anew", path)
+        (path / META).unlink(missing_ok=True)
     if (found := _open(path)) is not None:
         return found
     log.info("tokenising %s into %s", ", ".join(identity), path)
@@ -158,7 +163,9 @@ def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> int:
       The number of documents.
     """
     dtype = smallest_dtype(tokenizer.vocab_size)
-    end = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype).tobytes()
+    frame = tokenizer.frame
+    start = np.array(frame.start, dtype).tobytes()
+    end = np.array([] if frame.end is None else [frame.end], dtype).tobytes()
     documents = token_bytes = name_bytes = 0
     with contextlib.ExitStack() as stack:
         tokens, offsets, names, name_offsets = files = [
@@ -170,6 +177,7 @@ def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> int:
             name_offsets.write(np.int64(name_bytes).tobytes())
             documents += 1
             name_bytes += names.write(name.encode())
+            token_bytes += tokens.write(start)
             token_bytes += sum(tokens.write(ids.astype(dtype).tobytes()) for _, ids in parts)
             token_bytes += tokens.write(end)
         offsets.write(np.int64(token_bytes // dtype.itemsize).tobytes())
@@ -178,18 +186,28 @@ def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> int:
             file.flush()
             os.fsync(file.fileno())
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-    write_atomically(folder / META, json.dumps({"dtype": dtype.name, "bytes": sizes}))
+    write_atomically(folder / META, json.dumps({"dtype": dtype.name, "bytes": sizes} | JOINED))
     return documents
 
 
 def _encoded(
     texts: Iterable[Text], tokenizer: Tokenizer
 ) -> Iterator[tuple[str, Integer[np.ndarray, " _"]]]:
+    """Ids of all texts; those of several that are one document's go on as in the whole of it."""
     batch: list[Text] = []
     size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text[1])
+    for name, parts in itertools.groupby(texts, key=lambda text: text[0]):
+        _, text = next(parts)
+        more = next(parts, None)  # noqa: B031 # it goes on
+        if more is not None:
+            yield from _encode(batch, tokenizer)
+            batch, size = [], 0
+            rest = (part for _, part in itertools.chain((more,), parts))
+            for ids in tokenizer.encode_parts(itertools.chain((text,), rest)):
+                yield name, ids
+            continue
+        batch.append((name, text))
+        size += len(text)
         if size >= BATCH_BYTES or len(batch) >= BATCH_TEXTS:
             yield from _encode(batch, tokenizer)
             batch, size = [], 0
@@ -201,6 +219,24 @@ def _encode(
 ) -> Iterator[tuple[str, Integer[np.ndarray, " _"]]]:
     names = [name for name, _ in batch]
     return zip(names, tokenizer.encode_batch([text for _, text in batch]), strict=True)
+
+
+def _was_cut(path: Path, texts: Callable[[], Iterable[Text]]) -> bool:
+    """Whether what is there was written while each part of a document was read by itself.
+
+    It is not if no document came in parts, which is noted then, to be asked once.
+    """
+    try:
+        meta = json.loads((path / META).read_text())
+        if not isinstance(meta, dict) or meta.get("joined"):
+            return False
+        names = (name for name, _ in texts())
+        if any(one == other for one, other in itertools.pairwise(names)):
+            return True
+        write_atomically(path / META, json.dumps(meta | JOINED))
+    except (OSError, ValueError):  # nothing there, nothing to read, or nowhere to note it
+        pass
+    return False
 
 
 def _move(beside: Path, path: Path) -> None:

@@ -5,23 +5,36 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tokenizers
 from jaxtyping import Int64, Integer, UInt16
 
+from lenext.config import Config
+from lenext.data.frames import (
+    AUTO,
+    CUSTOMARY,
+    EOS_TOKENS,
+    NO_FRAME,
+    NONE,
+    Frame,
+    read_ids,
+    surrounding_ids,
+)
+from lenext.data.joining import OVERLAP_CHARACTERS, PARTS_AT_ONCE, Piece, in_groups, meet
 from lenext.errors import UserError
 
 # What vocabularies call these, in the order in which they are looked for.
-EOS_TOKENS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[EOS]")
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")
 OTHER_SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[BOS]", "<unk>", "<s>", "<bos>")
 # Not regular in a BERT vocabulary, whether or not a text can spell them.
 BERT_SPECIAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|unused\d+)\]")
+Ids = Integer[np.ndarray, " _"]
 
 
 @runtime_checkable
@@ -44,8 +57,13 @@ class Tokenizer(Protocol):
         ...
 
     @property
-    def eos_id(self) -> int | None:
-        """The id that ends a document; None where documents end without one."""
+    def frame(self) -> Frame:
+        """The ids that surround a text; `encode` gives those of the text alone."""
+        ...
+
+    @property
+    def text_size(self) -> int:
+        """The highest id plus 1 that a model has to have: of what texts and frame are made of."""
         ...
 
     @property
@@ -63,6 +81,11 @@ class Tokenizer(Protocol):
         """12 hex digits of a hash of what determines the ids of a text."""
         ...
 
+    @property
+    def document_identity(self) -> list[Any]:
+        """JSON values, of what determines the ids of a document: `fingerprint`, and the frame."""
+        ...
+
     def encode(self, text: bytes | str) -> Integer[np.ndarray, " n"]:
         """Returns the ids of `text`."""
         ...
@@ -71,8 +94,24 @@ class Tokenizer(Protocol):
         """Returns the ids of each text, on several cores where the tokeniser can."""
         ...
 
+    def encode_around(self, before: str, inner: str, after: str) -> tuple[Ids, Ids, Ids]:
+        """Returns the ids of one text, before + inner + after, cut in three.
+
+        An id that holds something of `inner` counts to it, whatever else it holds: ids of parts
+        that are encoded by themselves are others.
+        """
+        ...
+
+    def encode_parts(self, parts: Iterable[bytes | str]) -> Iterator[Ids]:
+        """Yields the ids of one text that comes in parts: those that it has as a whole."""
+        ...
+
     def decode(self, ids: Integer[np.ndarray, " n"]) -> str:
         """Returns the text of `ids`, special ids left out."""
+        ...
+
+    def within(self, vocab_size: int) -> "Tokenizer":
+        """Returns it for a model of `vocab_size` ids, at least `text_size`: gives none beyond."""
         ...
 
 
@@ -83,8 +122,13 @@ class ByteTokenizer:
     vocab_size: int = 258
     mask_id: int = 256
     pad_id: int = 257
-    eos_id: None = None
+    frame: Frame = NO_FRAME
     byte_level: bool = True
+
+    @property
+    def text_size(self) -> int:
+        """All ids: the special ones are a model's that takes bytes, too."""
+        return self.vocab_size
 
     @property
     def regular_ids(self) -> Int64[np.ndarray, " regular"]:
@@ -96,6 +140,11 @@ class ByteTokenizer:
         """Of the name: there is nothing else to know."""
         return _digest(b"bytes")
 
+    @property
+    def document_identity(self) -> list[Any]:
+        """The fingerprint, and what is put around the bytes, if anything is."""
+        return _identity(self.fingerprint, self.frame, None)
+
     def encode(self, text: bytes | str) -> UInt16[np.ndarray, " n"]:
         """Returns the bytes of `text` (a str's in UTF-8), one id a byte."""
         data = text.encode() if isinstance(text, str) else text
@@ -105,39 +154,70 @@ class ByteTokenizer:
         """Returns the bytes of each text."""
         return [self.encode(text) for text in texts]
 
+    def encode_around(self, before: str, inner: str, after: str) -> tuple[Ids, Ids, Ids]:
+        """Returns the bytes of each."""
+        return self.encode(before), self.encode(inner), self.encode(after)
+
+    def encode_parts(self, parts: Iterable[bytes | str]) -> Iterator[UInt16[np.ndarray, " _"]]:
+        """Yields the bytes of each part."""
+        return map(self.encode, parts)
+
     def decode(self, ids: Integer[np.ndarray, " n"]) -> str:
         """Returns `ids` read as UTF-8: mask and padding left out, broken characters as U+FFFD."""
         return ids[ids < 256].astype(np.uint8).tobytes().decode(errors="replace")
 
+    def within(self, vocab_size: int) -> "ByteTokenizer":
+        """Returns itself."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VocabularyTokenizer:
-    """A tokeniser of Hugging Face's `tokenizers` library, without its special tokens.
+    """A tokeniser of Hugging Face's `tokenizers` library.
 
-    Text is text: nothing is put around it, and what spells a special token in it is read as any
-    other text. Bytes are read as UTF-8, broken ones as U+FFFD.
+    Text is text: `encode` puts nothing around it, and what spells a special token in it is read as
+    any other text. Bytes are read as UTF-8, broken ones as U+FFFD.
 
     Attributes:
       library: the library's own object; it runs outside the GIL, on all cores.
       regular_ids: the ids that text is made of, ascending.
       fingerprint: 12 hex digits of a hash of the file it was read from.
       mask_id: the mask's id, if there is one.
-      eos_id: the id that ends a document, if there is one.
-      pad_id: the padding's id; where the vocabulary has none, `eos_id`, or else 0.
+      pad_id: the padding's id; where the vocabulary has none, the end's, or else 0.
+      frame: what surrounds a text.
+      customary_end: the end of a document that goes without saying, by `EOS_TOKENS`.
+      limit: ids of the model, see `within`; None for any.
     """
 
     library: tokenizers.Tokenizer
     regular_ids: Int64[np.ndarray, " regular"]
     fingerprint: str
     mask_id: int | None
-    eos_id: int | None
     pad_id: int
+    frame: Frame = NO_FRAME
+    customary_end: int | None = None
+    limit: int | None = None
     byte_level: bool = False
 
     @property
     def vocab_size(self) -> int:
         """The highest id plus 1: vocabularies may have holes."""
-        return max(self.library.get_vocab(with_added_tokens=True).values()) + 1
+        size = max(self.library.get_vocab(with_added_tokens=True).values()) + 1
+        return size if self.limit is None else min(size, self.limit)
+
+    @property
+    def text_size(self) -> int:
+        """Without tokens that were added behind the vocabulary, such as a padding."""
+        of_text = self.library.get_vocab(with_added_tokens=False).values()
+        end = () if self.frame.end is None else (self.frame.end,)
+        return max(*of_text, *self.frame.start, *end, 0) + 1
+
+    @property
+    def document_identity(self) -> list[Any]:
+        """The fingerprint, the frame where it is not the customary one, and a limit that counts."""
+        whole = self.limit is None or dataclasses.replace(self, limit=None).vocab_size <= self.limit
+        own = _identity(self.fingerprint, self.frame, self.customary_end)
+        return own if whole else [*own, f"below {self.limit}"]
 
     def encode(self, text: bytes | str) -> Int64[np.ndarray, " n"]:
         """Returns the ids of `text`."""
@@ -147,37 +227,125 @@ class VocabularyTokenizer:
         """Returns the ids of each text."""
         decoded = [t if isinstance(t, str) else t.decode(errors="replace") for t in texts]
         encodings = self.library.encode_batch_fast(decoded, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int64) for encoding in encodings]
+        return [self._ids_of(encoding) for encoding in encodings]
+
+    def encode_around(self, before: str, inner: str, after: str) -> tuple[Ids, Ids, Ids]:
+        """Returns the ids of one text, cut before the first and after the last one of `inner`."""
+        encoding = self.library.encode(before + inner + after, add_special_tokens=False)
+        start, end = len(before), len(before) + len(inner)
+        first = sum(last <= start for _, last in encoding.offsets)
+        after_last = len(encoding) - sum(begin >= end for begin, _ in encoding.offsets)
+        ids = self._ids_of(encoding)
+        return ids[:first], ids[first : max(first, after_last)], ids[max(first, after_last) :]
+
+    def encode_parts(self, parts: Iterable[bytes | str]) -> Iterator[Int64[np.ndarray, " _"]]:
+        """Yields the ids of one text that comes in parts.
+
+        A part is read with the end of the one before it. Where both give the same id to the same
+        place, in the middle of what they share, the one goes on in the other: so a cut makes no
+        word end, and no space begin.
+        """
+        held: Piece | None = None
+        overlap = ""
+        for group in in_groups(parts, PARTS_AT_ONCE):
+            texts = [t if isinstance(t, str) else t.decode(errors="replace") for t in group]
+            before = [overlap, *(text[-OVERLAP_CHARACTERS:] for text in texts)]
+            overlap = before.pop()
+            read = [a + b for a, b in zip(before, texts, strict=True)]
+            encodings = self.library.encode_batch(read, add_special_tokens=False)
+            for shared, text, encoding in zip(before, texts, encodings, strict=True):
+                piece = Piece(self._ids_of(encoding), encoding.offsets, len(shared) + len(text))
+                if held is not None:
+                    end, start = meet(held, piece, len(shared))
+                    yield held.ids[:end]
+                    piece = piece._replace(ids=piece.ids[start:], places=piece.places[start:])
+                held = piece
+        if held is not None:
+            yield held.ids
+
+    def _ids_of(self, encoding: tokenizers.Encoding) -> Int64[np.ndarray, " _"]:
+        ids = np.array(encoding.ids, np.int64)
+        if self.limit is not None and len(ids) and (highest := int(ids.max())) >= self.limit:
+            raise UserError(
+                f"the text holds {self.library.id_to_token(highest)!r}, which is token {highest}, "
+                f"and the model has {self.limit} tokens"
+            )
+        return ids
 
     def decode(self, ids: Integer[np.ndarray, " n"]) -> str:
         """Returns the text of the regular ones among `ids`."""
         regular = ids[np.isin(ids, self.regular_ids)]
         return self.library.decode(regular.tolist(), skip_special_tokens=True)
 
+    def within(self, vocab_size: int) -> "VocabularyTokenizer":
+        """Returns it for a model of `vocab_size` ids: a text that yields one beyond is refused."""
+        if vocab_size >= self.vocab_size:
+            return self
+        end = self.frame.end
+        pad = self.pad_id if self.pad_id < vocab_size else 0 if end is None else end
+        mask = self.mask_id
+        return dataclasses.replace(
+            self,
+            regular_ids=self.regular_ids[self.regular_ids < vocab_size],
+            mask_id=None if mask is None or mask >= vocab_size else mask,
+            pad_id=pad,
+            limit=vocab_size,
+        )
 
-def get_tokenizer(name: str) -> Tokenizer:
+
+def get_tokenizer(name: str, *, bos: str = AUTO, eos: str = AUTO) -> Tokenizer:
     """Returns a tokeniser.
 
     Args:
       name: "bytes"; the path of a file that Hugging Face's `tokenizers` saved (*.json); or the path
         of a BERT vocabulary, one token a line (*.txt), which is read as lower-casing WordPiece.
+      bos: what documents, crops and prompts start with. "auto": what the file's post-processor puts
+        before a text, if anything; "none"; or tokens or their ids, with commas.
+      eos: what a document ends with. "auto": what the post-processor puts after a text, or else the
+        first of `EOS_TOKENS` that the vocabulary has, which is said on stderr; "customary": that
+        one, whatever the post-processor does, as it was before there was a choice; "none"; or
+        tokens or their ids, with commas: the first ends a document, and drawn text ends at any.
 
     Raises:
-      UserError: there is none of that name, or the file is missing or not what it should be.
+      UserError: there is none of that name, the file is missing or not what it should be, or it
+        lacks a token that `bos` or `eos` names.
     """
     if name == "bytes":
-        return ByteTokenizer()
+        frame = _make_frame(None, {}, ByteTokenizer.vocab_size - 1, None, bos, eos, name)
+        return ByteTokenizer(frame=frame)
     if name.endswith(".json"):
-        return _read_json(Path(name))
+        return _read_json(Path(name), bos, eos)
     if name.endswith(".txt"):
-        return _read_bert_vocabulary(Path(name))
+        return _read_bert_vocabulary(Path(name), bos, eos)
     said = f"unknown tokenizer {name!r}" if name else "no tokenizer is named, and the run has none"
     raise UserError(
         f"{said}; choose from: bytes, the path of a tokenizer.json, the path of a BERT vocab.txt"
     )
 
 
-def _read_json(path: Path) -> VocabularyTokenizer:
+def open_tokenizer(config: Config, *, bos: str = "") -> Tokenizer:
+    """Returns the tokeniser of a config's section `data`, for the ids that its model has.
+
+    Args:
+      config: of a run.
+      bos: in place of `config.data.bos`.
+
+    Raises:
+      UserError: as `get_tokenizer`, or the model has fewer ids than text is made of.
+    """
+    data, size = config.data, config.model.vocab_size
+    tokenizer = get_tokenizer(data.tokenizer, bos=bos or data.bos, eos=data.eos)
+    if not size:
+        return tokenizer
+    if size < tokenizer.text_size:
+        raise UserError(
+            f"config.model.vocab_size={size}: should be at least {tokenizer.text_size}, the "
+            f"vocabulary of the tokenizer {data.tokenizer}"
+        )
+    return tokenizer.within(size)
+
+
+def _read_json(path: Path, bos: str, eos: str) -> VocabularyTokenizer:
     """A file of Hugging Face's `tokenizers`.
 
     Special tokens that its added tokens declare, and those of the customary names, are not regular.
@@ -203,11 +371,14 @@ def _read_json(path: Path) -> VocabularyTokenizer:
         for token in (*EOS_TOKENS, *MASK_TOKENS, *PAD_TOKENS, *OTHER_SPECIAL)
         if token in vocabulary
     }
-    eos_id = _first(EOS_TOKENS, vocabulary)
-    return _make(library, set(vocabulary.values()) - special, b"json" + content, eos_id)
+    usual = _first(EOS_TOKENS, vocabulary)
+    highest = max(vocabulary.values())
+    frame = _make_frame(library, vocabulary, highest, usual, bos, eos, str(path))
+    regular = set(vocabulary.values()) - special
+    return _make(library, regular, b"json" + content, frame, usual)
 
 
-def _read_bert_vocabulary(path: Path) -> VocabularyTokenizer:
+def _read_bert_vocabulary(path: Path, bos: str, eos: str) -> VocabularyTokenizer:
     """WordPiece as of BERT's uncased models (Devlin et al. 2019), and GAU-α's."""
     content = _read(path)
     right = "should be a BERT vocabulary, one token a line"
@@ -226,24 +397,67 @@ def _read_bert_vocabulary(path: Path) -> VocabularyTokenizer:
     regular = [i for token, i in vocabulary.items() if not BERT_SPECIAL.fullmatch(token)]
     if not regular:
         raise UserError(f"tokenizer {path}: {right}, and all of its tokens are special ones")
-    return _make(library, regular, b"bert" + content, eos_id=None)
+    frame = _make_frame(None, vocabulary, len(lines) - 1, None, bos, eos, str(path))
+    return _make(library, regular, b"bert" + content, frame, None)
+
+
+def _make_frame(
+    library: tokenizers.Tokenizer | None,
+    vocabulary: dict[str, int],
+    highest: int,
+    usual: int | None,
+    bos: str,
+    eos: str,
+    name: str,
+) -> Frame:
+    """What surrounds a text; a library, if given, has a post-processor to ask."""
+    before, after = surrounding_ids(library) if library else ((), ())
+    if bos == NONE:
+        before = ()
+    elif bos != AUTO:
+        before = read_ids(bos, vocabulary, highest, "config.data.bos")
+    if eos == NONE:
+        after = ()
+    elif eos == CUSTOMARY or (eos == AUTO and not after):
+        after = () if usual is None else (usual,)
+        if after and eos == AUTO:
+            token = next(token for token, i in vocabulary.items() if i == usual)
+            print(
+                f"warning: tokenizer {name}: does not say what ends a document; {token!r} does, by "
+                "its name (config.data.eos)",
+                file=sys.stderr,
+            )
+    elif eos != AUTO:
+        after = read_ids(eos, vocabulary, highest, "config.data.eos")
+    return Frame(before, after[0] if after else None, after)
 
 
 def _make(
-    library: tokenizers.Tokenizer, regular: Iterable[int], identity: bytes, eos_id: int | None
+    library: tokenizers.Tokenizer,
+    regular: Iterable[int],
+    identity: bytes,
+    frame: Frame,
+    usual: int | None,
 ) -> VocabularyTokenizer:
     vocabulary = library.get_vocab(with_added_tokens=True)
     pad_id = _first(PAD_TOKENS, vocabulary)
     if pad_id is None:
-        pad_id = 0 if eos_id is None else eos_id
+        pad_id = 0 if frame.end is None else frame.end
     return VocabularyTokenizer(
         library=library,
-        regular_ids=np.array(sorted(regular), np.int64),
+        regular_ids=np.array(sorted({*regular} - {*frame.start, *frame.stops}), np.int64),
         fingerprint=_digest(identity),
         mask_id=_first(MASK_TOKENS, vocabulary),
-        eos_id=eos_id,
         pad_id=pad_id,
+        frame=frame,
+        customary_end=usual,
     )
+
+
+def _identity(fingerprint: str, frame: Frame, usual: int | None) -> list[Any]:
+    """Of documents; a frame that is the customary one goes without saying."""
+    around = (frame.start, frame.end)
+    return [fingerprint] if around == ((), usual) else [fingerprint, list(frame.start), frame.end]
 
 
 def _read(path: Path) -> bytes:

@@ -72,7 +72,7 @@ def mlm15(
 ) -> Sequences:
     """BERT's 15 % of all positions, corrupted as in training, in one pass."""
     del longest
-    crops = _crops(corpus, length, settings)
+    crops = _started(_crops(corpus, length, settings), tokenizer)
     batch = masked_crops(crops, seed=settings.seed, tokenizer=tokenizer, rate=settings.mask_rate)
     return Sequences(batch, crops.document)
 
@@ -86,13 +86,15 @@ def single_mask(
     """
     del longest
     mask_id = require_mask(tokenizer)
-    crops = _crops(corpus, length, settings)
-    count = min(settings.masks, length)
+    crops = _started(_crops(corpus, length, settings), tokenizer)
+    start = len(tokenizer.frame.start)  # which is no text, and not asked for
+    count = min(settings.masks, length - start)
     places = [
-        np.random.default_rng((settings.seed, document, start, length)).choice(
-            length, count, replace=False
+        start
+        + np.random.default_rng((settings.seed, document, first, length)).choice(
+            length - start, count, replace=False
         )
-        for document, start in zip(crops.document, crops.start, strict=True)
+        for document, first in zip(crops.document, crops.start, strict=True)
     ]
     place = np.concatenate(places)[:, None]
     tokens = np.repeat(crops.tokens.astype(np.int32), count, axis=0)
@@ -111,9 +113,9 @@ def full_context(
     corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, settings: CropSettings
 ) -> Sequences:
     """Every token of a crop from all those before it: position t sees t tokens and no more."""
-    del tokenizer, longest
+    del longest
     crops = _crops(corpus, length, settings, lookahead=1)
-    return Sequences(_next_tokens(crops.tokens), crops.document, ordered=True)
+    return Sequences(_next_tokens(crops.tokens, tokenizer), crops.document, ordered=True)
 
 
 def sliding_window(
@@ -125,15 +127,15 @@ def sliding_window(
     length of the sweep: those at the end of crops of the longest.
 
     Raises:
-      UserError: `stride` exceeds the length.
+      UserError: `stride` exceeds the length, or what of it is no start.
     """
-    del tokenizer
-    if settings.stride > length:
+    most = length - max(0, len(tokenizer.frame.start) - 1)
+    if settings.stride > most:
         raise UserError(
-            f"config.eval.stride={settings.stride}: should be at most each length, here {length}"
+            f"config.eval.stride={settings.stride}: should be at most each length, here {most}"
         )
     crops = _crops(corpus, longest, settings, lookahead=1)
-    batch = _next_tokens(crops.tokens[:, longest - length :])
+    batch = _next_tokens(crops.tokens[:, longest - length :], tokenizer)
     batch["weights"][:, : length - settings.stride] = 0.0
     return Sequences(batch, crops.document)
 
@@ -172,7 +174,7 @@ def retrieval(
         )
     ]
     number = np.stack([example.answer[1:] for example in examples])
-    batch = _next_tokens(np.stack([example.tokens for example in examples]))
+    batch = _next_tokens(np.stack([example.tokens for example in examples]), tokenizer)
     batch["weights"] = (number >= 0).astype(np.float32)
     place = np.stack([example.place for example in examples])
     return Sequences(batch, crops.document, answers=Answers(number, place))
@@ -185,9 +187,16 @@ def _crops(corpus: Corpus, length: int, settings: CropSettings, *, lookahead: in
     )  # fmt: skip
 
 
-def _next_tokens(tokens: np.ndarray) -> dict[str, np.ndarray]:
+def _started(crops: Crops, tokenizer: Tokenizer) -> Crops:
+    return dataclasses.replace(crops, tokens=tokenizer.frame.started(crops.tokens))
+
+
+def _next_tokens(tokens: np.ndarray, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    tokens = tokenizer.frame.started(tokens)
     inputs, targets = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
-    return {"tokens": inputs, "targets": targets, "weights": np.ones(targets.shape, np.float32)}
+    weights = np.ones(targets.shape, np.float32)
+    weights[:, : max(0, len(tokenizer.frame.start) - 1)] = 0.0  # the start is not predicted
+    return {"tokens": inputs, "targets": targets, "weights": weights}
 
 
 class Protocol(NamedTuple):

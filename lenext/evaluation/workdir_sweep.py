@@ -15,10 +15,9 @@ from lenext.config import (
     plain,
     read_lengths,
     read_methods,
-    read_vocab_size,
 )
 from lenext.config.imports import load
-from lenext.data import check_data, get_tokenizer, open_split, summary
+from lenext.data import check_data, open_split, open_tokenizer, summary
 from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
 from lenext.evaluation.cells import Cells, cell_keys, digest
@@ -140,12 +139,12 @@ def evaluate_run(
         raise UserError("--calibrate: should be done by one process, without --distributed")
     data, settings = config.data, config.eval
     lengths = read_lengths(settings.lengths)
-    tokenizer = get_tokenizer(data.tokenizer)
+    tokenizer = open_tokenizer(config, bos=settings.bos)
     run = load_run(
         workdir,
         weights=settings.weights,
         model_config=config.model,
-        vocab_size=read_vocab_size(config, tokenizer.vocab_size),
+        vocab_size=config.model.vocab_size or tokenizer.vocab_size,
         mesh=mesh if mesh.size > 1 else None,
         imports=config.imports,
     )

@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from tqdm import tqdm
 
-from lenext.config import Config, read_methods, read_vocab_size
-from lenext.data import get_tokenizer, open_split, summary
+from lenext.config import Config, read_methods
+from lenext.data import open_split, open_tokenizer, summary
 from lenext.errors import Stopped, TrainingError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import Model, build_model, held_as, kinds_of, parameter_table, places_of
@@ -77,7 +77,7 @@ def train(config: Config, workdir: Path) -> None:
     settings = config.training
     mesh = make_mesh(config.mesh)
     check_batch(config.data, mesh, settings.accumulate)
-    tokenizer = get_tokenizer(config.data.tokenizer)
+    tokenizer = open_tokenizer(config)
     with first_goes_first("data"):
         splits = dict.fromkeys(["train", *(each.split for each in config.evaluators.values())])
         corpora = {split: open_split(config.data, split, tokenizer) for split in splits}
@@ -92,7 +92,7 @@ def train(config: Config, workdir: Path) -> None:
     }
 
     methods = read_methods(config.model.method, config.data.train_length)
-    vocab_size = read_vocab_size(config, tokenizer.vocab_size)
+    vocab_size = config.model.vocab_size or tokenizer.vocab_size
     held = held_as(config.model, methods, vocab_size)
 
     def initial() -> Model:

@@ -16,6 +16,8 @@ SOURCE = "source"
 """Folder in the workdir of an imported run: what it came from, but for the parameters."""
 CHANGEABLE = ("log_every", "eval_every", "checkpoint_every", "keep_latest")
 """Keys of the section `training` that a run may go on with another way."""
+EARLIER = {"bos": "none", "eos": "customary"}
+"""Of the section `data`, how it was with a tokeniser's file before these keys came."""
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
 """What the tokeniser of an imported run is called, in its workdir."""
 
@@ -24,8 +26,8 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
     """The config of the run that DIR holds; None where it holds none.
 
     Keys that are newer than the run are taken to have been at their defaults, which stand for how
-    things were before. A tokeniser that came along with an imported model is found in DIR, wherever
-    that was moved.
+    things were before, or at `EARLIER`, where they do not. A tokeniser that came along with an
+    imported model is found in DIR, wherever that was moved.
 
     Raises:
       UserError: for a config.json that cannot be read, or is no JSON object.
@@ -41,6 +43,9 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: should be JSON ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: should be a JSON object")
+    data = config.get("data")
+    if isinstance(data, dict) and str(data.get("tokenizer")).endswith(".json"):
+        config["data"] = EARLIER | data
     config = _with_defaults(config, plain(base_config()))
     data = config["data"]
     tokenizer = Path(str(data.get("tokenizer"))) if isinstance(data, dict) else Path()

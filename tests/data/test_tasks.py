@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lenext.config import base_config
-from lenext.data import TASKS, ByteTokenizer, Corpus, causal_lm_batches
+from lenext.data import TASKS, ByteTokenizer, Corpus, causal_lm_batches, get_tokenizer
 from lenext.errors import UserError
 from lenext.training import validate
+from tests.data import kinds
 
 BYTES = ByteTokenizer()
 LINE = re.compile(r"\nPass key ([A-Z]): (\d{5})")
@@ -41,6 +42,38 @@ def test_a_pass_key_is_asked_for_that_stands_in_the_row(seed, needles, room, any
     if not anywhere:
         deeper = sum(match.start() < row.place[0] for match in LINE.finditer(text))
         assert row.place[0] == round(depth * room) + 19 * deeper
+
+
+def copied(tokens, place):
+    """What an induction head says: what followed on the longest earlier text that ends as this."""
+
+    def shared(end):
+        size = 0
+        while size < end and tokens[end - 1 - size] == tokens[place - 1 - size]:
+            size += 1
+        return size
+
+    return tokens[max(range(1, place), key=shared)]
+
+
+@pytest.mark.parametrize("kind", ["bytes", *kinds.KINDS])
+def test_a_copier_over_ids_retrieves_every_pass_key(tmp_path, kind):
+    """Spaces before numbers, and merged digits, are in the question what they are in the needle."""
+    tokenizer = get_tokenizer(kind if kind == "bytes" else str(kinds.save(kind, tmp_path)))
+    filler = tokenizer.encode(bytes(text_of(900)))
+    for seed in range(200):
+        row = TASKS["passkey"](filler[:130], np.random.default_rng(seed), tokenizer, 2, None)
+        asked = np.flatnonzero(row.answer >= 0)
+        assert list(asked) == list(range(asked[0], 130))
+        tokens = row.tokens.tolist()
+        assert [copied(tokens, i) for i in asked] == tokens[asked[0] :]
+        *hidden, (name, number) = LINE.findall(tokenizer.decode(row.tokens))
+        assert dict(hidden)[name] == number
+        assert tokenizer.decode(row.tokens[asked]).strip() == number
+        count = len(tokenizer.frame.start)
+        assert tuple(row.tokens[:count]) == tokenizer.frame.start
+        needle = tokenizer.encode(f"\nPass key {name}: {number}\n")
+        np.testing.assert_array_equal(row.tokens[row.place[0] :][: len(needle)], needle)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(0, 60))

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lenext.data import ByteTokenizer, Corpus
+from lenext.data import ByteTokenizer, Corpus, Frame, get_tokenizer, token_cache
 from lenext.data.token_cache import Names, Pages, cached_tokens, smallest_dtype
 from lenext.errors import UserError
+from tests.data import kinds
 
 IDENTITY = ("made:up/config", "train", "1234")
 TEXTS = [("a", b"one"), ("b", b""), ("c \u00e9", b"th"), ("c \u00e9", "r\u00e9e"), ("d", b"\xff")]
@@ -23,7 +25,7 @@ class Large(ByteTokenizer):
     """Bytes, of a vocabulary of another size, which ends documents."""
 
     vocab_size: int = 2**16 + 1
-    eos_id: int | None = 2**16
+    frame: Frame = Frame((7,), 2**16)  # noqa: RUF009 # is frozen
     fingerprint: str = "large"
 
 
@@ -59,9 +61,9 @@ def test_writes_once_and_maps(tmp_path, caplog):
     assert folder.stat().st_mode & 0o777 == 0o755  # others may read it
 
 
-def test_the_end_token_ends_each_document_once(tmp_path):
+def test_a_frame_surrounds_each_document_once(tmp_path):
     kept = cached_tokens(tmp_path, IDENTITY, lambda: TEXTS, Large())
-    assert documents(kept) == [[*data, 2**16] for data in BYTES]
+    assert documents(kept) == [[7, *data, 2**16] for data in BYTES]
     assert kept.tokens.dtype == np.int32
 
 
@@ -86,8 +88,68 @@ def test_another_dataset_split_content_or_tokenizer_is_another_folder(tmp_path):
     ]
     for i, (identity, tokenizer) in enumerate(variants):
         kept = cached_tokens(tmp_path, identity, lambda i=i: [("x", str(i))], tokenizer)
-        assert kept.tokens[0] == ord(str(i))
+        assert kept.tokens[len(tokenizer.frame.start)] == ord(str(i))
     assert len(list(tmp_path.iterdir())) == len(variants)
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+@pytest.mark.parametrize("size", [700, 9001])
+def test_a_document_in_parts_has_the_ids_of_the_whole(tmp_path, kind, size):
+    """Wherever it is cut: in a word, a number, a run of spaces, between a space and a word."""
+    tokenizer = get_tokenizer(str(kinds.save(kind, tmp_path)), bos="none", eos="none")
+    rng = np.random.default_rng(size)
+    words = ["Pass", "key", "é", "abcd\n", "\n\n", "  ", "   x", "48213", "7", "fgh", "k" * 50]
+    text = " ".join(rng.choice(words, 9000))
+    cuts = [0, *np.cumsum(rng.integers(size // 2, size, 99))]
+    parts = [text[a:b] for a, b in itertools.pairwise([*cuts, len(text)]) if a < len(text)]
+    assert len(parts) > 4
+    whole = [("a", "b"), *(("x", part.encode()) for part in parts), ("y", "b")]
+    kept = cached_tokens(tmp_path / "kept", IDENTITY, lambda: whole, tokenizer)
+    one = tokenizer.library.encode("b", add_special_tokens=False).ids
+    assert documents(kept) == [
+        one, tokenizer.library.encode(text, add_special_tokens=False).ids, one
+    ]  # fmt: skip
+    naive = np.concatenate(tokenizer.encode_batch(parts)).tolist()
+    assert size > 700 or documents(kept)[1] != naive
+
+
+def test_documents_that_were_cut_are_written_anew(tmp_path, monkeypatch):
+    """Without another key, and only where there are any."""
+    tokenizer = get_tokenizer(str(kinds.save("llama2", tmp_path)))
+    identity, folder = ("text_files", "train"), tmp_path / "kept"
+    cut = [("x", "Pass k"), ("x", "ey"), ("y", "ab")]
+    monkeypatch.setattr(token_cache, "JOINED", {})
+    monkeypatch.setattr(token_cache, "_encoded", token_cache._encode)
+    before = documents(cached_tokens(folder, identity, lambda: cut, tokenizer))
+    monkeypatch.undo()
+    name = only_folder(folder)
+    after = documents(cached_tokens(folder, identity, lambda: cut, tokenizer))
+    assert after[0] == [1, *tokenizer.encode("Pass key"), 2]
+    assert (len(after), after[1]) == (2, before[1])
+    assert before[0] != after[0]
+    assert only_folder(folder) == name
+    cached_tokens(folder, identity, no_texts, tokenizer)
+
+    monkeypatch.setattr(token_cache, "JOINED", {})
+    asked, whole = [], [("x", "Pass key"), ("y", "ab")]
+    cached_tokens(folder, ("text_files", "whole"), lambda: whole, tokenizer)
+    monkeypatch.undo()
+    for _ in range(2):
+        cached_tokens(folder, ("text_files", "whole"), lambda: asked.append(1) or whole, tokenizer)
+    assert asked == [1]  # read once to see that it was not cut, and not tokenised
+
+
+def test_a_frame_that_goes_without_saying_changes_no_key(tmp_path):
+    """Of what was kept before there was a choice."""
+    path = str(kinds.save("llama2", tmp_path))
+    for words in ({"bos": "none", "eos": "customary"}, {"bos": "none", "eos": "2,1"}):
+        tokenizer = get_tokenizer(path, **words)
+        assert tokenizer.document_identity == [tokenizer.fingerprint]
+    assert get_tokenizer("bytes").document_identity == [ByteTokenizer().fingerprint]
+    own = get_tokenizer(path).fingerprint
+    assert get_tokenizer(path).document_identity == [own, [1], 2]
+    assert get_tokenizer(path, bos="none", eos="none").document_identity == [own, [], None]
+    assert get_tokenizer(path, bos="none", eos="1").document_identity == [own, [], 1]
 
 
 def test_many_documents_in_several_batches(tmp_path, monkeypatch):

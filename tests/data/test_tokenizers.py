@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lenext.data import (
     ByteTokenizer,
+    Frame,
     Tokenizer,
     causal_lm_batches,
     get_tokenizer,
@@ -82,7 +83,7 @@ def test_bert_vocabulary(bert, text, ids):
 
 def test_bert_vocabulary_special_ids(bert):
     assert isinstance(bert, Tokenizer)
-    assert (bert.vocab_size, bert.pad_id, bert.mask_id, bert.eos_id) == (17, 0, 5, None)
+    assert (bert.vocab_size, bert.pad_id, bert.mask_id, bert.frame) == (17, 0, 5, Frame())
     assert bert.regular_ids.tolist() == list(range(6, 17))
     assert not bert.byte_level
     assert bert.decode(np.array([0, 8, 9, 10, 5, 6, 0])) == "the cats 我"
@@ -149,13 +150,13 @@ def save(tmp_path, **changes):
 def test_json_file(tmp_path):
     tokenizer = get_tokenizer(save(tmp_path))
     assert isinstance(tokenizer, Tokenizer)
-    # Neither cut to 2 nor filled up to 8, and nothing is put around it.
+    # Neither cut to 2 nor filled up to 8, and nothing is put around it but by who asks for that.
     assert tokenizer.encode("one two two three one").tolist() == [1, 5, 5, 0, 1]
     # What spells a special token is text.
     assert tokenizer.encode("one <|endoftext|>").tolist() == [1, 0]
     assert tokenizer.encode(b"one \xff two").tolist() == [1, 0, 5]
     assert tokenizer.vocab_size == 6  # with holes
-    assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id) == (3, 3, None)
+    assert (tokenizer.frame, tokenizer.pad_id, tokenizer.mask_id) == (Frame((3,), 3, (3,)), 3, None)
     assert tokenizer.regular_ids.tolist() == [1, 5]
     assert tokenizer.decode(np.array([1, 3, 5])) == "one two"
 
@@ -165,13 +166,13 @@ def test_names_of_special_tokens(tmp_path):
     vocabulary = {name: i for i, name in enumerate(reversed(names))}
     model = {"type": "WordLevel", "vocab": vocabulary | {"word": 6}, "unk_token": "<unk>"}
     tokenizer = get_tokenizer(save(tmp_path, model=model, added_tokens=[], post_processor=None))
-    assert tokenizer.eos_id == vocabulary["</s>"] == 1
+    assert tokenizer.frame.end == vocabulary["</s>"] == 1
     assert tokenizer.mask_id == vocabulary["<mask>"] == 3
     assert tokenizer.pad_id == vocabulary["<pad>"] == 4
     assert tokenizer.regular_ids.tolist() == [6]
     bare = {"type": "WordLevel", "vocab": {"<unk>": 0, "x": 1}, "unk_token": "<unk>"}
     tokenizer = get_tokenizer(save(tmp_path, model=bare, added_tokens=[], post_processor=None))
-    assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id) == (None, 0, None)
+    assert (tokenizer.frame, tokenizer.pad_id, tokenizer.mask_id) == (Frame(), 0, None)
 
 
 def test_fingerprints(tmp_path):
@@ -235,7 +236,7 @@ def test_a_corpus_of_words(tmp_path):
         )
         assert corpus.tokens.dtype == np.uint8
         found.append(corpus.tokens.tolist())
-    assert sorted(found) == [[1, 5, 3], [5, 3]]  # each ends with its eos
+    assert sorted(found) == [[3, 1, 5, 3], [3, 5, 3]]  # each in what its post-processor puts around
     options = {"length": 2, "batch_size": 1, "seed": 0, "tokenizer": tokenizer, "packing": True}
     batch = next(iter(causal_lm_batches(corpus, **options)))
     assert batch["targets"][0, -1] in (3, tokenizer.pad_id)
