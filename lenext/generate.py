@@ -20,10 +20,14 @@ from lenext.workdirs.pretrained import load_run
 USAGE = f"""{__doc__}
 
   --workdir=DIR       folder of a run of a decoder
-  --prompt=TEXT       what to go on from
+  --prompt=TEXT       what to go on from; - for standard input
+  --prompt_file=FILE  what to go on from, in place of --prompt
   --max_tokens=200    how many tokens to draw
   --method=METHOD     in place of the one it was trained with
   --imports=FILE      that registers methods, in place of the run's own
+  --bos=auto          what the prompt starts with, in place of the run's data.bos: auto, as the
+                      tokeniser says, none, or tokens or their ids
+  --ignore_eos        go on where the text has ended
   --tokenizer=NAME    in place of the run's, which may have none: bytes, or a file's path
   --temperature=1     0 takes the likeliest token
   --top_k=0           only the k likeliest tokens; 0 for all
@@ -39,6 +43,9 @@ def main() -> None:
     """
     workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run.")
     prompt_flag = flags.DEFINE_string("prompt", None, "What to go on from.")
+    file_flag = flags.DEFINE_string("prompt_file", None, "What to go on from, of a file.")
+    bos_flag = flags.DEFINE_string("bos", "", "What the prompt starts with.")
+    ignore_eos = flags.DEFINE_boolean("ignore_eos", False, "Go on where the text has ended.")
     method_flag = flags.DEFINE_string("method", None, "In place of the trained one.")
     imports_flag = flags.DEFINE_string("imports", None, "That register methods.")
     tokenizer_flag = flags.DEFINE_string("tokenizer", None, "In place of the run's.")
@@ -50,8 +57,7 @@ def main() -> None:
     cli.parse_flags()
     if not workdir_flag.value:
         raise UserError("--workdir=DIR is missing")
-    if not prompt_flag.value:
-        raise UserError("--prompt=TEXT is missing or empty")
+    given = _read_prompt(prompt_flag.value, file_flag.value)
     if not 0 <= seed.value < 2**32:
         raise UserError(f"seed={seed.value}: should be from 0 to 2^32 - 1")
     sampling = Sampling(temperature.value, top_k.value, top_p.value)
@@ -77,15 +83,15 @@ def main() -> None:
             "(config.model.family=decoder)"
         )
     name = tokenizer_flag.value or config.data.tokenizer
-    tokenizer = get_tokenizer(name)
+    tokenizer = get_tokenizer(name, bos=bos_flag.value or config.data.bos, eos=config.data.eos)
     run.check_tokenizer(tokenizer, name)
-    if tokenizer.vocab_size > model.config.vocab_size:
+    if tokenizer.text_size > model.config.vocab_size:
         raise UserError(
-            f"tokenizer {name}: has {tokenizer.vocab_size} ids, and the model "
+            f"tokenizer {name}: has {tokenizer.text_size} ids, and the model "
             f"{model.config.vocab_size}"
         )
-    given = os.fsencode(prompt_flag.value)  # as it was typed, whether or not that is text
-    prompt = np.asarray(tokenizer.encode(given), np.int32)
+    tokenizer = tokenizer.within(model.config.vocab_size)
+    prompt = np.asarray([*tokenizer.frame.start, *tokenizer.encode(given)], np.int32)
     check_positions(config.model, len(prompt) + max_tokens.value, "--max_tokens, with the prompt")
     model = take_apart(model, free=True)  # nothing else needs its weights
     drawn = generate(model, prompt[None], max_tokens.value, sampling=sampling, seed=seed.value)
@@ -94,7 +100,7 @@ def main() -> None:
     sys.stdout.write(given.decode(errors="replace"))
     ids, shown = prompt.tolist(), tokenizer.decode(prompt)
     for token in drawn:
-        if token[0] == tokenizer.eos_id:
+        if token[0] in tokenizer.frame.stops and not ignore_eos.value:
             break
         ids.append(int(token[0]))
         text = tokenizer.decode(np.asarray(ids, np.int32))
@@ -105,6 +111,32 @@ def main() -> None:
             sys.stdout.flush()
             shown = text
     print()
+
+
+def _read_prompt(text: str | None, file: str | None) -> bytes:
+    """What --prompt or --prompt_file gives, whether or not that is text.
+
+    Raises:
+      UserError: it is nothing, given twice, or cannot be read.
+    """
+    if text and file:
+        raise UserError("--prompt and --prompt_file: should be one of them")
+    if file:
+        try:
+            given = Path(file).read_bytes()
+        except OSError as error:
+            raise UserError(f"--prompt_file={file}: cannot be read ({error.strerror})") from None
+        if not given:
+            raise UserError(f"--prompt_file={file}: is empty")
+        return given
+    if text == "-":
+        given = sys.stdin.buffer.read()
+        if not given:
+            raise UserError("--prompt=-: standard input is empty")
+        return given
+    if not text:
+        raise UserError("--prompt=TEXT is missing or empty")
+    return os.fsencode(text)  # as it was typed
 
 
 if __name__ == "__main__":

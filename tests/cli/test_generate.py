@@ -1,5 +1,7 @@
 """`python -m lenext.generate`: what it prints, and what it refuses."""
 
+import io
+import json
 import re
 import shutil
 import subprocess
@@ -10,7 +12,7 @@ import pytest
 
 from lenext import data
 from lenext.data import ByteTokenizer
-from lenext.models import load_pretrained
+from lenext.models import generation, load_pretrained
 from tests.training.common import REPOSITORY, snapshot
 
 
@@ -64,6 +66,13 @@ def test_another_method_is_drawn_from_with_a_warning(call, decoder):
         (["--prompt=a"], "--workdir=DIR is missing"),
         (["--workdir=W"], "--prompt=TEXT is missing or empty"),
         (["--workdir=W", "--prompt="], "--prompt=TEXT is missing or empty"),
+        (
+            ["--workdir=W", "--prompt_file=nowhere"],
+            "--prompt_file=nowhere: cannot be read (No such",
+        ),
+        (["--workdir=W", "--prompt_file=/dev/null"], "--prompt_file=/dev/null: is empty"),
+        (["--workdir=W", "--prompt=a", "--prompt_file=b"], "--prompt and --prompt_file: should be"),
+        (["--workdir=W", "--prompt=a", "--bos=<s>"], "config.data.bos='<s>': the tokenizer has no"),
         (["--workdir=nowhere", "--prompt=a"], "workdir nowhere: holds no checkpoint; train there"),
         (
             ["--workdir=W", "--prompt=a", "--method=softmaxx"],
@@ -83,6 +92,48 @@ def test_another_method_is_drawn_from_with_a_warning(call, decoder):
 def test_mistakes(fails, decoder, words, message):
     words = [word.replace("=W", f"={decoder}") for word in words]
     assert fails("generate", *words).startswith(message)
+
+
+def test_prompts_of_a_file_and_of_standard_input(call, fails, decoder, tmp_path, monkeypatch):
+    words = ["generate", f"--workdir={decoder}", "--max_tokens=2", "--top_k=1"]
+    prompt = b"def \n\xff" * 9
+    (tmp_path / "prompt").write_bytes(prompt)
+    of_file = call(*words, f"--prompt_file={tmp_path / 'prompt'}")
+    assert (of_file.code, of_file.err) == (0, "")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(prompt)))
+    assert call(*words, "--prompt=-") == of_file
+    assert of_file.out.startswith(prompt.decode(errors="replace"))
+    assert fails(*words, "--prompt=-") == "--prompt=-: standard input is empty"  # all is read
+
+
+@pytest.mark.parametrize(
+    ("flags", "start", "end"),
+    [
+        ([], [7, 200], "bc"),
+        (["--bos=none"], [], "bc"),
+        (["--bos=auto"], [], "bc"),  # bytes have no start of their own
+        (["--bos=9", "--ignore_eos"], [9], "bcde"),
+    ],
+)
+def test_a_text_starts_as_the_run_says_and_ends_at_any_end(
+    call, decoder, tmp_path, monkeypatch, flags, start, end
+):
+    """Against tokens that are drawn by heart."""
+    prompts = []
+
+    def drawn(model, prompt, max_tokens, *, sampling, seed):
+        prompts.append(prompt[0].tolist())
+        yield from np.array([[98], [99], [256], [100], [257], [101]][:max_tokens])
+
+    monkeypatch.setattr(generation, "generate", drawn)
+    workdir = shutil.copytree(decoder, tmp_path / "run")
+    path = workdir / "config.json"
+    config = json.loads(path.read_text())
+    config["data"] |= {"bos": "7,200", "eos": "257,256"}
+    path.write_text(json.dumps(config))
+    outcome = call("generate", f"--workdir={workdir}", "--prompt=a", "--max_tokens=6", *flags)
+    assert (outcome.code, outcome.out) == (0, f"a{end}\n")
+    assert prompts == [[*start, ord("a")]]
 
 
 def test_a_masked_language_model_has_no_next_token(fails, trained):
@@ -114,6 +165,8 @@ def test_help_lists_the_flags(call):
     for flag in (
         "workdir",
         "prompt",
+        "prompt_file",
+        "bos",
         "max_tokens",
         "method",
         "temperature",
@@ -151,6 +204,6 @@ def test_the_space_before_a_word_is_kept(monkeypatch, call, decoder):
         def decode(self, ids):
             return "".join(f" {i}" for i in ids).removeprefix(" ")
 
-    monkeypatch.setattr(data, "get_tokenizer", lambda name: Pieces())
+    monkeypatch.setattr(data, "get_tokenizer", lambda name, **_: Pieces())
     outcome = call("generate", f"--workdir={decoder}", "--prompt=a", "--max_tokens=2")
     assert re.fullmatch(r"a \d+ \d+\n", outcome.out)
