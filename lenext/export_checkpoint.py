@@ -3,10 +3,11 @@
     python -m lenext.export_checkpoint --workdir=DIR --target=DIR
 
 The form is that in which an imported run, or what it branched off, came. Of a decoder of ours it is
-Llama's (Qwen2's with biases, Qwen3's with qk_norm), if its method is "softmax(pairing='halves')".
+Llama's (Qwen2's with biases, Qwen3's with qk_norm, Mistral's where the heads do not share the
+hidden size), if its method is "softmax(pairing='halves')". It is read back before it stands there.
 
 --workdir=DIR         of the run
---target=DIR          what to make: config.json, safetensors, and the tokeniser
+--target=DIR          what to make: config.json, safetensors, the tokeniser, and what came with it
 --weights=params      or ema, their moving average
 """
 

@@ -4,8 +4,9 @@
 
 --source is a folder with config.json and weights (model.safetensors, pytorch_model.bin, or the
 shards of either): of Hugging Face's Llama, Mistral, Qwen2, Qwen3, GPT-2 or RoFormer, or of GAU-α in
-PyTorch. The workdir is as any run's: lenext.evaluate and lenext.generate take it, and lenext.train
-goes on from it by configs/finetune.py.
+PyTorch. Its tokeniser comes along, and what it says of the start and the end of a text (data.bos,
+data.eos). The workdir is as any run's: lenext.evaluate and lenext.generate take it, and
+lenext.train goes on from it by configs/finetune.py.
 
   --source=DIR          the folder
   --workdir=DIR         what to make
@@ -20,6 +21,7 @@ from absl import flags
 
 from lenext import cli
 from lenext.config import to_config
+from lenext.data import open_tokenizer
 from lenext.errors import UserError
 from lenext.importing import import_checkpoint
 from lenext.importing.convert import abstract_model
@@ -60,6 +62,10 @@ def main() -> None:
     print(parameter_table(abstract_model(to_config(stored))))
     print(f"method: {recipe.model['method']}, trained at {data['train_length']} tokens")
     print(f"tokenizer: {data['tokenizer'] or 'none; the model takes token ids'}")
+    if data["tokenizer"]:
+        frame = open_tokenizer(to_config(stored)).frame
+        said = [", ".join(map(str, ids)) or "none" for ids in (frame.start, frame.stops)]
+        print(f"texts start with: {said[0]} (data.bos), and end with: {said[1]} (data.eos)")
     print(f"imported: {workdir}")
 
 

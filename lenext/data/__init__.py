@@ -19,6 +19,7 @@ from lenext.data.tokenizers import (
     VocabularyTokenizer,
     get_tokenizer,
     open_tokenizer,
+    read_tokenizer_json,
 )
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "open_split",
     "open_tokenizer",
     "random_crops",
+    "read_tokenizer_json",
     "require_mask",
     "summary",
 ]

@@ -32,6 +32,11 @@ class Frame:
     end: int | None = None
     stops: tuple[int, ...] = ()
 
+    @property
+    def highest(self) -> int:
+        """The highest id around a text; -1 where there is none."""
+        return max(*self.start, -1 if self.end is None else self.end, -1)
+
     def started(self, rows: Integer[np.ndarray, "*rows n"]) -> Integer[np.ndarray, "*rows n"]:
         """Rows that start as a text does: their first tokens make room for the start.
 
@@ -61,28 +66,28 @@ class Frame:
 NO_FRAME = Frame()
 
 
-def read_ids(words: str, vocabulary: Mapping[str, int], highest: int, key: str) -> tuple[int, ...]:
+def read_ids(words: str, vocabulary: Mapping[str, int], key: str) -> tuple[int, ...]:
     """Ids from "<s>,7": tokens as the vocabulary spells them, or numbers, with commas.
 
     Args:
       words: these.
       vocabulary: ids by token.
-      highest: the highest id there is.
       key: what says so, for messages.
 
     Raises:
-      UserError: for a token that the vocabulary does not have, or no such id.
+      UserError: for a token that the vocabulary does not have.
     """
     found = []
     for word in (word.strip() for word in words.split(",")):
-        number = int(word) if word.isascii() and word.isdecimal() and len(word) < 10 else None
-        token = vocabulary.get(word) if number is None else number
-        if token is None or token > highest:
+        if word.isascii() and word.isdecimal() and len(word) < 10:
+            found.append(int(word))
+        elif word in vocabulary:
+            found.append(vocabulary[word])
+        else:
             raise UserError(
                 f"{key}={words!r}: the tokenizer has no token {word!r}; should be {AUTO}, {NONE}, "
-                f"or tokens of its vocabulary or their ids (up to {highest}), with commas"
+                "or tokens of its vocabulary or their ids, with commas"
             )
-        found.append(token)
     return tuple(found)
 
 

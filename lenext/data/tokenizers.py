@@ -202,15 +202,15 @@ class VocabularyTokenizer:
     @property
     def vocab_size(self) -> int:
         """The highest id plus 1: vocabularies may have holes."""
-        size = max(self.library.get_vocab(with_added_tokens=True).values()) + 1
+        vocabulary = self.library.get_vocab(with_added_tokens=True)
+        size = max(*vocabulary.values(), self.frame.highest) + 1
         return size if self.limit is None else min(size, self.limit)
 
     @property
     def text_size(self) -> int:
         """Without tokens that were added behind the vocabulary, such as a padding."""
         of_text = self.library.get_vocab(with_added_tokens=False).values()
-        end = () if self.frame.end is None else (self.frame.end,)
-        return max(*of_text, *self.frame.start, *end, 0) + 1
+        return max(*of_text, self.frame.highest, 0) + 1
 
     @property
     def document_identity(self) -> list[Any]:
@@ -311,10 +311,11 @@ def get_tokenizer(name: str, *, bos: str = AUTO, eos: str = AUTO) -> Tokenizer:
         lacks a token that `bos` or `eos` names.
     """
     if name == "bytes":
-        frame = _make_frame(None, {}, ByteTokenizer.vocab_size - 1, None, bos, eos, name)
-        return ByteTokenizer(frame=frame)
+        frame = _make_frame(None, {}, None, bos, eos, name)
+        size = max(ByteTokenizer.vocab_size, frame.highest + 1)
+        return ByteTokenizer(size, frame=frame)
     if name.endswith(".json"):
-        return _read_json(Path(name), bos, eos)
+        return read_tokenizer_json(_read(Path(name)), name, bos=bos, eos=eos)
     if name.endswith(".txt"):
         return _read_bert_vocabulary(Path(name), bos, eos)
     said = f"unknown tokenizer {name!r}" if name else "no tokenizer is named, and the run has none"
@@ -345,22 +346,32 @@ def open_tokenizer(config: Config, *, bos: str = "") -> Tokenizer:
     return tokenizer.within(size)
 
 
-def _read_json(path: Path, bos: str, eos: str) -> VocabularyTokenizer:
-    """A file of Hugging Face's `tokenizers`.
+def read_tokenizer_json(
+    content: bytes, name: str, *, bos: str = AUTO, eos: str = AUTO
+) -> VocabularyTokenizer:
+    """Returns the tokeniser of a file of Hugging Face's `tokenizers`.
 
     Special tokens that its added tokens declare, and those of the customary names, are not regular.
+
+    Args:
+      content: of the file.
+      name: of it, for messages.
+      bos: as `get_tokenizer`'s.
+      eos: as `get_tokenizer`'s.
+
+    Raises:
+      UserError: as `get_tokenizer`.
     """
-    content = _read(path)
     right = "should be a file that Hugging Face's tokenizers saved (tokenizer.json)"
     try:
         json.loads(content)
         library = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises plain Exception
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"tokenizer {path}: {right}: {reason}") from None
+        raise UserError(f"tokenizer {name}: {right}: {reason}") from None
     vocabulary = library.get_vocab(with_added_tokens=True)
     if not vocabulary:
-        raise UserError(f"tokenizer {path}: {right}, and its vocabulary is empty")
+        raise UserError(f"tokenizer {name}: {right}, and its vocabulary is empty")
     library.no_truncation()
     library.no_padding()
     library.encode_special_tokens = True  # as the text that they are
@@ -372,8 +383,13 @@ def _read_json(path: Path, bos: str, eos: str) -> VocabularyTokenizer:
         if token in vocabulary
     }
     usual = _first(EOS_TOKENS, vocabulary)
-    highest = max(vocabulary.values())
-    frame = _make_frame(library, vocabulary, highest, usual, bos, eos, str(path))
+    try:
+        frame = _make_frame(library, vocabulary, usual, bos, eos, name)
+    except UserError:
+        raise
+    except Exception as error:  # as above, of its first text
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"tokenizer {name}: {right}, and it reads no text: {reason}") from None
     regular = set(vocabulary.values()) - special
     return _make(library, regular, b"json" + content, frame, usual)
 
@@ -397,14 +413,13 @@ def _read_bert_vocabulary(path: Path, bos: str, eos: str) -> VocabularyTokenizer
     regular = [i for token, i in vocabulary.items() if not BERT_SPECIAL.fullmatch(token)]
     if not regular:
         raise UserError(f"tokenizer {path}: {right}, and all of its tokens are special ones")
-    frame = _make_frame(None, vocabulary, len(lines) - 1, None, bos, eos, str(path))
+    frame = _make_frame(None, vocabulary, None, bos, eos, str(path))
     return _make(library, regular, b"bert" + content, frame, None)
 
 
 def _make_frame(
     library: tokenizers.Tokenizer | None,
     vocabulary: dict[str, int],
-    highest: int,
     usual: int | None,
     bos: str,
     eos: str,
@@ -415,7 +430,7 @@ def _make_frame(
     if bos == NONE:
         before = ()
     elif bos != AUTO:
-        before = read_ids(bos, vocabulary, highest, "config.data.bos")
+        before = read_ids(bos, vocabulary, "config.data.bos")
     if eos == NONE:
         after = ()
     elif eos == CUSTOMARY or (eos == AUTO and not after):
@@ -428,7 +443,7 @@ def _make_frame(
                 file=sys.stderr,
             )
     elif eos != AUTO:
-        after = read_ids(eos, vocabulary, highest, "config.data.eos")
+        after = read_ids(eos, vocabulary, "config.data.eos")
     return Frame(before, after[0] if after else None, after)
 
 

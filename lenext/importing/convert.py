@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +19,15 @@ from safetensors.numpy import save_file
 
 from lenext.config import Config, base_config, check_positions, read_methods
 from lenext.config.checks import check_least
-from lenext.data import get_tokenizer
+from lenext.data import get_tokenizer, open_tokenizer
+from lenext.data.frames import NONE
 from lenext.errors import UserError
 from lenext.files import write_atomically
 from lenext.importing.llama import write_llama_source
+from lenext.importing.read_back import check_with_transformers
 from lenext.importing.recipes import Recipe, Rule, read_recipe
 from lenext.importing.tensors import DTYPES, Tensor, open_tensors
-from lenext.importing.tokenizer import read_tokenizer
+from lenext.importing.tokenizer import KEPT, read_tokenizer
 from lenext.models import (
     FAMILIES,
     Model,
@@ -94,15 +97,16 @@ def import_checkpoint(
         "--layers takes the first few",
     )  # fmt: skip
     _check_tensors(recipe, held, tensors, _shapes(params, places))
-    tokenizer, content = read_tokenizer(source, config.model.vocab_size)
+    tokenizer = read_tokenizer(source, config.model.vocab_size)
+    config.data.eos = tokenizer.eos
     with _making(workdir, "workdir") as beside:
         _keep_source(beside / SOURCE, source, recipe, tensors)
         fingerprint = ""
-        if tokenizer:
-            config.data.tokenizer = str(workdir / tokenizer)
+        if tokenizer.name:
+            config.data.tokenizer = str(workdir / tokenizer.name)
             for folder in (beside, beside / SOURCE):
-                (folder / tokenizer).write_bytes(content)
-            fingerprint = get_tokenizer(str(beside / tokenizer)).fingerprint
+                (folder / tokenizer.name).write_bytes(tokenizer.content)
+            fingerprint = get_tokenizer(str(beside / tokenizer.name), eos=NONE).fingerprint
         write_run_config(beside, config)
         with Checkpoints(beside, best_metric=config.training.best_metric) as checkpoints:
             filled = _fill(params, places, recipe.rules, held)
@@ -288,7 +292,7 @@ def _fill(
 
 
 def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
-    """Keeps what the way back needs: config.json, and tensors that are no parameters of ours.
+    """Keeps what the way back needs: config.json, `KEPT`, and tensors that are no parameters.
 
     folder/tensors.json holds the type of each tensor, by its name.
     """
@@ -297,6 +301,9 @@ def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[st
         shutil.copyfile(source / "config.json", folder / "config.json")
     else:
         (folder / "config.json").write_text(json.dumps(dict(recipe.config), indent=2) + "\n")
+    for name in KEPT:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
     types = {name: tensor.dtype for name, tensor in tensors.items()}
     write_atomically(folder / "tensors.json", json.dumps(types, indent=0) + "\n")
     made = {name: x.read() for name, x in tensors.items() if recipe.form(name) is None}
@@ -310,12 +317,13 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
     Args:
       workdir: that was imported, or whose run branched off one that was, or of a decoder.
       target: to make: config.json, weights in safetensors with the names and types that they had,
-        and the tokeniser.
+        the tokeniser, and what else came along of texts and chats. It is read back before it
+        stands there: by this package, and by transformers where that is installed.
       weights: "params", or "ema" for their moving average.
 
     Raises:
-      UserError: for a model or a method that the folder's config.json cannot say; for a target
-        that is there already.
+      UserError: for a model or a method that the folder's config.json cannot say, or that cannot
+        be read back; for a target that is there already.
     """
     _check_free(target, "target")
     if read_run_config(workdir) is None:
@@ -323,20 +331,19 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
     run = load_run(workdir, weights=weights, param_dtype="float32")  # which training may have moved
     with tempfile.TemporaryDirectory() as own:
         folder = workdir / SOURCE
-        if not folder.is_dir():
+        imported = folder.is_dir()
+        if not imported:
             folder = Path(own)
             write_llama_source(folder, run.config, run.model.config.vocab_size, workdir)
             types = {rule.theirs: "float32" for rule in read_recipe(folder).rules}
             (folder / "tensors.json").write_text(json.dumps(types))
-            tokenizer = Path(run.config.data.tokenizer)
-            if tokenizer.name in TOKENIZERS:
-                # Is it there, and whole, and what the run was trained with?
-                run.check_tokenizer(get_tokenizer(str(tokenizer)), str(tokenizer))
-                shutil.copyfile(tokenizer, folder / tokenizer.name)
-        _export(run, workdir, target, folder)
+            name = run.config.data.tokenizer
+            if name.endswith((".json", ".txt")):  # is it what the run was trained with?
+                run.check_tokenizer(open_tokenizer(run.config), name)
+        _export(run, workdir, target, folder, imported=imported)
 
 
-def _export(run: Pretrained, workdir: Path, target: Path, folder: Path) -> None:
+def _export(run: Pretrained, workdir: Path, target: Path, folder: Path, *, imported: bool) -> None:
     """Makes the target, in the form that `folder` says."""
     recipe = read_recipe(folder)
     theirs = read_methods(recipe.model["method"], run.config.data.train_length)
@@ -350,11 +357,46 @@ def _export(run: Pretrained, workdir: Path, target: Path, folder: Path) -> None:
     types = _read_types(folder / "tensors.json", recipe)
     with _making(target, "target") as beside:
         shutil.copyfile(folder / "config.json", beside / "config.json")
-        for tokenizer in TOKENIZERS:
-            if (folder / tokenizer).exists():
-                shutil.copyfile(folder / tokenizer, beside / tokenizer)
+        for name in (*TOKENIZERS, *KEPT):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, beside / name)
         made = open_tensors(folder) if (folder / WEIGHTS).exists() else {}
         _write_shards(beside, types, _their_tensors(recipe, types, params, made))
+        _read_back(beside, target, imported=imported)
+
+
+def _read_back(folder: Path, target: Path, *, imported: bool) -> None:
+    """Checks that what was written is a folder that can be imported, and that transformers reads.
+
+    What transformers refuses of a config.json that came from elsewhere is told, no more: it goes
+    back as it came.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    recipe, tensors = read_recipe(folder), open_tensors(folder)
+    held = _match_names(folder, recipe, tensors)
+    model = abstract_model(make_config(recipe))
+    shapes = _shapes(nnx.to_pure_dict(nnx.state(model)), places_of(model))
+    _check_tensors(recipe, held, tensors, shapes)
+    for name in TOKENIZERS:
+        if not (folder / name).exists():
+            continue
+        least, there = get_tokenizer(str(folder / name), eos=NONE).text_size, recipe.model
+        if least > there["vocab_size"]:
+            raise UserError(
+                f"target {target}: the tokeniser has {least} ids, and the model "
+                f"{there['vocab_size']}"
+            )
+    problem = check_with_transformers(folder, recipe, {n: x.shape for n, x in tensors.items()})
+    if problem and not imported:
+        raise UserError(f"target {target}: transformers could not read it ({problem})")
+    if problem:
+        print(
+            f"warning: target {target}: transformers does not read it ({problem}), as what was "
+            "imported",
+            file=sys.stderr,
+        )
 
 
 def _read_types(path: Path, recipe: Recipe) -> dict[str, str]:

@@ -1,62 +1,157 @@
-"""The tokeniser that lies beside a folder's weights."""
+"""The tokeniser that lies beside a folder's weights, and what the folder says of it."""
 
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import tokenizers
 
-from lenext.data import get_tokenizer
+from lenext.data import VocabularyTokenizer, get_tokenizer, read_tokenizer_json
+from lenext.data.frames import AUTO, NONE, surrounding_ids
 from lenext.errors import UserError
 from lenext.workdirs.workdir import TOKENIZERS
 
 JSON, VOCABULARY = TOKENIZERS
 BYTE_LEVEL = ("vocab.json", "merges.txt")
+GENERATION, SETTINGS, SPECIAL = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+KEPT = (
+    GENERATION, SETTINGS, SPECIAL, *BYTE_LEVEL, "added_tokens.json", "chat_template.jinja",
+    "chat_template.json", "tokenizer.model", "spiece.model",
+)  # fmt: skip
+"""Files that come along, and go out as they came: of the tokeniser, chats, and generation."""
 
 
-def read_tokenizer(source: Path, vocab_size: int) -> tuple[str, bytes]:
-    """A folder's tokeniser file.
+class Found(NamedTuple):
+    """The tokeniser of a folder.
+
+    Attributes:
+      name: of its file; "" where there is none.
+      content: of that.
+      eos: for `config.data.eos`: the ids that the folder's files name as ends, with commas.
+    """
+
+    name: str
+    content: bytes
+    eos: str
+
+
+def read_tokenizer(source: Path, vocab_size: int) -> Found:
+    """A folder's tokeniser.
 
     Args:
       source: the folder.
       vocab_size: of the model.
 
-    Returns:
-      The file's name and content; ("", b"") where there is none.
-
     Raises:
-      UserError: it cannot be read, or has more ids than the model.
+      UserError: a file of it cannot be read, or text has more ids than the model.
     """
-    name = next((name for name in TOKENIZERS if (source / name).is_file()), None)
-    if name is not None:
-        highest = get_tokenizer(str(source / name)).vocab_size
+    declared = [_read_object(source / name) for name in (SETTINGS, SPECIAL)]
+    name = next((name for name in TOKENIZERS if (source / name).is_file()), "")
+    content, found = b"", None
+    if name:
+        found = get_tokenizer(str(source / name), eos=NONE)
         content = (source / name).read_bytes()
     elif _kind(source) == "gpt2" and all((source / name).is_file() for name in BYTE_LEVEL):
-        name, library = JSON, _read_byte_level(source)
-        highest = library.get_vocab_size(with_added_tokens=True)
-        content = library.to_str().encode()
-    else:
-        return "", b""
+        name = JSON
+        content = _read_byte_level(source, declared).to_str().encode()
+        found = read_tokenizer_json(content, str(source / BYTE_LEVEL[0]), eos=NONE)
     if name == VOCABULARY and _kind(source) == "roformer":
         print(
             f"warning: {source / VOCABULARY} is read as BERT's WordPiece; RoFormer's own "
             "tokeniser cuts Chinese into words before, so that ids may differ",
             file=sys.stderr,
         )
-    if highest > vocab_size:
+    if found is not None and found.text_size > vocab_size:
         raise UserError(
-            f"{source / name}: has ids up to {highest - 1}, and the model has {vocab_size} by "
-            "config.json"
+            f"{source / name}: has ids up to {found.text_size - 1}, and the model has "
+            f"{vocab_size} by config.json"
         )
-    return name, content
+    assert found is None or isinstance(found, VocabularyTokenizer)
+    guessed = content if name == JSON else b""  # a BERT vocabulary has no customary end
+    return Found(name, content, _ends(source, vocab_size, found, guessed, declared))
+
+
+def _ends(
+    source: Path,
+    vocab_size: int,
+    tokenizer: VocabularyTokenizer | None,
+    content: bytes,
+    declared: list[dict[str, Any]],
+) -> str:
+    """The ids at which a text ends, of which the first ends a document, for `config.data.eos`."""
+    ids: list[int] = []
+    if tokenizer is not None:
+        ids += surrounding_ids(tokenizer.library)[1][:1]
+        tokens = (_token(settings, "eos_token") for settings in declared)
+        ids += [i for token in tokens if (i := tokenizer.library.token_to_id(token)) is not None]
+    config = _read_object(source / "config.json")
+    for path, found in (("config.json", config), (GENERATION, _read_object(source / GENERATION))):
+        ids += _read_ids(found, source / path)
+    for i in dict.fromkeys(i for i in ids if i >= vocab_size):
+        print(
+            f"warning: {source}: token {i} is said to end a text, and the model has {vocab_size} "
+            "tokens by config.json",
+            file=sys.stderr,
+        )
+    known = list(dict.fromkeys(i for i in ids if i < vocab_size))
+    if not known and not ids and "eos_token_id" not in config:
+        if tokenizer is None:
+            return AUTO
+        if content:  # a guess, which is told
+            frame = read_tokenizer_json(content, str(source / JSON)).frame
+            known = [i for i in frame.stops if i < vocab_size]
+    return ",".join(map(str, known)) or NONE
+
+
+def _read_ids(content: Mapping[str, Any], path: Path) -> Iterator[int]:
+    value = content.get("eos_token_id")
+    for i in value if isinstance(value, list) else [] if value is None else [value]:
+        if type(i) is not int or not 0 <= i < 2**31:
+            shown = repr(value)[:60]
+            raise UserError(
+                f"{path}: eos_token_id={shown}: should be a token's id, or a list of ids"
+            )
+        yield i
+
+
+def _token(settings: Mapping[str, Any], key: str) -> str:
+    """A special token's text: its settings may be an object."""
+    value = settings.get(key)
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) else ""
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where there is no such file.
+
+    Raises:
+      UserError: it is none, or cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: should be JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: should be a JSON object")
+    return content
 
 
 def _kind(source: Path) -> str:
     return json.loads((source / "config.json").read_text()).get("model_type")
 
 
-def _read_byte_level(source: Path) -> tokenizers.Tokenizer:
-    """GPT-2's older form, in two files, as one."""
+def _read_byte_level(source: Path, declared: list[dict[str, Any]]) -> tokenizers.Tokenizer:
+    """GPT-2's older form, in two files, as one; what texts start with its settings say."""
     vocabulary, merges = (str(source / name) for name in BYTE_LEVEL)
     try:
         model = tokenizers.models.BPE.from_file(vocabulary, merges)
@@ -68,6 +163,17 @@ def _read_byte_level(source: Path) -> tokenizers.Tokenizer:
     library = tokenizers.Tokenizer(model)
     library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = tokenizers.decoders.ByteLevel()
-    ends = [token for token in ("<|endoftext|>",) if library.token_to_id(token) is not None]
-    library.add_special_tokens(ends)
+    named = {
+        key: next(filter(None, (_token(settings, key) for settings in declared)), "<|endoftext|>")
+        for key in ("bos_token", "eos_token")
+    }
+    known = {key: token for key, token in named.items() if library.token_to_id(token) is not None}
+    library.add_special_tokens(sorted({*known.values()}))
+    added = {key: known[key] for key in known if declared[0].get(f"add_{key}") is True}
+    if added:
+        around = [added.get("bos_token"), "$A", added.get("eos_token")]
+        library.post_processor = tokenizers.processors.TemplateProcessing(
+            single=[part for part in around if part],
+            special_tokens=[(token, library.token_to_id(token)) for token in {*added.values()}],
+        )
     return library

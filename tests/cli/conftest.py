@@ -71,7 +71,8 @@ def untrained_run(config, workdir):
     """Writes a checkpoint of a model as it is initialised."""
     config.training.update(steps=2, eval_every=2, checkpoint_every=2)
     methods = read_methods(config.model.method, config.data.train_length)
-    model = build_model(config.model, methods, ByteTokenizer().vocab_size, seed=0)
+    size = config.model.vocab_size or ByteTokenizer().vocab_size
+    model = build_model(config.model, methods, size, seed=0)
     optimizer = make_optimizer(
         config.optimizer, make_schedule(config.optimizer, 2), kinds_of(model)
     )

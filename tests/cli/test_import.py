@@ -208,7 +208,7 @@ def test_gpt2_s_pair_of_files(call, tmp_path):
     tokenizer = get_tokenizer(str(run / "tokenizer.json"))
     np.testing.assert_array_equal(tokenizer.encode("abc c ba"), [4, 2, 5, 3, 1, 0])
     assert tokenizer.decode(np.array([4, 2, 5, 3, 1, 0])) == "abc c ba"
-    assert tokenizer.eos_id == 6
+    assert tokenizer.frame.end == 6
 
 
 def test_the_first_layers_alone(call, fails, tmp_path):

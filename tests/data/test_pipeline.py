@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import hashlib
 import itertools
@@ -9,7 +10,15 @@ import grain
 import numpy as np
 import pytest
 
-from lenext.data import ByteTokenizer, Corpus, Pose, causal_lm_batches, masked_lm_batches, pipeline
+from lenext.data import (
+    ByteTokenizer,
+    Corpus,
+    Frame,
+    Pose,
+    causal_lm_batches,
+    masked_lm_batches,
+    pipeline,
+)
 from lenext.errors import UserError
 
 LENGTH = 16
@@ -341,3 +350,38 @@ class TestPose:
     def test_mistakes_are_found_before_the_first_batch(self, make, options, message):
         with pytest.raises(ValueError, match=message):
             make(**options)
+
+
+FRAMED = dataclasses.replace(ByteTokenizer(), frame=Frame((256, 257)))
+PLAIN = ByteTokenizer()
+
+
+@pytest.mark.parametrize("task", ["", "passkey"])
+def test_rows_start_as_their_frame_does(stdlib, task):
+    """Their first tokens make room for it; what is to be predicted is text alone."""
+    options = {"length": 64, "batch_size": 3, "seed": 1, "task": task}
+    ours, plain = (
+        next(iter(causal_lm_batches(stdlib["validation"], tokenizer=tokenizer, **options)))
+        for tokenizer in (FRAMED, PLAIN)
+    )
+    np.testing.assert_array_equal(ours["tokens"][:, :2], [[256, 257]] * 3)
+    np.testing.assert_array_equal(ours["targets"][:, 1:-1], ours["tokens"][:, 2:])
+    if not task:
+        np.testing.assert_array_equal(ours["tokens"][:, 2:], plain["tokens"][:, 2:])
+        np.testing.assert_array_equal(ours["targets"][:, 1:], plain["targets"][:, 1:])
+        np.testing.assert_array_equal(ours["weights"], [[0.0] + [1.0] * 63] * 3)
+    else:
+        np.testing.assert_array_equal(ours["weights"], plain["weights"])
+
+
+def test_a_start_is_never_masked(stdlib):
+    options = {"length": 8, "batch_size": 64, "seed": 1, "tokenizer": FRAMED, "rate": 1.0}
+    batch = next(iter(masked_lm_batches(stdlib["validation"], **options)))
+    np.testing.assert_array_equal(batch["tokens"][:, :2], [[256, 257]] * 64)
+    assert set(batch["predicted"][batch["weights"] > 0]) == set(range(2, 8))
+    assert np.all(np.sum(batch["weights"], axis=1) == 6)
+
+
+def test_a_row_that_is_all_start(stdlib):
+    with pytest.raises(UserError, match=r"rows of 2 tokens: should be longer than what they start"):
+        FRAMED.frame.started(np.zeros((1, 2), np.int32))

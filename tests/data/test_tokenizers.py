@@ -16,6 +16,7 @@ from lenext.data import (
     masked_lm_batches,
 )
 from lenext.errors import UserError
+from tests.data import kinds
 
 
 @given(st.binary())
@@ -242,3 +243,29 @@ def test_a_corpus_of_words(tmp_path):
     assert batch["targets"][0, -1] in (3, tokenizer.pad_id)
     with pytest.raises(UserError, match=r"^masked language modelling needs a mask token, and the"):
         masked_lm_batches(corpus, **options)
+
+
+def test_starts_and_ends_by_name_and_by_number(tmp_path, capsys):
+    path = str(kinds.save("llama2", tmp_path))
+    said = {
+        ("auto", "none"): Frame((1,)),
+        ("none", "none"): Frame(),
+        ("<s>, 5", "</s>,<s>,7"): Frame((1, 5), 2, (2, 1, 7)),
+        ("none", "customary"): Frame((), 2, (2,)),
+    }
+    for (bos, eos), frame in said.items():
+        tokenizer = get_tokenizer(path, bos=bos, eos=eos)
+        assert tokenizer.frame == frame
+        assert not {*frame.start, *frame.stops} & {*tokenizer.regular_ids.tolist()}
+    assert capsys.readouterr().err == ""
+    assert get_tokenizer(path).frame == Frame((1,), 2, (2,))
+    assert capsys.readouterr().err == (
+        f"warning: tokenizer {path}: does not say what ends a document; '</s>' does, by its name "
+        "(config.data.eos)\n"
+    )
+    with pytest.raises(UserError, match=r"^config\.data\.bos='<S>': the tokenizer has no token"):
+        get_tokenizer(path, bos="<S>")
+    with pytest.raises(UserError, match=r"^config\.data\.eos='2,': the tokenizer has no token ''"):
+        get_tokenizer(path, eos="2,")
+    ours = get_tokenizer("bytes", bos="9", eos="300")
+    assert (ours.frame, ours.vocab_size) == (Frame((9,), 300, (300,)), 301)

@@ -154,7 +154,7 @@ def test_another_tokenizer_is_told(workdir, config, monkeypatch):
     class Other(ByteTokenizer):
         fingerprint = "0" * 12
 
-    monkeypatch.setattr(run_module, "get_tokenizer", lambda name: Other())
+    monkeypatch.setattr(run_module, "open_tokenizer", lambda config, *, bos: Other())
     with pytest.raises(
         UserError, match=r"tokenizer bytes: gives other ids .* fingerprint 0{12}, was"
     ):

@@ -1,9 +1,11 @@
 """What each protocol asks, from a corpus whose token i is i."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from lenext.data import ByteTokenizer, Corpus, evaluation_crops
+from lenext.data import TASKS, ByteTokenizer, Corpus, Frame, evaluation_crops
 from lenext.errors import UserError
 from lenext.evaluation.protocols import PROTOCOLS, CropSettings, get_protocol
 
@@ -24,11 +26,11 @@ def corpus():
     )
 
 
-def prepare(name, corpus, length, longest=None, **changes):
+def prepare(name, corpus, length, longest=None, tokenizer=None, **changes):
     settings = {"documents": 3, "tokens": 200, "seed": 0} | changes
     protocol = PROTOCOLS[name]
     return protocol.prepare(
-        corpus, ByteTokenizer(), length, longest or length, CropSettings(**settings)
+        corpus, tokenizer or ByteTokenizer(), length, longest or length, CropSettings(**settings)
     )
 
 
@@ -56,9 +58,34 @@ def test_sliding_window_predicts_the_same_tokens_at_every_length(corpus):
         np.testing.assert_array_equal(document, sequences[59].document)
 
 
+@pytest.mark.parametrize("name", [n for n in PROTOCOLS if n != "associative_recall"])
+def test_rows_start_as_their_frame_does(corpus, name):
+    """Each window too; the start takes the place of text, and is never asked for."""
+    framed = dataclasses.replace(ByteTokenizer(), frame=Frame((900, 901)))
+    options = {"needles": 1, "stride": 8, "masks": 60}
+    if name in TASKS:
+        corpus = dataclasses.replace(corpus, tokens=corpus.tokens % 250)
+    ours = prepare(name, corpus, 58, 59, framed, **options)
+    plain = prepare(name, corpus, 58, 59, **options)
+    batch, same = ours.batch, plain.batch
+    np.testing.assert_array_equal(batch["tokens"][:, :2] - [900, 901], 0)
+    asked = batch["targets"][batch["weights"] > 0]
+    assert not {900, 901} & set(asked.tolist())
+    if name in ("full_context", "sliding_window"):
+        np.testing.assert_array_equal(batch["tokens"][:, 2:], same["tokens"][:, 2:])
+        np.testing.assert_array_equal(batch["targets"][:, 1:], same["targets"][:, 1:])
+    if name == "full_context":
+        np.testing.assert_array_equal(batch["weights"], [[0.0] + [1.0] * 57] * len(asked[::57]))
+    if name == "single_mask":
+        assert set(batch["predicted"].ravel()) == set(range(2, 58))
+
+
 def test_a_stride_longer_than_a_window(corpus):
     with pytest.raises(UserError, match=r"config\.eval\.stride=9: should be at most each length"):
         prepare("sliding_window", corpus, 8, 59, stride=9)
+    framed = dataclasses.replace(ByteTokenizer(), frame=Frame((900, 901)))
+    with pytest.raises(UserError, match=r"stride=8: should be at most each length, here 7"):
+        prepare("sliding_window", corpus, 8, 59, framed, stride=8)
 
 
 def test_single_mask_masks_one_token_a_pass(corpus):

@@ -48,6 +48,25 @@ def test_another_config_is_refused_by_every_key_that_differs(config, tmp_path):
     assert "model.dtype" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "bos", "eos"),
+    [("bytes", "auto", "auto"), ("a/vocab.txt", "auto", "auto"), ("a/b.json", "none", "customary")],
+)
+def test_texts_of_earlier_runs_start_and_end_as_they_did(config, tmp_path, tokenizer, bos, eos):
+    """Of these keys they know nothing; where there is no choice they may go on."""
+    config.data.tokenizer = tokenizer
+    stored = plain(config)
+    del stored["data"]["bos"], stored["data"]["eos"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    data = read_run_config(tmp_path)["data"]
+    assert (data["bos"], data["eos"]) == (bos, eos)
+    if bos == "auto":
+        check_run(tmp_path, config)
+    stored["data"]["eos"] = "</s>"
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert read_run_config(tmp_path)["data"]["eos"] == "</s>"
+
+
 def test_how_often_a_run_logs_and_keeps_may_change(config, tmp_path):
     write_run_config(tmp_path, config)
     config.training.update(log_every=7, eval_every=7, checkpoint_every=7, keep_latest=7)
