@@ -186,9 +186,9 @@ def test_what_a_cache_drops_is_seen_no_more(method):
 def test_padding_and_packing(method, causal):
     """Right padding, left padding, behind and before another document; positions 0..S-1.
 
-    Padding holds noise. The documents of a pack are told apart by ids only, so the count of visible
-    keys and the sinks have to start over by themselves; once more with positions that start over,
-    and once with padding before and another document behind.
+    Padded keys and values are NaN. The documents of a pack are told apart by ids only, so the count
+    of visible keys and the sinks have to start over by themselves; once more with positions that
+    start over, and once with padding before and another document behind.
     """
     q, k, v = document()
     made = beyond_its_floor(method, TRAIN_LENGTH)
@@ -213,6 +213,8 @@ def test_padding_and_packing(method, causal):
             lengths[i, segments[i] == 0] = other
     positions[4, other:] -= other
     mask[5, :20] = False
+    for part in parts:
+        part[~mask] = np.nan
     for i, start in enumerate(starts):
         for name in ("positions", "segment_ids"):
             places[f"q_{name}"][i] = places[f"kv_{name}"][i, start : start + DOCUMENT]
@@ -269,9 +271,15 @@ def problem():
 
 
 def solve(method, causal, implementation, *, arguments=None, places=None, dtype="float32", **kw):
-    """Output and gradients as float32 arrays, from arguments rounded to dtype."""
-    arguments = [jnp.asarray(x, dtype) for x in arguments or problem()]
+    """Output and gradients as float32 arrays, from arguments rounded to dtype.
+
+    Padded keys are NaN and padded values infinite: none of it may reach either.
+    """
     places = packed(2, KEYS) if places is None else places
+    q, k, v, cotangent = arguments or problem()
+    seen = places["kv_mask"][:, :, None, None]
+    arguments = q, np.where(seen, k, np.nan), np.where(seen, v, np.inf), cotangent
+    arguments = [jnp.asarray(x, dtype) for x in arguments]
     params = unequal_params(method)
     out, gradients = value_and_grads(
         *arguments,

@@ -46,7 +46,9 @@ def attend(
       causal: hide keys at positions after the query's. No method is refused either way.
       q_positions: [B, T] or [T], in tokens; default: the last T of the keys' positions 0..S-1.
       kv_positions: [B, S] or [S]; default 0..S-1.
-      kv_mask: False marks padding.
+      kv_mask: False marks padding, or places of a cache that hold nothing: what stands there in k
+        and v, NaN and infinity too, reaches neither outputs nor gradients. (Not so for keys that
+        only causality or another document hides: a weight of 0 times NaN is NaN.)
       q_segment_ids: documents of a pack; a query sees keys of its own document only. Ids are only
         compared. Given together with `kv_segment_ids`.
       kv_segment_ids: see `q_segment_ids`.
@@ -184,8 +186,16 @@ def _choose(call: Call, wanted: str, block_size: int | None) -> Choice:
     return choose(call, wanted=wanted, block_size=block_size, backend=backend)
 
 
+def _without_hidden(places: Places, *of_keys: Array) -> list[Array]:
+    """Keys and values with zeros where padding is: a weight of 0 times NaN would be NaN."""
+    if places.kv_mask is None:
+        return list(of_keys)
+    return [jnp.where(places.kv_mask[:, :, None, None], x, 0) for x in of_keys]
+
+
 @functools.partial(jax.jit, static_argnames=("call", "choice"))
 def _attend(q, k, v, params, places, *, call: Call, choice: Choice):
+    k, v = _without_hidden(places, k, v)
     places, method = located(places), call.method
     if choice.implementation == "naive":
         scored = _complete_scores(q, k, params, places, method, call.causal, call.length)
@@ -215,12 +225,15 @@ def _complete_scores(q, k, params, places, method, causal, length):
 
 @functools.partial(jax.jit, static_argnames=("method", "causal", "length"))
 def _attention_weights(q, k, params, places, *, method, causal, length):
+    (k,) = _without_hidden(places, k)
     scored = _complete_scores(q, k, params, located(places), method, causal, length)
     return naive.weights(scored, method)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "length", "block_size"))
 def _row_statistics(q, k, params, places, *, method, causal, ordered, length, block_size):
+    (k,) = _without_hidden(places, k)
+
     def figures(scored, _):
         per_row = diagnostics.statistics(scored, method)
         return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 2), per_row)  # [B, T, N]
