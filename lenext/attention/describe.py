@@ -197,7 +197,8 @@ def last_row_temperatures(
 
     Learned parts stand at their initial values, and the query is zero.
     """
-    last, keys = jnp.asarray([lengths], jnp.int32) - 1, jnp.arange(max(lengths))[None, :]
+    last = jnp.asarray([lengths], jnp.int32) - 1
+    keys = jnp.arange(max(lengths), dtype=jnp.int32)[None, :]
     return _temperatures(Places(last, keys), method=method, head_dim=head_dim)
 
 
@@ -210,7 +211,7 @@ def _temperatures(places, *, method, head_dim):
         length=places.kv_positions.shape[1], num_heads=HEADS, head_dim=head_dim,
     )  # fmt: skip
     params = init_params(method, HEADS, head_dim).get("temperature", {})
-    factor = method.temperature(rows, jnp.zeros((1, length, HEADS, head_dim)), params)
+    factor = method.temperature(rows, jnp.zeros((1, length, HEADS, head_dim), jnp.float32), params)
     factor = jnp.broadcast_to(factor, (1, HEADS, length, 1))
     return rows.n[0, 0, :, 0], factor[0, :, :, 0]
 

@@ -242,7 +242,8 @@ def _visible(
     method: Method, rows: Int[np.ndarray, " R"], length: int, causal: bool
 ) -> Int[np.ndarray, " R"]:
     """How many keys rows of a sequence see."""
-    places = located(Places(jnp.asarray(rows)[None], jnp.arange(length)[None]))
+    positions = (jnp.asarray(x, jnp.int32)[None] for x in (rows, np.arange(length)))
+    places = located(Places(*positions))
     return np.asarray(count(visible(method, places, causal)))[0, 0, :, 0]
 
 

@@ -81,7 +81,7 @@ def head_figures(rows: RowStatistics) -> dict[str, Float[Array, "B layers heads"
     alone = rows.gap_scale == 0  # a row of one key has no gap
     scale = jnp.where(alone, 1.0, jnp.minimum(rows.gap_scale, LARGEST_SCALE))
     gaps = jnp.where(alone, 0.0, 1 / scale)
-    several = jnp.sum(~alone, axis=-1)
+    several = jnp.sum(~alone, axis=-1, dtype=jnp.int32)
     gap = jnp.where(several > 0, jnp.sum(gaps, axis=-1) / jnp.maximum(several, 1), LARGEST_SCALE)
     figures = {
         "entropy": jnp.mean(rows.entropy, axis=-1),

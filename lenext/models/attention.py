@@ -189,7 +189,9 @@ class Attention(nnx.Module):
         if context.probe is None:
             return out, None
         at, tokens = context.probe, q.shape[1]
-        positions = jnp.arange(tokens) if context.positions is None else context.positions
+        positions = context.positions
+        if positions is None:
+            positions = jnp.arange(tokens, dtype=jnp.int32)
         segment_ids = None if context.segment_ids is None else context.segment_ids[:, at]
         seen = context.look(
             q[:, at], k, method, causal=self.causal, params=params,
@@ -227,7 +229,7 @@ class Attention(nnx.Module):
             k, v, kv_places, lengths = gather((k, v, places | mask, lengths))
             if some < tokens and "positions" not in places:
                 first = jax.lax.axis_index("sequence") * some
-                places = places | {"positions": first + jnp.arange(some)}
+                places = places | {"positions": first + jnp.arange(some, dtype=jnp.int32)}
             return attend(
                 q, k, v, method, causal=self.causal, params=params,
                 implementation=self.implementation, **({"length": length} | lengths),

@@ -71,8 +71,13 @@ def _cross_entropy(hidden: Array, head: Head, targets: Array, chunk: int | None)
     logits = head(hidden)
     log_z = jax.nn.logsumexp(logits, axis=-1)
     target_logits = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[:, :, 0]
-    correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    correct = (_likeliest(logits) == targets).astype(jnp.float32)
     return CrossEntropy(log_z - target_logits, correct, log_z)
+
+
+def _likeliest(logits: Float[Array, "*B V"]) -> Int[Array, "*B"]:
+    """The first of the largest."""
+    return jax.lax.argmax(logits, logits.ndim - 1, jnp.int32)
 
 
 def default_chunk(tokens: int) -> int:
@@ -97,7 +102,7 @@ def _figures(inputs: _Inputs, axes: str, chunk: int) -> Figures:
     def add(number: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         top, total, best, target_logits = carry
         _, ids, logits = _chunk(inputs, axes, chunk, number)
-        place = jnp.argmax(logits, axis=-1)
+        place = _likeliest(logits)
         chunk_top = jnp.max(logits, axis=-1)
         # Of equals the first counts, as in argmax.
         best = jnp.where(chunk_top > top, ids[place], best)
@@ -163,9 +168,9 @@ def _chunk(
     the id -1 and logits of -inf there, which count for nothing.
     """
     axis = axes.index("v")
-    first = number * chunk
+    first = number.astype(jnp.int32) * chunk
     start = jnp.minimum(first, inputs.matrix.shape[axis] - chunk)
-    ids = start + jnp.arange(chunk)
+    ids = start + jnp.arange(chunk, dtype=jnp.int32)
     matrix = jax.lax.dynamic_slice_in_dim(inputs.matrix, start, chunk, axis)
     bias = inputs.bias
     if bias is not None:

@@ -97,7 +97,7 @@ class Decoder(LanguageModel):
         length, limit = tokens.shape[1], self.config.max_positions
         if length > limit:
             raise ValueError(f"{length} tokens: the model has {limit} learned positions")
-        at = jnp.arange(length) if positions is None else positions
+        at = jnp.arange(length, dtype=jnp.int32) if positions is None else positions
         return x + self.position_embedding(at).reshape(-1, length, x.shape[-1])
 
     def finish(self, x):  # noqa: D102

@@ -83,7 +83,8 @@ def _advance(
     sampling: Sampling,
 ) -> tuple[Int[Array, " B"], list[KVCache]]:
     logits, caches = nnx.merge(graphdef, params).step(tokens, first, caches, length)
-    return draw(logits, jax.random.fold_in(key, first + tokens.shape[1]), sampling), caches
+    drawn = draw(logits, jax.random.fold_in(key, first + tokens.shape[1]), sampling)
+    return drawn.astype(jnp.int32), caches
 
 
 def generate(

@@ -195,7 +195,7 @@ class LanguageModel(nnx.Module):
             these tokens. Where a prompt comes in parts, that of all of it.
         """
         length = first + tokens.shape[1] if length is None else length
-        positions = first + jnp.arange(tokens.shape[1])
+        positions = first + jnp.arange(tokens.shape[1], dtype=jnp.int32)
         x = self.embed(tokens, positions, None).astype(self.config.dtype)
         after: list[KVCache] = []
         shared: dict[Any, Array] = {}

@@ -144,7 +144,7 @@ def _accumulated(
         return jax.tree.map(jnp.add, grads, part_grads), means
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
-    micro_batches = (jax.tree.map(split, batch), jnp.arange(parts))
+    micro_batches = (jax.tree.map(split, batch), jnp.arange(parts, dtype=jnp.int32))
     grads, means = jax.lax.scan(add, zeros, micro_batches)
     return grads, {name: jnp.sum(x) for name, x in means.items()}
 
@@ -162,6 +162,6 @@ def average_parameters(average: Any, params: Any, decay: float, step: Array) -> 
       step: from 1.
     """
     # 1 - decay^step, without the digits that float32 would lose in the subtraction.
-    total = -jnp.expm1(step * math.log(decay))
+    total = -jnp.expm1(jnp.asarray(step, jnp.float32) * math.log(decay))
     share = (1 - decay) / total
     return jax.tree.map(lambda a, x: a + share * (x - a), average, params)

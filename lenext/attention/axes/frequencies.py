@@ -41,7 +41,7 @@ class ScaledRope(Rope):
 
 def by_pair(values: np.ndarray, extension: float | Array) -> np.ndarray:
     """Values [H/2] in the shape that broadcasts with an extension factor."""
-    return values if isinstance(extension, float) else values[None, None]
+    return values if isinstance(extension, float) else values[None, None].astype(np.float32)
 
 
 def stretch(pairs: int, factor: float | Array) -> Ratio:
@@ -52,8 +52,8 @@ def stretch(pairs: int, factor: float | Array) -> Ratio:
 
 def partly(extension: float | Array, slowed: np.ndarray) -> Ratio:
     """1 / s for pairs of which `slowed` [H/2] is 1, 1 where it is 0, and between in proportion."""
-    slowed = by_pair(slowed, extension)
-    return slowed / extension + (1.0 - slowed)
+    slow, fast = by_pair(slowed, extension), by_pair(1.0 - slowed, extension)
+    return slow / extension + fast
 
 
 @dataclasses.dataclass(frozen=True)

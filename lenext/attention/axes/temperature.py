@@ -95,7 +95,7 @@ class EntropyMatched(Temperature):
             lowest = start if piece or self.clamp else -math.inf
             inside = jnp.clip(beyond, lowest, stop) - start
             square = square + params["slopes"][None, :, None, None, piece] * inside
-        square = jnp.maximum(square, jnp.where(beyond > 0, 1 / 16, 0.0))
+        square = jnp.maximum(square, jnp.where(beyond > 0, jnp.float32(1 / 16), 0.0))
         # The square root has no gradient at 0.
         return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 

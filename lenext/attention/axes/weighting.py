@@ -137,7 +137,7 @@ class Reweighted(TwoStage, Activated):
 
     def excess(self, weights: Float[Array, "B N T S"], rows: Rows) -> Float[Array, "B N T S"]:
         """relu(a n - offset), with no offset in rows of three keys or fewer."""
-        return jax.nn.relu(weights * rows.n - jnp.where(rows.n <= 3, 0.0, self.offset))
+        return jax.nn.relu(weights * rows.n - jnp.where(rows.n <= 3, 0.0, jnp.float32(self.offset)))
 
     def is_flat(self, largest, rows):  # noqa: D102
         return self.excess(largest, rows) < NO_EXCESS
@@ -251,10 +251,10 @@ class Sparsemax(Weighting):
         ordered = -jnp.sort(-jax.lax.stop_gradient(z), axis=-1)
         count = jnp.arange(1, z.shape[-1] + 1, dtype=jnp.float32)[None, None, None, :]
         sums = jnp.cumsum(ordered, axis=-1)
-        size = jnp.sum(1 + count * ordered > sums, axis=-1, keepdims=True)
+        size = jnp.sum(1 + count * ordered > sums, axis=-1, keepdims=True, dtype=jnp.int32)
         last = jnp.take_along_axis(ordered, jnp.maximum(size - 1, 0), axis=-1)
         # tau once more from the row itself, for its gradient.
         support = mask & (z >= last) & (z > -1.0)
-        members = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1)
+        members = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True, dtype=jnp.int32), 1)
         tau = (jnp.sum(jnp.where(support, z, 0.0), axis=-1, keepdims=True) - 1) / members
         return jnp.where(support, jax.nn.relu(z - tau), 0.0)

@@ -277,13 +277,13 @@ def _resolve(
     def per_token(name: str, x: Any, size: int, kind: Any) -> Any:
         if x is None:
             return None
-        x = jnp.asarray(x)
+        x = _as_given(x)
         x = x[None] if x.ndim == 1 else x
         if x.ndim != 2 or x.shape[1] != size or x.shape[0] not in (1, batch):
             raise ValueError(f"{name} {x.shape}: should be [{batch}, {size}]")
         if not jnp.issubdtype(x.dtype, kind):
             raise ValueError(f"{name} is {x.dtype}: should be {kind.__name__}")
-        return x if kind is jnp.bool_ else x.astype(jnp.int32)
+        return jnp.asarray(x, jnp.bool_ if kind is jnp.bool_ else jnp.int32)
 
     places = Places(
         q_positions=per_token("q_positions", q_positions, queries, jnp.integer),
@@ -326,16 +326,20 @@ def _length(length: Any, batch: int, key_length: int) -> tuple[int, Int[Array, "
         if not 1 <= length < MOST_TOKENS:
             raise ValueError(f"length={length}: should be at least 1 and below 2^31")
         return int(length), None
-    length = jnp.asarray(length)
+    length = _as_given(length)
     if not jnp.issubdtype(length.dtype, jnp.integer):
         raise ValueError(f"length is {length.dtype}: should be an integer")
     if length.shape not in ((), (1,), (batch,), (1, key_length), (batch, key_length)):
         raise ValueError(
             f"length {length.shape}: should be a number, [{batch}] or [{batch}, {key_length}]"
         )
-    by_row = length.reshape(-1, 1) if length.ndim < 2 else length
-    by_key = jnp.broadcast_to(by_row, (by_row.shape[0], key_length))
-    return key_length, by_key.astype(jnp.int32)
+    by_row = jnp.asarray(length.reshape(-1, 1) if length.ndim < 2 else length, jnp.int32)
+    return key_length, jnp.broadcast_to(by_row, (by_row.shape[0], key_length))
+
+
+def _as_given(x: Any) -> Any:
+    """An array as it is, for its form to be checked before it is made one of JAX's."""
+    return x if isinstance(x, Array) else np.asarray(x)
 
 
 def _form(params: Any) -> Any:

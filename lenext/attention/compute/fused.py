@@ -57,8 +57,8 @@ def _position_shapes(method: Method, num_heads: int, head_dim: int) -> tuple[lis
     """
 
     def traced():
-        places = located(Places(jnp.arange(3)[None, :], jnp.arange(3)[None, :]))
-        n = jnp.full((1, 1, 3, 1), 3)
+        three = jnp.arange(3, dtype=jnp.int32)[None, :]
+        places, n = located(Places(three, three)), jnp.full((1, 1, 3, 1), 3, jnp.int32)
         rows = rows_at(
             method, places, n, causal=False, length=3, num_heads=num_heads, head_dim=head_dim
         )

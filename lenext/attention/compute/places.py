@@ -79,8 +79,7 @@ def _by_document(
     """
 
     def of_row(ids, values, q_ids):
-        order = jnp.argsort(ids)
-        ordered = ids[order]
+        ordered, order = jax.lax.sort((ids, jnp.arange(ids.size, dtype=jnp.int32)), num_keys=1)
         # Documents numbered from 0 in the order of their ids, whatever those are.
         new = jnp.concatenate([jnp.zeros((1,), bool), ordered[1:] != ordered[:-1]])
         number = jnp.cumsum(new.astype(jnp.int32))

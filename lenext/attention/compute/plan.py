@@ -38,6 +38,11 @@ class Plan(Call):
         return -(-self.queries // self.query_block)
 
     @property
+    def block_numbers(self) -> Int[Array, " blocks"]:
+        """The numbers of the blocks of queries."""
+        return jnp.arange(self.query_blocks, dtype=jnp.int32)
+
+    @property
     def key_blocks(self) -> int:
         """Tiles of a complete row."""
         return -(-self.keys // self.key_block)
@@ -156,9 +161,9 @@ def tile_places(plan: Plan, places: Places, block: Array, tile: Array) -> Places
 def visible_keys(plan: Plan, places: Places) -> Int[Array, "#B 1 T 1"]:
     """n of every row: known beforehand, or counted over the tiles that the rows meet."""
     if plan.sees_all:
-        last = jnp.arange(plan.queries) + plan.keys - plan.queries + 1
-        n = last if plan.causal else jnp.full((plan.queries,), plan.keys)
-        return n[None, None, :, None].astype(jnp.int32)
+        last = jnp.arange(plan.queries, dtype=jnp.int32) + plan.keys - plan.queries + 1
+        n = last if plan.causal else jnp.full((plan.queries,), plan.keys, jnp.int32)
+        return n[None, None, :, None]
     padded = padded_places(plan, places)
 
     def of_block(block):
@@ -172,7 +177,7 @@ def visible_keys(plan: Plan, places: Places) -> Int[Array, "#B 1 T 1"]:
         n = jnp.zeros((batch, 1, plan.query_block, 1), jnp.int32)
         return over_tiles(plan, block, lambda tile, n, _: add(tile, n), n)
 
-    n = jnp.moveaxis(jax.lax.map(of_block, jnp.arange(plan.query_blocks)), 0, 2)
+    n = jnp.moveaxis(jax.lax.map(of_block, plan.block_numbers), 0, 2)
     return n.reshape(n.shape[0], 1, -1, 1)[:, :, : plan.queries]
 
 

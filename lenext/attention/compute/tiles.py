@@ -177,7 +177,8 @@ class _Tiles:
 
     def per_row(self, fill: float, dim: int = 1) -> Array:
         """A number (or `dim`) for each row of a block."""
-        return jnp.full((self.batch, self.plan.num_heads, self.plan.query_block, dim), fill)
+        shape = (self.batch, self.plan.num_heads, self.plan.query_block, dim)
+        return jnp.full(shape, fill, jnp.float32)
 
 
 def _where_needed(needed: Array | None, make: Callable[[], Array], shape: tuple[int, ...]) -> Array:
@@ -203,7 +204,7 @@ def _forward(plan, q_sides, k_sides, v, params, places, n):
             return out / total, _RowSums(largest, total, total, centred)
         return _second_pass(tiles, block, largest, total, tops)
 
-    blocks = jax.lax.map(of_block, jnp.arange(plan.query_blocks))
+    blocks = jax.lax.map(of_block, plan.block_numbers)
     return jax.tree.map(functools.partial(_joined, plan), blocks)
 
 
@@ -311,9 +312,7 @@ def _attend_backward(plan, saved, d_out):
     # to turn a tile around.
     d_keys = [jnp.zeros_like(x.swapaxes(2, 3)) for x in (*tiles.k_sides, tiles.v)]
     start = tuple(d_keys[:-1]), d_keys[-1], jax.tree.map(jnp.zeros_like, params)
-    (d_k_sides, d_v, d_params), d_q_sides = jax.lax.scan(
-        of_block, start, jnp.arange(plan.query_blocks)
-    )
+    (d_k_sides, d_v, d_params), d_q_sides = jax.lax.scan(of_block, start, plan.block_numbers)
     d_q_sides = jax.tree.map(functools.partial(_joined, plan), d_q_sides)
     d_k_sides, d_v = jax.tree.map(lambda x: x[..., : plan.keys].swapaxes(2, 3), (d_k_sides, d_v))
     return d_q_sides, d_k_sides, d_v, d_params, None, None
