@@ -34,10 +34,11 @@ class ClampedRope(Rope, Windowed):
 class LeakyRope(Rope, Windowed):
     """Leaky ReRoPE (Su 2023): beyond the window distances go on at 1 / leak.
 
-    w + (|delta| - w) / leak in place of |delta| from w on.
+    w + (|delta| - w) / leak in place of |delta| from w on. A leak below 1 is Su's "InvLeaky ReRoPE"
+    (2023): longer steps beyond the window in training, for plain RoPE (`softmax`) afterwards.
     """
 
-    leak: float = option(8, float, at_least=1.0)
+    leak: float = option(8, float, above=0.0)
 
     def pieces(self, rows):  # noqa: D102
         inside = super().pieces(rows)

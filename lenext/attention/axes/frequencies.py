@@ -76,7 +76,8 @@ class NTK(ScaledRope):
 class BandedRope(ScaledRope):
     """A `ScaledRope` that leaves alone pairs that turn often within L, and slows those that do not.
 
-    For weights that were themselves trained so, `original_length` is the length before, in place
+    Where `fast_turns` and `slow_turns` are the same, that is a step, as in Llama 4 and Kimi K2. For
+    weights that were themselves trained so, `original_length` is the length before, in place
     of L.
     """
 
@@ -86,9 +87,9 @@ class BandedRope(ScaledRope):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.fast_turns <= self.slow_turns:
+        if self.fast_turns < self.slow_turns:
             raise ValueError(
-                f"option fast_turns={self.fast_turns!r}: should be above slow_turns="
+                f"option fast_turns={self.fast_turns!r}: should be at least slow_turns="
                 f"{self.slow_turns!r}"
             )
 
@@ -171,7 +172,8 @@ class Llama3(BandedRope):
     def ratio(self, rows, lengths):  # noqa: D102
         trained = self.trained_frequencies(rows)
         turns = (self.original_length or rows.train_length) * trained / (2 * math.pi)
-        kept = np.clip((turns - self.slow_turns) / (self.fast_turns - self.slow_turns), 0.0, 1.0)
+        width = max(self.fast_turns - self.slow_turns, 1e-9)  # a step where the two meet
+        kept = np.clip((turns - self.slow_turns) / width, 0.0, 1.0)
         return partly(self.extension(rows, lengths), 1.0 - kept)
 
 
@@ -179,11 +181,11 @@ class Llama3(BandedRope):
 class LongRope(ScaledRope):
     """LongRoPE (arXiv 2402.13753): each pair's frequency over a factor of its own.
 
-    `factors` are searched for a model and published with it, H/2 of them; where they are not
-    given, every pair has s.
+    `factors` are searched for a model and published with it, H/2 of them, and some a little below
+    1; where they are not given, every pair has s.
     """
 
-    factors: tuple | None = option(None, tuple, at_least=1.0)
+    factors: tuple | None = option(None, tuple, above=0.0)
 
     @property
     def follows_length(self):  # noqa: D102

@@ -36,7 +36,7 @@ def phase(
     """
     known = not isinstance(ratio, Array)
     turns = (frequencies * ratio if known else frequencies) / (2 * math.pi)
-    steps = jnp.asarray(np.round(turns * 2**32).astype(np.uint64) % 2**32, jnp.uint32)
+    steps = jnp.asarray((np.round(turns * 2**32) % 2**32).astype(np.uint32))
     steps = steps[None, None, :]
     if not known:
         less = jnp.round(steps.astype(jnp.float32) * (1 - ratio))

@@ -86,7 +86,7 @@ def test_dynamic_ntk_follows_the_length_that_weights_follow():
 
 @pytest.mark.parametrize("name", ["yarn", "llama3"])
 def test_bands_that_are_none(name):
-    with pytest.raises(ValueError, match=r"fast_turns=1: should be above slow_turns=2"):
+    with pytest.raises(ValueError, match=r"fast_turns=1: should be at least slow_turns=2"):
         make_method(name, train_length=4, fast_turns=1, slow_turns=2)
 
 
@@ -124,11 +124,14 @@ def test_alibi_slopes(heads, slopes):
     close(logits("alibi", delta, heads=heads), expected, rtol=1e-6)
 
 
-def test_leaky_distance():
-    """w = 3: distances of 3 and 11 are 3 and 3 + 8 / 4, on both sides."""
+@pytest.mark.parametrize("leak", [4, 1 / 16])
+def test_leaky_distance(leak):
+    """w = 3: distances of 3 and 11 are 3 and 3 + 8 / 4, on both sides; or 3 + 8 * 16."""
     delta = np.array([-11, -3, -2, 0, 2, 3, 7, 11])
     leaked = np.array([-5, -3, -2, 0, 2, 3, 4, 5])
-    kw = {"window": 3, "leak": 4}
+    if leak < 1:
+        leaked = np.array([-131, -3, -2, 0, 2, 3, 67, 131])
+    kw = {"window": 3, "leak": leak}
     close(logits("leaky_rerope", delta, **kw)[:, 0], np.cos(leaked), atol=1e-5)
     close(logits("leaky_rerope", delta, key_dim=1, **kw)[:, 0], np.sin(leaked), atol=1e-5)
 
