@@ -14,6 +14,7 @@ from lenext.attention import (
     count_tokens,
     init_params,
     make_method,
+    method_names,
     row_statistics,
 )
 from lenext.models import Decoder, Encoder, ModelConfig, token_figures
@@ -44,6 +45,10 @@ def attended(q, k, v, method, places, *, causal=True, implementation="naive"):
 def alone(name, arguments, start, stop):
     """The tokens from start to stop on their own; S is their number, and positions are from 0."""
     return attended(*(x[:, start:stop] for x in arguments), made(name), {})
+
+
+def test_no_other_method_follows_the_length():
+    assert {name for name in method_names() if made(name).follows_length} == set(FOLLOWERS)
 
 
 @every_follower
