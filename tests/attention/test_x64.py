@@ -6,6 +6,7 @@ and branches whose types differ raise.
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from tests.attention.common import EVERY_NAME, inputs, unequal_params
 KEYS = 40  # in tiles of 16: several, of which the last is not full
 FIRST = np.arange(KEYS, dtype=np.int32)[None] < 23
 IDS = np.where(FIRST, np.int32(7), np.int32(-2))
-PACK = {
+PACK: dict[str, Any] = {
     "kv_mask": np.arange(KEYS)[None] < 37, "q_segment_ids": IDS, "kv_segment_ids": IDS,
     "length": np.where(FIRST, np.int32(23), np.int32(14)),
 }  # fmt: skip
@@ -79,7 +80,7 @@ def test_looks_and_counts():
     made = make_method("yarn+infoscale", train_length=16)
 
     def looks(q, k):
-        pack = PACK | {"length": count_tokens(PACK["kv_mask"], IDS, KEYS)}
+        pack: dict[str, Any] = PACK | {"length": count_tokens(PACK["kv_mask"], IDS, KEYS)}
         return attention_weights(q, k, made, **pack), row_statistics(q, k, made, **pack)
 
     assert wide_arrays(looks, *inputs(1, 1, KEYS, KEYS)[:2]) == []

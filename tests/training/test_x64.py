@@ -43,5 +43,5 @@ def test_steps_hold_no_wide_arrays(name):
     state = init_state(model, optimizer, average=True)
     tokens, places = np.ones((4, 7), np.int32), np.ones((4, 2), np.int32)
     batch = {"tokens": tokens, "predicted": places, "targets": places}
-    batch["weights"] = np.ones((4, 2), np.float32)
+    batch |= {"weights": np.ones((4, 2), np.float32)}
     assert wide_arrays(step, state, batch, np.int32(1)) == []
