@@ -32,7 +32,7 @@ from tests.attention.reference import infoscale
 
 DOCUMENT = 63  # four times the training length, and odd
 KEYS = 111  # of rows that hold a document among others
-EXACT = 3e-5  # the same sums in another order, and rotations from other positions
+EXACT = 6e-5  # the same sums in another order, and rotations from other positions; most by CosScale
 
 every_name = pytest.mark.parametrize("method", EVERY_NAME)
 both_ways = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
