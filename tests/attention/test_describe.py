@@ -245,7 +245,7 @@ def test_parts_that_change_nothing_are_told():
     [
         ("rerope", "position", "window", "None or a whole number, at least 1"),
         ("p_rope", "position", "fraction", "a number, at least 0, at most 1"),
-        ("longrope", "position", "factors", "None or a tuple of numbers, at least 1"),
+        ("longrope", "position", "factors", "None or a tuple of numbers, above 0"),
         ("infoscale", "temperature", "clamp", "True or False"),
         ("lssa", "weighting", "norm", "one of 'l1', 'none'"),
     ],
