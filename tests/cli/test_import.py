@@ -463,7 +463,11 @@ print(max(seen) - seen[0])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_one_copy_of_the_model(tmp_path):
-    """Importing takes the parameters' memory, 200 MB here, and some tensors' besides."""
+    """Importing takes the parameters' memory, 200 MB here, and some tensors' besides.
+
+    Of those, of 34 MB each, up to four were seen on their way to the disk where that is slow; with
+    a second copy of all it would be more than twice as much.
+    """
     folder, hidden, inside = tmp_path / "large", 512, 16384
     folder.mkdir()
     source = GOLDEN / "llama_tied"
@@ -484,7 +488,7 @@ def test_one_copy_of_the_model(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     size = (folder / "model.safetensors").stat().st_size / 1024
-    assert 0.9 * size < int(done.stdout) < 1.6 * size
+    assert 0.9 * size < int(done.stdout) < 1.95 * size
 
 
 def test_a_length_beyond_learned_positions(fails, tmp_path):
