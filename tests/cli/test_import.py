@@ -391,7 +391,7 @@ def test_a_workdir_may_be_moved_with_its_tokeniser(call, folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_position_embeddings": 2**31}, "train_length=2147483648: should be"),
+        ({"max_position_embeddings": 2**31}, "max_position_embeddings: should be below 2^31"),
         (
             {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0,
                                  "original_max_position_embeddings": 12}},
