@@ -11,14 +11,14 @@ nothing else; with --readme also experiments/README.md, the page of claims, whic
 
 import argparse
 import importlib
-import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from experiments.claims import CLAIMS, INFOSCALE, SOFTPLUS, Contents, judged
 from experiments.run import NAMES
-from lenext.files import write_atomically
+from lenext.errors import MISREAD, UserError
+from lenext.files import read_json, write_atomically
 from lenext.reporting.pages import Page, html_page
 from lenext.reporting.tables import markdown_table
 from lenext.workdirs.provenance import git_revision
@@ -42,8 +42,23 @@ OTHERS = "# Pictures of no table here"
 def load(results: Path) -> Contents:
     """What is there of the experiments' JSON files; those of size smoke can bear out no claim."""
     paths = {name: results / f"{name}.json" for name in NAMES}
-    contents = {n: json.loads(path.read_text()) for n, path in paths.items() if path.exists()}
+    contents = {n: read_json(path) for n, path in paths.items() if path.exists()}
     return {n: c for n, c in contents.items() if "runs" in c and c["size"] != "smoke"}
+
+
+def judge(results: Path) -> tuple[str, list[tuple[str, str]]]:
+    """The page of claims that a folder of results bears out, and what `about` says of them.
+
+    Raises:
+      UserError: a JSON file there is none that its experiment wrote.
+    """
+    try:
+        contents = load(results)
+        return claims_page(contents), about(contents)
+    except UserError:
+        raise
+    except MISREAD as error:
+        raise UserError(f"{results}: should hold what experiments.run wrote ({error!r})") from None
 
 
 def claims_page(contents: Contents) -> str:
@@ -214,13 +229,15 @@ def main() -> None:
     for folder in given.also or ():
         if not own_pages([folder]):
             parser.error(f"--also={folder}: has no results, nor has a run in it")
-    contents = load(given.results)
-    claims = claims_page(contents)
+    try:
+        claims, made = judge(given.results)
+    except UserError as error:
+        parser.error(str(error))
     own = [RUNS, RUNS / "results", RUNS / "compare"] if given.also is None else given.also
     own = [folder for folder in own if folder.resolve() != given.results.resolve()]
     pages = [*result_pages(given.results, claims), *own_pages(own)]
     given.html.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.html, html_page("lenext: results", pages, about(contents)))
+    write_atomically(given.html, html_page("lenext: results", pages, made))
     written = [str(given.html)]
     if given.readme:
         write_atomically(HERE / "README.md", claims)

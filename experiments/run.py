@@ -10,7 +10,6 @@ pictures.
 
 import difflib
 import importlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,8 @@ from experiments.sizes import SIZES, check_size
 from lenext import cli
 from lenext.config import base_config, read_methods
 from lenext.config.imports import join_imports, load_file
-from lenext.errors import UserError
+from lenext.errors import MISREAD, UserError
+from lenext.files import read_json
 from lenext.sweeps.experiment import Experiment, collect, write
 from lenext.sweeps.progress import Rates, duration
 from lenext.sweeps.runs import (
@@ -153,13 +153,12 @@ def remake(experiment: Experiment, folder: Path) -> list[Path]:
     """
     path = folder / f"{experiment.name}.json"
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; run without --tables") from None
+    try:
         return write(experiment, content, folder)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); run without --tables"
-        ) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except MISREAD as error:
         raise UserError(f"{path}: should be what this experiment wrote ({error!r})") from None
 
 

@@ -22,7 +22,7 @@ from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.grammar import split_list
 from lenext.config import Config, base_config, to_config
 from lenext.config.imports import join_imports, load, load_file, told_of
-from lenext.errors import Stopped, TrainingError, UserError
+from lenext.errors import Stopped, TrainingError, UserError, one_line
 from lenext.parallel import processes
 from lenext.workdirs.workdir import read_run_config
 
@@ -378,5 +378,4 @@ def _fail(error: object, code: int) -> None:
 
 
 def _say(error: object) -> None:
-    line = " ".join(str(error).split())
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """Several evaluations side by side: python -m lenext.compare DIR DIR…"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -24,7 +25,7 @@ all have are left out."""
 
 
 def main() -> None:
-    """Parses the command line; writes and prints the comparison.
+    """Parses the command line, and compares.
 
     Raises:
       UserError: for folders that hold no evaluations, or such as cannot be paired.
@@ -33,6 +34,15 @@ def main() -> None:
     folders = [Path(word) for word in cli.parse_flags(words=True)]
     if len(folders) < 2 or len(set(map(Path.resolve, folders))) < len(folders):
         raise UserError("should be given two different folders or more: DIR DIR…")
+    compare(folders, Path(target.value))
+
+
+def compare(folders: Sequence[Path], into: Path) -> None:
+    """Writes and prints the comparison of the evaluations that folders hold.
+
+    Raises:
+      UserError: as `main`.
+    """
     names = short_names(folders)
     evaluations = [read_results(folder, name) for folder, name in zip(folders, names, strict=True)]
     by_evaluation = paired(evaluations)
@@ -54,7 +64,6 @@ def main() -> None:
     ]
     if left_out:
         about.append(f"Left out, as not all have them: lengths {', '.join(map(str, left_out))}.")
-    into = Path(target.value)
     try:
         into.mkdir(parents=True, exist_ok=True)
     except OSError as error:

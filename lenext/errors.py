@@ -1,11 +1,30 @@
 """Exceptions that entry points print as one line."""
 
+LONGEST = 2000
+"""Characters of a line; of more, which a file may hold in a value, the middle is left out."""
+
+
+def one_line(text: str) -> str:
+    """A text as one line that can be printed: control characters and the like are spelt out."""
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    half = LONGEST // 2 - 1
+    return line if len(line) <= LONGEST else f"{line[:half]}…{line[-half:]}"
+
+
+MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What is raised of a value that is not what it is taken for, such as a file's."""
+
 
 class UserError(ValueError):
     """A mistake in what the user gave; entry points print it as one line and exit with 2.
 
-    The message is that line: what is wrong, where, and what would be right.
+    The message is that line: what is wrong, where, and what would be right; made one by `one_line`,
+    whatever a file holds that it quotes.
     """
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 class TrainingError(RuntimeError):

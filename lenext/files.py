@@ -1,10 +1,26 @@
-"""Writing files that are never half there."""
+"""Files of JSON read, and files written that are never half there."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from lenext.errors import UserError
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      UserError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: should be JSON ({error})") from None
 
 
 def check_writable(folder: Path) -> None:

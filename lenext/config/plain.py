@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lenext.config.base import Config, base_config
-from lenext.errors import UserError
+from lenext.errors import MISREAD, UserError
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -33,12 +33,27 @@ def to_config(stored: Mapping[str, Any]) -> Config:
     """A config from a run's plain one.
 
     Raises:
-      UserError: for a key that there is no more.
+      UserError: for a key that there is no more, or a value of another kind than it has.
     """
     config = base_config()
-    config.evaluators = ConfigDict()
+    one = config.evaluators.validation
     try:
+        # Their names are the run's own.
+        config.evaluators = ConfigDict({name: one for name in stored.get("evaluators", {})})
         config.update(stored)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the run's config.json: {' '.join(str(error).split())}") from None
+    except MISREAD as error:
+        raise UserError(f"the run's config.json: {error}") from None
+    if null := _null(config):  # which an update lets pass
+        raise UserError(f"the run's config.json: {null}: should not be null")
     return config
+
+
+def _null(config: Config, path: str = "") -> str:
+    """The first key whose value is None, which none has by default; "" where there is none."""
+    for key, value in config.items():
+        name = f"{path}.{key}" if path else key
+        if value is None:
+            return name
+        if isinstance(value, ConfigDict) and (found := _null(value, name)):
+            return found
+    return ""

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
 from lenext.data.tokenizers import Tokenizer
-from lenext.errors import UserError
+from lenext.errors import MISREAD, UserError
 from lenext.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ def _was_cut(path: Path, texts: Callable[[], Iterable[Text]]) -> bool:
         if any(one == other for one, other in itertools.pairwise(names)):
             return True
         write_atomically(path / META, json.dumps(meta | JOINED))
-    except (OSError, ValueError):  # nothing there, nothing to read, or nowhere to note it
+    except (OSError, *MISREAD):  # nothing there, nothing to read, or nowhere to note it
         pass
     return False
 
@@ -271,7 +271,7 @@ def _open(path: Path) -> Tokens | None:
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError):  # what the meta file should not be
+    except MISREAD:  # what the meta file should not be
         log.warning("%s is damaged: writing it anew", path)
         return None
 

@@ -1,9 +1,11 @@
 """Tokenisers: text to ids and back."""
 
 import codecs
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -363,12 +365,9 @@ def read_tokenizer_json(
       UserError: as `get_tokenizer`.
     """
     right = "should be a file that Hugging Face's tokenizers saved (tokenizer.json)"
-    try:
+    with library_errors(f"tokenizer {name}: {right}"):
         json.loads(content)
         library = tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises plain Exception
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"tokenizer {name}: {right}: {reason}") from None
     vocabulary = library.get_vocab(with_added_tokens=True)
     if not vocabulary:
         raise UserError(f"tokenizer {name}: {right}, and its vocabulary is empty")
@@ -383,15 +382,31 @@ def read_tokenizer_json(
         if token in vocabulary
     }
     usual = _first(EOS_TOKENS, vocabulary)
-    try:
-        frame = _make_frame(library, vocabulary, usual, bos, eos, name)
-    except UserError:
-        raise
-    except Exception as error:  # as above, of its first text
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"tokenizer {name}: {right}, and it reads no text: {reason}") from None
+    frame = _make_frame(library, vocabulary, usual, bos, eos, name)
     regular = set(vocabulary.values()) - special
     return _make(library, regular, b"json" + content, frame, usual)
+
+
+@contextlib.contextmanager
+def library_errors(what: str) -> Iterator[None]:
+    """Makes one line of what the library raises of a file: plain Exception, or a panic of Rust's.
+
+    Raises:
+      UserError: `what`, and why.
+    """
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:  # for what a panic prints by itself
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{what}: {reason}") from None
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _read_bert_vocabulary(path: Path, bos: str, eos: str) -> VocabularyTokenizer:
@@ -426,7 +441,8 @@ def _make_frame(
     name: str,
 ) -> Frame:
     """What surrounds a text; a library, if given, has a post-processor to ask."""
-    before, after = surrounding_ids(library) if library else ((), ())
+    with library_errors(f"tokenizer {name}: reads no text"):
+        before, after = surrounding_ids(library) if library else ((), ())
     if bos == NONE:
         before = ()
     elif bos != AUTO:

@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from lenext.config import base_config, plain
-from lenext.errors import UserError
+from lenext.errors import MISREAD, UserError
 from lenext.evaluation.protocols import Sequences
 from lenext.evaluation.sweep import Settings
 from lenext.files import write_atomically
 from lenext.models import Model, model_methods
-from lenext.reporting.records import Cell
+from lenext.reporting.records import Cell, read_cell
 from lenext.workdirs.calibration import is_calibrated
 from lenext.workdirs.pretrained import Pretrained
 from lenext.workdirs.versions import FIGURES_VERSION, changes
@@ -67,8 +67,8 @@ class Cells:
             return None
         try:
             found = json.loads(path.read_text())
-            return Cell(**found["cell"]) if found["key"] == key else None
-        except (OSError, ValueError, KeyError, TypeError):
+            return read_cell(found["cell"]) if found["key"] == key else None
+        except (OSError, *MISREAD):
             print(f"{path}: is damaged; measured anew")
             return None
 

@@ -5,8 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lenext.errors import UserError
-from lenext.reporting.records import Cell, Row
+from lenext.config.checks import check_least, check_seed
+from lenext.errors import MISREAD, UserError
+from lenext.reporting.records import Cell, Row, is_of, read_cell
+
+WHAT_IS_READ = {
+    "headline": str,
+    "provenance": {
+        "config": {"eval": {"bootstrap": int, "seed": int, "margin": float}},
+        "trained": {"model": {"method": str}, "data": {"train_length": int}},
+    },
+    "cells": list[dict[str, Any]],
+}
+"""Of results.json."""
+MOST_DRAWS = 2**27
+"""Documents drawn in all resamples, which are in memory together."""
 
 
 class Found(NamedTuple):
@@ -18,7 +31,8 @@ class Found(NamedTuple):
       trained: the config of the run.
       settings: the config of the evaluation, section `eval`.
       cells: of each method as typed, in the order of its table: cells by length.
-      asked: of each length, a digest of the sequences, and the rows of attention looked at.
+      asked: of each length, a digest of the sequences, the rows of attention looked at, and the
+        documents.
     """
 
     name: str
@@ -44,18 +58,27 @@ def read_results(folder: Path, name: str) -> Found:
         raise UserError(f"{folder}: holds no evaluation; python -m lenext.evaluate makes one")
     try:
         results = json.loads((path / "results.json").read_text())
+        if not is_of(results, WHAT_IS_READ):
+            raise ValueError
         source = results["provenance"]
+        settings = source["config"]["eval"]
+        check_least(settings, "eval", 1, "bootstrap")
+        check_seed(settings["seed"], "eval.seed")
         kept = next(f for f in (path / "cells", path.parent / "cells") if f.is_dir())
         cells: dict[str, dict[int, Cell]] = {}
         asked = {}
         for entry in results["cells"]:
             found = json.loads((kept / entry["cell"]).read_text())
-            cells.setdefault(entry["method"], {})[entry["length"]] = Cell(**found["cell"])
-            asked[entry["length"]] = [found["key"][key] for key in ("sequences", "probe_rows")]
-        return Found(
-            name, results["headline"], source["trained"], source["config"]["eval"], cells, asked
-        )
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+            cell = read_cell(found["cell"])
+            cells.setdefault(entry["method"], {})[cell.length] = cell
+            own = [found["key"][key] for key in ("sequences", "probe_rows")] + [cell.documents]
+            draws = settings["bootstrap"] * len(cell.documents)
+            if asked.setdefault(cell.length, own) != own or draws > MOST_DRAWS:
+                raise ValueError
+        if not all(own.keys() == asked.keys() for own in cells.values()):
+            raise ValueError
+        return Found(name, results["headline"], source["trained"], settings, cells, asked)
+    except (OSError, StopIteration, *MISREAD):
         raise UserError(
             f"{path / 'results.json'}: some of what it shows is not there; evaluate again"
         ) from None

@@ -18,7 +18,7 @@ from lenext.config import (
 )
 from lenext.config.imports import load
 from lenext.data import check_data, open_split, open_tokenizer, summary
-from lenext.errors import UserError
+from lenext.errors import MISREAD, UserError, one_line
 from lenext.evaluation.calibrate import calibrate_run
 from lenext.evaluation.cells import Cells, cell_keys, digest
 from lenext.evaluation.protocols import CropSettings, Sequences, get_protocol
@@ -329,12 +329,14 @@ def _tell_replaced(path: Path, kept: list[dict[str, Any]]) -> None:
         lengths: dict[str, list[str]] = {}
         for cell in gone:
             lengths.setdefault(cell["method"], []).append(str(cell["length"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MISREAD):
         print(f"{path}: was made before cells were kept; what it showed is replaced")
         return
     if gone:
         told = "; ".join(f"{method} at {', '.join(own)}" for method, own in lengths.items())
         print(
-            f"{path.parent} showed {told}, and now shows what was asked; what was measured stays "
-            f"in {CELLS}, and --name=NAME keeps a table apart"
+            one_line(
+                f"{path.parent} showed {told}, and now shows what was asked; what was measured "
+                f"stays in {CELLS}, and --name=NAME keeps a table apart"
+            )
         )

@@ -22,7 +22,7 @@ from lenext.config.checks import check_least
 from lenext.data import get_tokenizer, open_tokenizer
 from lenext.data.frames import NONE
 from lenext.errors import UserError
-from lenext.files import write_atomically
+from lenext.files import read_json, write_atomically
 from lenext.importing.llama import write_llama_source
 from lenext.importing.read_back import check_with_transformers
 from lenext.importing.recipes import Recipe, Rule, read_recipe
@@ -297,7 +297,7 @@ def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[st
     folder/tensors.json holds the type of each tensor, by its name.
     """
     folder.mkdir()
-    if json.loads((source / "config.json").read_text()) == recipe.config:
+    if read_json(source / "config.json") == recipe.config:
         shutil.copyfile(source / "config.json", folder / "config.json")
     else:
         (folder / "config.json").write_text(json.dumps(dict(recipe.config), indent=2) + "\n")
@@ -400,12 +400,10 @@ def _read_back(folder: Path, target: Path, *, imported: bool) -> None:
 
 
 def _read_types(path: Path, recipe: Recipe) -> dict[str, str]:
-    try:
-        types = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        types = {}
-    types = types if isinstance(types, dict) else {}
-    known = all(_is_known(recipe, name) and x in DTYPES.values() for name, x in types.items())
+    types = read_json(path)
+    known = isinstance(types, dict) and all(
+        _is_known(recipe, name) and x in DTYPES.values() for name, x in types.items()
+    )
     if not known or not {rule.theirs for rule in recipe.rules} <= set(map(recipe.form, types)):
         raise UserError(f"{path}: should hold the type of each tensor that was imported")
     return types

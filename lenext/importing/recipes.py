@@ -4,7 +4,6 @@ Everything that changes what a model computes is either taken over or refused by
 """
 
 import fnmatch
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lenext.errors import UserError
+from lenext.files import read_json
 from lenext.importing.keys import Keys
 from lenext.importing.rope import rope_method
 from lenext.importing.tensors import open_tensors
@@ -84,13 +84,11 @@ def read_recipe(folder: Path, *, layers: int = 0) -> Recipe:
     try:
         if not folder.is_dir():
             raise UserError(f"{folder}: should be a folder that holds config.json and weights")
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder}: holds no config.json; looked for that and weights") from None
+        if not path.exists():
+            raise UserError(f"{folder}: holds no config.json; looked for that and weights")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: should be JSON ({error})") from None
+    content = read_json(path)
     kind = content.get("model_type") if isinstance(content, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{path}: model_type={kind!r}: should be one of {', '.join(KINDS)}")

@@ -1,6 +1,6 @@
 """The tensors of a folder, by name, read one at a time."""
 
-import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lenext.errors import UserError
+from lenext.files import read_json
 from lenext.importing.torch_pickle import TorchFile
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -53,7 +54,7 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
     for shard in dict.fromkeys(weight_map.values()):
         if Path(shard).name != shard:
             raise UserError(f"{found}: shard {shard!r}: should be the name of a file beside it")
-        if not (folder / shard).is_file():
+        if not os.path.isfile(folder / shard):  # a name may be none that a file can have
             raise UserError(f"{found}: shard {shard} is missing")
         held = _open_file(folder / shard)
         for name in sorted(held.keys() - weight_map.keys()):
@@ -66,12 +67,8 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_index(path: Path) -> Mapping[str, str]:
-    try:
-        weight_map = json.loads(path.read_text())["weight_map"]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        weight_map = None
+    index = read_json(path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(
         isinstance(shard, str) for shard in weight_map.values()
     ):

@@ -1,6 +1,5 @@
 """The tokeniser that lies beside a folder's weights, and what the folder says of it."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,9 @@ import tokenizers
 
 from lenext.data import VocabularyTokenizer, get_tokenizer, read_tokenizer_json
 from lenext.data.frames import AUTO, NONE, surrounding_ids
+from lenext.data.tokenizers import library_errors
 from lenext.errors import UserError
+from lenext.files import read_json
 from lenext.workdirs.workdir import TOKENIZERS
 
 JSON, VOCABULARY = TOKENIZERS
@@ -133,33 +134,28 @@ def _read_object(path: Path) -> dict[str, Any]:
     Raises:
       UserError: it is none, or cannot be read.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: should be JSON ({error})") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: should be a JSON object")
     return content
 
 
 def _kind(source: Path) -> str:
-    return json.loads((source / "config.json").read_text()).get("model_type")
+    return read_json(source / "config.json").get("model_type")
 
 
 def _read_byte_level(source: Path, declared: list[dict[str, Any]]) -> tokenizers.Tokenizer:
     """GPT-2's older form, in two files, as one; what texts start with its settings say."""
     vocabulary, merges = (str(source / name) for name in BYTE_LEVEL)
-    try:
+    ids = _read_object(source / BYTE_LEVEL[0]).values()
+    # The library writes a vocabulary by going through all ids from 0 to the highest.
+    room = (source / BYTE_LEVEL[0]).stat().st_size
+    if not all(type(i) is int and 0 <= i < room for i in ids):
+        raise UserError(f"{vocabulary}: should hold tokens and their ids, from 0 up")
+    with library_errors(f"{vocabulary}, {merges}: should be a vocabulary and merges"):
         model = tokenizers.models.BPE.from_file(vocabulary, merges)
-    except Exception as error:  # the library raises plain Exception
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{vocabulary}, {merges}: should be a vocabulary and merges ({reason})"
-        ) from None
     library = tokenizers.Tokenizer(model)
     library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = tokenizers.decoders.ByteLevel()

@@ -6,8 +6,10 @@ and nothing else.
 """
 
 import collections
+import io
 import math
 import pickle
+import pickletools
 import types
 import zipfile
 from pathlib import Path
@@ -105,7 +107,18 @@ class _Unpickler(pickle.Unpickler):
         match pid:
             case ("storage", _Kind(name), str(key), str(), int(size)):
                 return _Storage(DTYPES[name], key, size)
-        raise pickle.UnpicklingError(f"storage {pid!r}")
+        raise pickle.UnpicklingError("a storage of another kind")
+
+
+def _check_sizes(data: bytes) -> None:
+    """Checks what a pickle says of sizes, for which its reader makes room before it sees any more.
+
+    Raises:
+      ValueError: it has not so many bytes.
+    """
+    for opcode, argument, _ in pickletools.genops(data):  # which checks the lengths of texts
+        if "PUT" in opcode.name and isinstance(argument, int) and argument > len(data):
+            raise ValueError(f"{opcode.name} of number {argument}")
 
 
 class TorchFile:
@@ -135,8 +148,9 @@ class TorchFile:
             order = self.root + "byteorder"
             if order in self.archive.namelist() and self.archive.read(order) != b"little":
                 raise UserError(f"{path}: its numbers are not little-endian")
-            with self.archive.open(index) as file:
-                content = _Unpickler(file).load()
+            data = self.archive.read(index)
+            _check_sizes(data)
+            content = _Unpickler(io.BytesIO(data)).load()
         except _Code as error:
             raise UserError(
                 f"{path}: its pickle holds more than tensors: {error}; save the weights as "
@@ -162,7 +176,7 @@ class TorchFile:
         storage, offset, shape, strides = self.tensors[name]
         try:
             data = self.archive.read(f"{self.root}data/{storage.key}")
-        except (KeyError, OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a member may say that it is compressed, or encrypted
             reason = " ".join(str(error).split())
             raise UserError(f"{self.path}: tensor {name} cannot be read ({reason})") from None
         if len(data) != storage.size * storage.dtype.itemsize:

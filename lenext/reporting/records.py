@@ -1,8 +1,9 @@
 """From sums over documents to records: figures, intervals, differences, the best and the worst."""
 
 import dataclasses
+import types
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -57,6 +58,54 @@ class Cell:
     sums: list[dict[str, Any]]
     heads: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+SUMS = {
+    "metric": str,
+    "positions": list[int] | None,
+    "predictions": int,
+    "numerator": list[float],
+    "denominator": list[float],
+}
+
+
+def read_cell(content: Any) -> Cell:
+    """The cell of a JSON value, such as `dataclasses.asdict` makes.
+
+    Raises:
+      ValueError: it is none.
+    """
+    try:
+        cell = Cell(**content)
+    except TypeError:
+        raise ValueError("should have a cell's keys") from None
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Cell)}
+    if not is_of(vars(cell), kinds):
+        raise ValueError("should be a cell")
+    for sums in cell.sums:
+        if not is_of(sums, SUMS) or len(sums["positions"] or (0, 0)) != 2:
+            raise ValueError("should be sums of a metric")
+        if not len(sums["numerator"]) == len(sums["denominator"]) == len(cell.documents) > 0:
+            raise ValueError("should be a number a document")
+    return cell
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a type; of a dict of types, has those keys of those types.
+
+    An int is a float, too; a bool is no int.
+    """
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(
+            key in value and is_of(value[key], own) for key, own in kind.items()
+        )
+    parts = get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(is_of(value, part) for part in parts)
+    if parts:  # list[float], dict[str, Any]
+        members = value.values() if isinstance(value, dict) else value
+        return type(value) is get_origin(kind) and all(is_of(x, parts[-1]) for x in members)
+    return kind is Any or type(value) is kind or (kind is float and type(value) is int)
 
 
 class Row(NamedTuple):

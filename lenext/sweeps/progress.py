@@ -11,8 +11,19 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from lenext.config import Config, read_lengths, read_methods, to_config
-from lenext.models import build_model, forward_flops
-from lenext.sweeps.runs import Run, find_outcome, missing, trained_steps
+from lenext.config.checks import check_least
+from lenext.errors import UserError
+from lenext.models import build_model, check_sizes, forward_flops
+from lenext.sweeps.runs import (
+    Run,
+    find_outcome,
+    missing,
+    read_evaluation,
+    read_outcome,
+    trained_steps,
+)
+from lenext.workdirs.checkpoints import MANY_LAYERS
+from lenext.workdirs.workdir import read_run_config
 
 ASSUMED = 2e10  # operations a second, of two CPU cores, where nothing was measured
 BYTES = 258  # vocabulary that is assumed
@@ -35,13 +46,13 @@ class Rates(NamedTuple):
         training, evaluation = [], []
         for folder in folders:
             for path in folder.glob("*/outcome.json"):
-                outcome = json.loads(path.read_text())
-                config = to_config(json.loads((path.parent / "config.json").read_text()))
+                outcome = read_outcome(path)
+                config = to_config(read_run_config(path.parent) or {})
                 if not outcome["stopped"]:
                     training.append(training_operations(config) / outcome["seconds"])
             for path in folder.glob("*/evaluations/*.json"):
-                results = json.loads(path.read_text())
-                config = to_config(results["provenance"]["config"])
+                results, _ = read_evaluation(path)
+                config = to_config(results["provenance"].get("config", {}))
                 evaluation.append(evaluation_operations(config) / results["seconds"])
         return cls(*(float(np.median(x)) if x else ASSUMED for x in (training, evaluation)))
 
@@ -60,7 +71,12 @@ class Rates(NamedTuple):
 
 
 def training_operations(config: Config) -> float:
-    """Of all steps: backward passes take twice what forward passes take."""
+    """Of all steps: backward passes take twice what forward passes take.
+
+    Raises:
+      UserError: for a config that no run has.
+    """
+    check_least(config.data, "data", 2, "train_length")
     sequences = config.training.steps * config.data.batch_size
     return 3 * sequences * _forward(config.model.to_json(), config.data.train_length)
 
@@ -78,6 +94,9 @@ def evaluation_operations(config: Config) -> float:
 def _forward(model: str, length: int) -> float:
     """Of a sequence, with logits at every token."""
     config: Config = ConfigDict(json.loads(model))
+    check_sizes(config)
+    if config.num_layers > MANY_LAYERS:  # a model of them takes hours to describe
+        raise UserError(f"config.model.num_layers={config.num_layers}: no run has so many")
     methods = read_methods("nope", train_length=2)
     shapes = nnx.eval_shape(lambda: build_model(config, methods, config.vocab_size or BYTES, 0))
     return forward_flops(shapes, length, length)

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from lenext.config import Config, base_config, plain, read_methods
-from lenext.errors import TrainingError, UserError
+from lenext.errors import MISREAD, TrainingError, UserError
 from lenext.evaluation import evaluate_run
-from lenext.files import write_atomically
-from lenext.reporting.records import Cell
+from lenext.files import read_json, write_atomically
+from lenext.reporting.records import Cell, is_of, read_cell
 from lenext.training import train
 from lenext.training.branch import spell_method
 from lenext.workdirs.calibration import is_calibrated
@@ -38,6 +38,12 @@ NO_FIGURES = (
     "model", "data", "optimizer", "training", "evaluators", "imports", "mesh", "seed",
 )  # fmt: skip
 """Those that figures follow by the training alone."""
+
+
+OUTCOME = {"stopped": str | None, "seconds": float, "provenance": dict[str, Any]}
+"""What is kept of a training."""
+EVALUATION = {"seconds": float, "provenance": dict[str, Any]}
+"""What is kept of an evaluation, beside its cells."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,7 +150,7 @@ def find_outcome(run: Run, folders: Sequence[Path]) -> tuple[Path, dict[str, Any
     """The first of the folders in which a run's training is over, and how it ended, or None."""
     for folder in folders:
         if run.outcome(folder).exists():
-            return folder, json.loads(run.outcome(folder).read_text())
+            return folder, read_outcome(run.outcome(folder))
     return None
 
 
@@ -167,6 +173,18 @@ def fetch(run: Run, folder: Path, folders: Sequence[Path]) -> None:
     found = find_outcome(run, folders)
     if found and found[0] != folder and not run.outcome(folder).exists():
         shutil.copytree(run.workdir(found[0]), run.workdir(folder), dirs_exist_ok=True)
+
+
+def read_outcome(path: Path) -> dict[str, Any]:
+    """How a training ended, as `train_run` wrote it.
+
+    Raises:
+      UserError: it is not what was written.
+    """
+    outcome = read_json(path)
+    if not is_of(outcome, OUTCOME) or not outcome["seconds"] > 0:
+        raise UserError(f"{path}: should say how a training ended; remove it to end it again")
+    return outcome
 
 
 def trained_steps(run: Run, folder: Path) -> int:
@@ -202,7 +220,7 @@ def train_run(run: Run, folder: Path) -> dict[str, Any]:
     """
     path = run.outcome(folder)
     if path.exists():
-        return json.loads(path.read_text())
+        return read_outcome(path)
     first, start, stopped = trained_steps(run, folder), time.perf_counter(), None
     try:
         train(run.config, run.workdir(folder))
@@ -240,15 +258,29 @@ def read_evaluation(path: Path) -> tuple[dict[str, Any], list[Cell]]:
     """A method's evaluation as `evaluate_method` wrote it: all but its cells, and those.
 
     Of evaluations that hold records with sums, as they did up to version 0.2, cells are made.
+
+    Raises:
+      UserError: it is not what was written.
     """
-    results = json.loads(path.read_text())
+    results = read_json(path)
+    try:
+        cells = _cells(results)
+        if not is_of(results, EVALUATION) or not results["seconds"] > 0:
+            raise ValueError
+    except MISREAD:
+        raise UserError(f"{path}: should be an evaluation; remove it to evaluate again") from None
+    return results, cells
+
+
+def _cells(results: dict[str, Any]) -> list[Cell]:
+    """Takes the cells out of an evaluation."""
     if "cells" in results:
-        return results, [Cell(**cell) for cell in results.pop("cells")]
+        return [read_cell(cell) for cell in results.pop("cells")]
     by_length: dict[int, list[dict[str, Any]]] = {}
     for record in results.pop("records"):
         by_length.setdefault(record["length"], []).append(record)
     heads = results.pop("heads", [])
-    return results, [
+    return [
         _cell(records, [x for x in heads if x["length"] == length])
         for length, records in by_length.items()
     ]
@@ -265,7 +297,7 @@ def _cell(records: Sequence[dict[str, Any]], heads: Sequence[dict[str, Any]]) ->
     own = [{k: x for k, x in head.items() if k not in ("method", "length")} for head in heads]
     unknown = {"flops": 0.0, "cache_bytes": None}
     found = {"documents": sums[0]["documents"], "sums": sums, "heads": own}
-    return Cell(**unknown | first | found)
+    return read_cell(unknown | first | found)
 
 
 def make_folder(folder: Path, flag: str) -> None:

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
-from lenext.errors import TrainingError, UserError
+from lenext.errors import MISREAD, TrainingError, UserError
 from lenext.files import write_atomically
 
 
@@ -53,7 +53,7 @@ class MetricsWriter:
     def _step(self, number: int, line: str) -> int:
         try:
             return int(json.loads(line)["step"])
-        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+        except MISREAD:
             raise UserError(
                 f"{self.path}, line {number + 1}: should be a record of metrics; take the line out"
             ) from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lenext.attention import Method
-from lenext.errors import UserError
+from lenext.errors import MISREAD, UserError
 from lenext.files import write_atomically
 from lenext.models.build import Model
 from lenext.models.swap import model_methods, with_method
@@ -60,7 +60,7 @@ def under_method(run: Pretrained, workdir: Path, pattern: Sequence[Method]) -> t
                 )
             try:
                 set_parts(model, entry["parts"])
-            except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            except MISREAD:
                 raise UserError(
                     f"{workdir / FILE}: has other parts than {entry['method']} takes; {again}"
                 ) from None
@@ -98,7 +98,7 @@ def read_calibration(workdir: Path) -> list[dict[str, Any]]:
             isinstance(e["method"], str) and {"step", "weights", "parts"} <= e.keys()
             for e in entries
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, *MISREAD):
         whole = False
     if not whole:
         raise UserError(f"{path}: should be as lenext.evaluate --calibrate writes it")

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
-from lenext.errors import TrainingError, UserError
+from lenext.errors import TrainingError, UserError, one_line
 from lenext.models.stack import Place
 from lenext.parallel.processes import is_first, is_peer_lost
 from lenext.workdirs.seals import damage, identity, seal
@@ -323,7 +323,8 @@ def newest_step(workdir: Path, *, set_aside: bool = False) -> int | None:
     if damaged and len(damaged) == len(steps):
         raise UserError(f"{directory}: every checkpoint is damaged ({said})")
     if damaged:
-        print(f"warning: {directory}: damaged, and not used: {said}", file=sys.stderr)
+        told = one_line(f"warning: {directory}: damaged, and not used: {said}")
+        print(told, file=sys.stderr)
     for step in damaged if set_aside else ():
         target = workdir / "damaged" / f"{step}-{uuid.uuid4().hex[:8]}"
         target.parent.mkdir(exist_ok=True)

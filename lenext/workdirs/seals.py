@@ -6,8 +6,10 @@ which a bit has turned does not fit it any more.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
+from lenext.errors import MISREAD
 from lenext.files import write_atomically
 
 
@@ -43,11 +45,11 @@ def damage(checkpoint: Path, path: Path) -> str | None:
     try:
         said = [(str(name), *of) for name, of in json.loads(path.read_text()).items()]
         sealed = [(name, size, digest) for name, size, digest in said]
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, *MISREAD):
         return f"{path} is no seal"
     for name, size, digest in sealed:
         file = checkpoint / name
-        if not file.is_file():
+        if not os.path.isfile(file):  # a name may be none that a file can have
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes and was written with {size}"

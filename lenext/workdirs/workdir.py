@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from lenext.config import Config, base_config, differences, plain
 from lenext.config.imports import join_imports
 from lenext.errors import UserError
-from lenext.files import write_atomically
+from lenext.files import read_json, write_atomically
 
 SOURCE = "source"
 """Folder in the workdir of an imported run: what it came from, but for the parameters."""
@@ -35,12 +36,7 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
     path = workdir / "config.json"
     if not path.exists():
         return None
-    try:
-        config = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: should be JSON ({error})") from None
+    config = read_json(path)
     if not isinstance(config, dict):
         raise UserError(f"{path}: should be a JSON object")
     data = config.get("data")
@@ -50,7 +46,7 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
     data = config["data"]
     tokenizer = Path(str(data.get("tokenizer"))) if isinstance(data, dict) else Path()
     beside = workdir / tokenizer.name
-    if tokenizer.name in TOKENIZERS and not tokenizer.exists() and beside.exists():
+    if tokenizer.name in TOKENIZERS and not os.path.exists(tokenizer) and beside.exists():
         data["tokenizer"] = str(beside)
     return config
 
