@@ -11,7 +11,7 @@ BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test check lint format bench soak report docs lock clean
+.PHONY: help setup quickstart test check lint format bench soak fuzz report docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -59,6 +59,9 @@ bench: setup ## Measure speed and memory into experiments/results/benchmarks (BE
 
 soak: setup ## Train for MINUTES=10 under kills and signals, and compare with a run left alone
 	$(BIN)/python -m tests.soak $(MINUTES)
+
+fuzz: setup ## Read mutated copies of strangers' files for MINUTES=10: each is read or refused in a line
+	$(BIN)/python -m tests.fuzz $(MINUTES)
 
 report: setup ## Make runs/report.html of experiments/results and of your own runs
 	$(BIN)/python -m experiments.report

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -89,6 +90,7 @@ def import_checkpoint(
     check_positions(config.model, config.data.train_length, "--train_length")
     read_methods(config.model.method, config.data.train_length)
     held = _match_names(source, recipe, tensors)
+    _check_counts(source, config.model, tensors)
     model = abstract_model(config)
     params, places = nnx.to_pure_dict(nnx.state(model)), places_of(model)
     size = bytes_of(params)
@@ -201,6 +203,21 @@ def _match_names(
         if rule.theirs not in held:
             raise UserError(f"{source}: tensor {rule.theirs} is missing, by config.json")
     return held
+
+
+def _check_counts(source: Path, model: Config, tensors: Mapping[str, Tensor]) -> None:
+    """Checks sizes of a model by the numbers that there are, before shapes are made of them.
+
+    Raises:
+      UserError: one is more than all of them.
+    """
+    there = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    for key in ("vocab_size", "hidden_size", "intermediate_size", "key_size", "max_positions"):
+        if model[key] > there:
+            raise UserError(
+                f"{source}: {key} is {model[key]} by config.json, and its tensors hold {there} "
+                "numbers in all"
+            )
 
 
 def _check_tensors(

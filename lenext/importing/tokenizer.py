@@ -125,7 +125,8 @@ def _token(settings: Mapping[str, Any], key: str) -> str:
     """A special token's text: its settings may be an object."""
     value = settings.get(key)
     value = value.get("content") if isinstance(value, dict) else value
-    return value if isinstance(value, str) else ""
+    # Half a surrogate pair, which JSON can spell, is no text.
+    return value.encode(errors="ignore").decode() if isinstance(value, str) else ""
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
-from lenext.errors import TrainingError, UserError, one_line
+from lenext.errors import MISREAD, TrainingError, UserError, one_line
 from lenext.models.stack import Place
 from lenext.parallel.processes import is_first, is_peer_lost
 from lenext.workdirs.seals import damage, identity, seal
@@ -71,15 +71,17 @@ class Checkpoints:
         self.directory = workdir / "checkpoints"
         self.best_metric = best_metric
         self._underway: int | None = None  # the step that is being written
-        self.manager = ocp.CheckpointManager(
-            self.directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                create=best_metric is not None,
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                **best,
-            ),
-            item_handlers={name: handler() for name, handler in HANDLERS.items()},
+        options = ocp.CheckpointManagerOptions(
+            create=best_metric is not None,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            **best,
         )
+        with self._reading():
+            self.manager = ocp.CheckpointManager(
+                self.directory.absolute(),
+                options=options,
+                item_handlers={name: handler() for name, handler in HANDLERS.items()},
+            )
 
     def save(
         self, step: int, state: State, data: dict[str, Any], metrics: dict[str, float]
@@ -124,9 +126,10 @@ class Checkpoints:
             self.check_average(step)
         self.check_optimizer(step, like["optimizer"])
         items = {name: ocp.args.StandardRestore(_abstract(like[name])) for name in like}
-        out = self.manager.restore(
-            step, args=ocp.args.Composite(**items, data=ocp.args.JsonRestore())
-        )
+        with self._reading(step):
+            out = self.manager.restore(
+                step, args=ocp.args.Composite(**items, data=ocp.args.JsonRestore())
+            )
         return {name: out[name] for name in like}, out["data"]
 
     def restore_params(
@@ -149,22 +152,29 @@ class Checkpoints:
         if item == "ema":
             self.check_average(step)
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_abstract(like))})
-        found = self.manager.restore(step, args=args)[item]
+        with self._reading(step):
+            found = self.manager.restore(step, args=args)[item]
         return _stacked(found, stacked, places) if places and like is not stacked else found
 
     def _is_apart(self, step: int) -> bool:
         """Whether layers stand by themselves, by number, as lenext 0.1 had them."""
-        layers = self.manager.item_metadata(step)["params"].tree.get("layers", {})
+        layers = self._tree(step).get("layers", {})
         return all(str(name).isdecimal() for name in layers) and len(layers) > 0
 
     def restore_data(self, step: int) -> dict[str, Any]:
-        """What `save` was given as `data`."""
+        """What `save` was given as `data`.
+
+        Raises:
+          UserError: it cannot be read.
+        """
         args = ocp.args.Composite(data=ocp.args.JsonRestore())
-        return self.manager.restore(step, args=args)["data"] or {}
+        with self._reading(step):
+            return dict(self.manager.restore(step, args=args)["data"] or {})
 
     def has_optimizer(self, step: int) -> bool:
         """Whether a step has optimiser state, which imported weights have not."""
-        return self.manager.item_metadata(step).get("optimizer") is not None
+        with self._reading(step):
+            return self.manager.item_metadata(step).get("optimizer") is not None
 
     def rows(self, step: int, name: str) -> int:
         """Of a parameter of a step, by its path in the state, such as "embedding.embedding".
@@ -172,11 +182,12 @@ class Checkpoints:
         Raises:
           UserError: the step has no such parameter.
         """
-        tree = self.manager.item_metadata(step)["params"].tree
-        found: Any = traverse_util.flatten_dict(tree, sep=".").get(name)
-        if found is None:
-            raise UserError(f"{self.directory / str(step)}: has no parameter {name}")
-        return int(found.shape[0])
+        tree = self._tree(step)
+        with self._reading(step):
+            found: Any = traverse_util.flatten_dict(tree, sep=".").get(name)
+            if found is None:
+                raise UserError(f"{self.directory / str(step)}: has no parameter {name}")
+            return int(found.shape[0])
 
     def check_depth(self, step: int, layers: int) -> None:
         """Checks that a step holds so many layers; of few, `check_parameters` says more.
@@ -184,8 +195,9 @@ class Checkpoints:
         Raises:
           UserError: it holds others.
         """
-        tree = self.manager.item_metadata(step)["params"].tree.get("layers", {})
-        there = len(tree) if self._is_apart(step) else _rows_of_first(tree)
+        with self._reading(step):
+            tree = self._tree(step).get("layers", {})
+            there = len(tree) if self._is_apart(step) else _rows_of_first(tree)
         if layers != there and layers > MANY_LAYERS:  # a model of them takes hours to describe
             raise UserError(
                 f"{self.directory / str(step)}: has {there} layers, and by the run's config.json "
@@ -227,7 +239,9 @@ class Checkpoints:
         Raises:
           UserError: where it does not.
         """
-        if self.manager.item_metadata(step).get("ema") is None:
+        with self._reading(step):
+            kept = self.manager.item_metadata(step).get("ema")
+        if kept is None:
             raise UserError(
                 f"{self.directory / str(step)}: holds no average of the parameters; "
                 "config.training.ema_decay of its run was 0"
@@ -235,12 +249,34 @@ class Checkpoints:
 
     def _difference(self, step: int, item: str, tree: Any) -> tuple[str, str, str] | None:
         """The first leaf that differs: name, shape in `tree`, shape in the checkpoint."""
-        stored, wanted = _shapes(self.manager.item_metadata(step)[item].tree), _shapes(tree)
+        with self._reading(step):
+            stored, wanted = _shapes(self._tree(step, item)), _shapes(tree)
         for name in dict.fromkeys([*wanted, *stored]):
             ours, theirs = wanted.get(name, "none"), stored.get(name, "none")
             if ours != theirs:
                 return name, ours, theirs
         return None
+
+    def _tree(self, step: int, item: str = "params") -> Any:
+        """Shapes and types of an item, as the checkpoint says them."""
+        with self._reading(step):
+            return self.manager.item_metadata(step)[item].tree
+
+    @contextlib.contextmanager
+    def _reading(self, step: int | None = None) -> Iterator[None]:
+        """Makes one line of what Orbax raises of a checkpoint without a seal, which may be damaged.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        try:
+            yield
+        except (OSError, *MISREAD) as error:
+            if isinstance(error, UserError) or is_peer_lost(error):
+                raise
+            reason = str(error).strip().split("\n")[0]
+            path = self.directory if step is None else self.directory / str(step)
+            raise UserError(f"{path}: cannot be read as a checkpoint ({reason})") from None
 
     def wait(self) -> None:
         """Returns when everything saved is on disk, and sealed.

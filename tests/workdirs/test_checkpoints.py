@@ -47,6 +47,31 @@ def steps(workdir):
 
 
 @pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("_CHECKPOINT_METADATA", b'{"item_handlers": 1}'),
+        ("params/_METADATA", b"{"),
+        ("params/_METADATA", b"\xff"),
+        ("data/metadata", b"{"),
+    ],
+)
+def test_a_damaged_checkpoint_without_a_seal_is_told_in_a_line(tmp_path, file, content):
+    save(tmp_path, [0.5])
+    (tmp_path / "checkpoints" / "1" / file).write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoints(/1)?: cannot be read as a checkpoint \("):
+        look_at(tmp_path)
+
+
+def look_at(workdir):
+    """All that is read of a checkpoint before its arrays."""
+    checkpoints = Checkpoints(workdir)
+    with contextlib.closing(checkpoints):
+        checkpoints.check_depth(1, 2)
+        assert checkpoints.rows(1, "embedding") == 5
+        assert checkpoints.restore_data(1) == {"place": 1}
+
+
+@pytest.mark.parametrize(
     ("options", "metrics", "kept"),
     [
         ({"keep_latest": 1}, [0.1, 0.2, 0.3], [3]),

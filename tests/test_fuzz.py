@@ -1,0 +1,50 @@
+"""A minute of `make fuzz`, and the copies that once went wrong."""
+
+import pytest
+
+from tests.fuzz import TARGETS, attempt, fuzz, prepare
+
+FOUND = [
+    ("config.json of GAU-α", 3),  # an escape sequence in a message
+    ("config.json of GAU-α", 96),  # a message of ten thousand characters
+    ("config.json", 1_000_046),  # a head of 10^9 numbers, of which shapes are made
+    ("index", 62),  # half of a surrogate pair in one
+    ("index of pickles", 96),  # a name too long for a file
+    ("pickle", 27),  # a memo of 2^31 places
+    ("pickle", 56),  # NUL in a name
+    ("tokenizer_config.json", 62),  # half of a surrogate pair, which the library takes for no text
+    ("vocab.json", 1),  # a panic of the library
+    ("vocab.json", 20),  # an id near 2^31
+    ("seal", 54),  # an escape sequence in a warning
+    ("seal", 96),  # a long one
+    ("a run's config.json", 16),  # null
+    ("a run's config.json", 18),  # a list in place of a section
+    ("cell", 10),  # other documents
+    ("cell", 1),  # another type
+    ("results.json", 2),  # a key less
+    ("outcome.json", 13),  # no JSON
+    ("outcome.json", 0),  # no UTF-8
+    ("outcome.json", 8),  # a training of no time
+    ("outcome.json", 9),  # null
+    ("an experiment's evaluation", 46),  # another type
+    ("an experiment's evaluation", 78),  # another number of documents
+    ("dilution.json", 21),  # a record less
+    ("dilution.json", 34),  # a key less
+]
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory):
+    return prepare(dict.fromkeys(name for name, _ in FOUND), tmp_path_factory.mktemp("fuzz"))
+
+
+@pytest.mark.parametrize(("target", "seed"), FOUND)
+def test_what_was_found_stays_mended(target, seed, wholes):
+    attempt(TARGETS[target], wholes[target], seed)
+
+
+def test_a_minute_of_strangers_files_ends_in_one_line_each():
+    counts, trouble = fuzz(40, seed=1_000_000, rounds=60)  # on no machine other copies
+    assert not trouble, "\n".join(trouble)
+    for name, found in counts.items():
+        assert found.total(), name
