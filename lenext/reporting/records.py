@@ -1,6 +1,7 @@
 """From sums over documents to records: figures, intervals, differences, the best and the worst."""
 
 import dataclasses
+import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args, get_origin
@@ -87,6 +88,8 @@ def read_cell(content: Any) -> Cell:
             raise ValueError("should be sums of a metric")
         if not len(sums["numerator"]) == len(sums["denominator"]) == len(cell.documents) > 0:
             raise ValueError("should be a number a document")
+        if any(2.0**500 < abs(x) < math.inf for x in sums["numerator"] + sums["denominator"]):
+            raise ValueError("should be sums of float32 numbers")
     return cell
 
 
