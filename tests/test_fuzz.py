@@ -17,7 +17,9 @@ FOUND = [
     ("seal", 54),  # an escape sequence in a warning
     ("seal", 96),  # a long one
     ("a run's config.json", 16),  # null
+    ("a run's config.json", 2261),  # 2^31 heads
     ("a run's config.json", 18),  # a list in place of a section
+    ("calibration.json", 2200),  # a number beyond float32
     ("cell", 10),  # other documents
     ("results.json", 2),  # a key less
     ("outcome.json", 13),  # no JSON

@@ -86,6 +86,14 @@ def check_sizes(config: Config) -> None:
             f"config.model.key_size={config.key_size}: should be even, for rotary pairs"
         )
     heads, kv_heads = config.num_heads, config.num_kv_heads
+    widths = {"num_heads*key_size": heads * config.key_size} | {
+        key: config[key]
+        for key in ("hidden_size", "intermediate_size", "vocab_size", "max_positions",
+                    "type_vocab_size")
+    }  # fmt: skip
+    for key, width in widths.items():
+        if width >= 2**31:  # which JAX counts in
+            raise UserError(f"config.model.{key}: should be below 2^31, not {width}")
     if kv_heads < 0 or (kv_heads and heads % kv_heads):
         raise UserError(
             f"config.model.num_kv_heads={kv_heads}: should divide model.num_heads={heads}, or be 0"

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lenext.attention import Method
 from lenext.errors import MISREAD, UserError
 from lenext.files import write_atomically
@@ -76,10 +78,15 @@ def set_parts(model: Model, parts: Sequence[dict[str, Any]]) -> None:
     """Sets parts of the layers' methods, in place: a dict a layer of axis to names to values.
 
     What the dicts do not name stays as it is.
+
+    Raises:
+      ValueError: a value is not finite as float32, or not of the part's size.
     """
     for layer, (_, values) in enumerate(zip(model.methods, parts, strict=True)):
         for axis, named in values.items():
             for name, value in named.items():
+                if not np.all(np.abs(np.asarray(value, np.float64)) <= np.finfo(np.float32).max):
+                    raise ValueError(f"{axis}.{name}: should be finite numbers")
                 model.layers.attention.set_learned(layer, axis, name, value)
 
 
