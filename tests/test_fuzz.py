@@ -21,6 +21,8 @@ FOUND = [
     ("a run's config.json", 18),  # a list in place of a section
     ("calibration.json", 2200),  # a number beyond float32
     ("cell", 10),  # other documents
+    ("cell", 2025),  # NUL in a picture
+    ("results.json", 2210),  # a headline that no cell has
     ("results.json", 2),  # a key less
     ("outcome.json", 13),  # no JSON
     ("outcome.json", 0),  # no UTF-8

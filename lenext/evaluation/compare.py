@@ -71,6 +71,9 @@ def read_results(folder: Path, name: str) -> Found:
             found = json.loads((kept / entry["cell"]).read_text())
             cell = read_cell(found["cell"])
             cells.setdefault(entry["method"], {})[cell.length] = cell
+            names = [sums["metric"] for sums in cell.sums]
+            if results["headline"] not in names or not entry["method"].isprintable():
+                raise ValueError
             own = [found["key"][key] for key in ("sequences", "probe_rows")] + [cell.documents]
             draws = settings["bootstrap"] * len(cell.documents)
             if asked.setdefault(cell.length, own) != own or draws > MOST_DRAWS:

@@ -86,6 +86,8 @@ def read_cell(content: Any) -> Cell:
     for sums in cell.sums:
         if not is_of(sums, SUMS) or len(sums["positions"] or (0, 0)) != 2:
             raise ValueError("should be sums of a metric")
+        if not f"{sums['metric']}{cell.protocol}".isprintable():
+            raise ValueError("should be names")
         if not len(sums["numerator"]) == len(sums["denominator"]) == len(cell.documents) > 0:
             raise ValueError("should be a number a document")
         if any(2.0**500 < abs(x) < math.inf for x in sums["numerator"] + sums["denominator"]):
