@@ -163,17 +163,18 @@ def make_method(
     """A method by name, such as "rerope", "rerope+infoscale" or "rerope(window=32)+log_length".
 
     A part after + replaces every axis in which its entry differs from softmax. A rotation that
-    replaces another keeps its base and its pairing of dimensions, and goes on from its frequencies
-    and gain where their scale is set: "llama3(scale=8)+rerope" clamps distances, and its pairs turn
-    as Llama 3's.
+    replaces another keeps its base, its pairing of dimensions and how many of them turn, and goes
+    on from its frequencies and gain where their scale is set: "llama3(scale=8)+rerope" clamps
+    distances, and its pairs turn as Llama 3's. A dot product that replaces another keeps its scale.
 
     Args:
       name: catalogue names joined by +, each with options of its own in brackets if need be; one
         may be "trained", for the method `trained`.
       train_length: L, the length in tokens that the weights were (or will be) trained at.
-      trained: what the weights at hand were trained with. RoPE's base, its pairing of dimensions
-        and a scale that is set are of the weights as L is, so other rotations take them where the
-        name does not say, and scales count from there.
+      trained: what the weights at hand were trained with. RoPE's base, its pairing of dimensions,
+        how many of them turn and a scale that is set are of the weights as L is, so other rotations
+        take them where the name does not say, and scales count from there; and so is a dot
+        product's scale.
       **options: options of the chosen axes, given to every axis that has them (`method_options`
         lists them); or an axis name with the catalogue name to take that axis from, such as
         temperature="infoscale". position="none" turns rotation off and leaves gain and bias.
@@ -263,11 +264,12 @@ def _overruled(parts: Sum) -> list[str]:
         for other in parts[number + 1 :]:
             own = {} if other.name == TRAINED else _own(_entry(other.name))
             replaced |= {axis: other.name for axis in own if axis in changed}
-        # Base, pairing and scale of a rotation are kept by the one that replaces it.
+        # What is of the weights is kept by the rotation, or the dot product, that replaces it.
         was = _compose(Sum([part]))["position"]
         kept = isinstance(was, position.Rope) and (
-            was.scaled() is not None or {"base", "pairing"} & dict(part.options).keys()
+            was.scaled() is not None or dict(part.options).keys() & {*position.OF_WEIGHTS}
         )
+        kept = kept or "logit_scale" in dict(part.options)
         if changed and replaced.keys() == changed.keys() and not kept:
             by, axes = (" and ".join(dict.fromkeys(x)) for x in (replaced.values(), replaced))
             end = "" if " and " in by else "s"
@@ -329,19 +331,29 @@ def _compose(parts: Sum, trained: Method | None = None) -> dict[str, Any]:
             )
         chosen = trained if name == TRAINED and trained is not None else _entry(name)
         own = _own(chosen) if axes else {axis: getattr(chosen, axis) for axis in AXES}
-        if "position" in own and chosen is not trained:
-            before = [axes.get("position"), None if trained is None else trained.position]
-            own["position"] = _as_trained(own["position"], before)
+        if chosen is not trained:
+            for axis, choice in own.items():
+                before = [axes.get(axis), None if trained is None else getattr(trained, axis)]
+                own[axis] = _as_trained(choice, before)
         axes |= _apply(own, dict(options), name)
     return axes
 
 
-def _as_trained(choice: Position, before: Sequence[Position | None]) -> Position:
-    """The choice on the base, the pairing and the scale of the first rotation it replaces."""
-    was = next((x for x in before if isinstance(x, position.Rope)), None)
-    if not (isinstance(choice, position.Rope) and isinstance(was, position.Rope)):
-        return choice
-    return dataclasses.replace(choice, base=was.base, pairing=was.pairing, trained=was.scaled())
+def _as_trained(choice: Axis, before: Sequence[Axis | None]) -> Axis:
+    """The choice with what is of the weights in the first of its kind that it replaces.
+
+    Of a rotation that is its base, pairing, dimensions and scale; of a dot product its scale.
+    """
+    if isinstance(choice, position.Rope):
+        was = next((x for x in before if isinstance(x, position.Rope)), None)
+        if was is not None:
+            same = {name: getattr(was, name) for name in position.OF_WEIGHTS}
+            return dataclasses.replace(choice, **same, trained=was.scaled())
+    if isinstance(choice, similarity.Dot):
+        was = next((x for x in before if isinstance(x, similarity.Dot)), None)
+        if was is not None:
+            return dataclasses.replace(choice, logit_scale=was.logit_scale)
+    return choice
 
 
 def _with_options(parts: Sum, options: dict[str, Any]) -> Sum:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 
 from lenext.attention.axes.method import AXES, Axis, Method, init_params, unsuited_axes
+from lenext.attention.axes.position import OF_WEIGHTS
 from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, overruled_parts
 from lenext.attention.compute.attend import attention_weights
 from lenext.attention.compute.fused import why_not_fused
@@ -81,9 +82,10 @@ brackets and `|` a meaning of its own, so quote the string.
 
 A part after `+` replaces every axis in which its entry differs from softmax, and leaves the others
 alone. A part that changes nothing, because later parts replace all that it chose, is named in the
-results. A rotation that replaces another keeps its base and its pairing of dimensions, and goes on
-from its frequencies where their scale is set: in `llama3(scale=8)+rerope` distances are clamped,
-and pairs turn as Llama 3's. An unknown name or option is refused, with the names that there are.
+results. A rotation that replaces another keeps its base, its pairing of dimensions and how many of
+them turn, and goes on from its frequencies where their scale is set: in `llama3(scale=8)+rerope`
+distances are clamped, and pairs turn as Llama 3's. A dot product keeps the scale of the one that it
+replaces. An unknown name or option is refused, with the names that there are.
 
 ## The catalogue
 
@@ -103,15 +105,17 @@ composition of several: its options, its temperature by length, a row of its wei
 
 ## Options
 
-All rotations (RoPE) also have softmax's `base` and `pairing`. Where the default is None it follows
-the training length, the length at hand, or another option, as the catalogue says.
+All rotations (RoPE) also have softmax's `base`, `pairing` and `rotary_dim` (how many dimensions of
+a head turn, the first ones; None: all), and all dot products its `logit_scale` (None: 1/√H). Where
+the default of another is None it follows the training length, the length at hand, or another
+option, as the catalogue says.
 
 | method | options with their defaults, and what they may be |
 |---|---|
 {options}
 """
 
-ROTATION = ("base", "pairing")  # options that every RoPE has, told once
+SHARED = (*OF_WEIGHTS, "logit_scale")  # options that every RoPE or dot product has, told once
 
 
 def markdown_page() -> str:
@@ -123,7 +127,7 @@ def markdown_page() -> str:
             f"`{field.name}={getattr(choice, field.name)!r}` ({allowed(choice, field.name)})": None
             for choice in choices
             for field in choice.option_fields()
-            if entry is SOFTMAX or field.name not in ROTATION
+            if entry is SOFTMAX or field.name not in SHARED
         }
         options += [f"| `{name}` | {'; '.join(settings)} |"] if settings else []
     return PAGE.format(catalogue=markdown_table(), options="\n".join(options))

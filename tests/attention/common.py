@@ -79,6 +79,8 @@ COMPOSITIONS = [
     "lm_infinite+log_length",
     "rerope+lssa",
     "rerope(window=20)+infoscale",
+    "rerope(rotary_dim=6,logit_scale=0.3)+infoscale",
+    "yarn(rotary_dim=12)",
 ]
 
 # What the transformers library computes, by golden/make_golden.py.

@@ -61,21 +61,20 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def spec(method: str, **shared: Any) -> dict[str, Any]:
     """Read "rerope(window=32)+infoscale" to one dict of axes, each as (kind, its options)."""
-    axes = {
-        axis: (kind, shared)
-        for axis, kind in [
-            ("position", "rope"),
-            ("similarity", "dot"),
-            ("temperature", "one"),
-            ("weighting", "softmax"),
-            ("visibility", "all"),
-        ]
+    plain = {
+        "position": "rope",
+        "similarity": "dot",
+        "temperature": "one",
+        "weighting": "softmax",
+        "visibility": "all",
     }
+    axes: dict[str, Any] = {}
     for part in method.split("+"):
         name, inside = re.fullmatch(r"(\w+)(?:\((.*)\))?", part.strip()).groups()
         own = dict(item.split("=") for item in inside.split(",")) if inside else {}
         options = shared | {key.strip(): float(value) for key, value in own.items()}
-        axes |= {axis: (kind, options) for axis, kind in METHODS[name].items()}
+        chosen = METHODS[name] if axes else plain | METHODS[name]
+        axes |= {axis: (kind, options) for axis, kind in chosen.items()}
     return axes
 
 
@@ -196,8 +195,9 @@ def similarity(axes, q, k, delta, places, length, keys):
 
     `places` are those of queries [B, T] and keys [B, T, S] in the query's document.
     """
-    dim = q.shape[-1]
+    size = q.shape[-1]
     kind, options = axes["position"]
+    dim = int(options.get("rotary_dim", size))  # the first dimensions turn, as if they were all
     base = options.get("base", 10000.0)
     scale = options.get("scale", max(1.0, keys / length))
     magnitude = 1.0
@@ -228,7 +228,7 @@ def similarity(axes, q, k, delta, places, length, keys):
 
     sim_kind, sim_options = axes["similarity"]
     if sim_kind in ("dot", "soft"):
-        factor = 1 / np.sqrt(dim)
+        factor = sim_options.get("logit_scale", 1 / np.sqrt(size))
     else:
         q = q / np.linalg.norm(q, axis=-1, keepdims=True)
         k = k / np.linalg.norm(k, axis=-1, keepdims=True)
@@ -244,6 +244,9 @@ def similarity(axes, q, k, delta, places, length, keys):
         qa, qb, ka, kb = qa[..., None], qb[..., None], ka[:, :, None], kb[:, :, None]
         angle = (delta * frequencies[p])[:, None]
         score += np.cos(angle) * (qa * ka + qb * kb) + np.sin(angle) * (qa * kb - qb * ka)
+    if dim < size:  # a gain is on what turns
+        still = np.einsum("btnh,bsnh->bnts", q[..., dim:], k[..., dim:])
+        return (magnitude * score + still) * factor
     if sim_kind == "soft":  # a rotation changes no norm
         score = score - (np.sum(q**2, -1).transpose(0, 2, 1)[..., None]) / 2
         score = score - (np.sum(k**2, -1).transpose(0, 2, 1)[:, :, None]) / 2

@@ -209,7 +209,7 @@ def test_parts_that_change_nothing_are_told(text, said):
     "text",
     ["softmax", "softmax+rerope", "rerope+infoscale", "lm_infinite+windowed", "trained+rerope",
      "llama3(scale=8)+rerope", "softmax(base=500.0)+rerope", "rerope(base=7)+yarn",
-     "infoscale|log_length"],
+     "infoscale|log_length", "rerope(rotary_dim=4)+yarn", "infoscale(logit_scale=0.1)+log_length"],
 )  # fmt: skip
 def test_parts_that_change_something_are_not(text):
     assert overruled_parts(text) == []

@@ -69,7 +69,7 @@ class NTK(ScaledRope):
     """NTK-aware base change: base * s^(H / (H - 2)), so the slowest pair slows by just s."""
 
     def ratio(self, rows, lengths):  # noqa: D102
-        return stretch(rows.head_dim // 2, self.extension(rows, lengths))
+        return stretch(self.turned(rows.head_dim) // 2, self.extension(rows, lengths))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Yarn(BandedRope):
             raise ValueError(f"option base={self.base!r}: should be above 1")
 
     def ratio(self, rows, lengths):  # noqa: D102
-        dim, trained = rows.head_dim, self.trained_frequencies(rows)
+        dim, trained = self.turned(rows.head_dim), self.trained_frequencies(rows)
         length = self.original_length or rows.train_length
         step = 2 * math.log(self.base) / dim  # of the log of frequencies, from pair to pair
         pairs = np.arange(dim // 2)
@@ -127,16 +127,15 @@ class Yarn(BandedRope):
         ramp = np.clip((pairs - low) / width, 0.0, 1.0)
         return partly(self.extension(rows, lengths), ramp)
 
-    def gain(self, rows):  # noqa: D102
-        factor: float | Array | None = self.attention_factor
-        if factor is None:
-            extension = self.extension(rows, rows.q_lengths)
-            if isinstance(extension, float):
-                factor = 0.1 * math.log(extension) + 1.0
-            else:
-                factor = 0.1 * jnp.log(extension)[:, None] + 1.0  # [B, 1, T, 1]
-        before = super().gain(rows)
-        return factor**2 if before is None else before * factor**2
+    def magnitude(self, rows, lengths):  # noqa: D102
+        if self.attention_factor is not None:
+            factor: float | Array = float(self.attention_factor)
+        else:
+            extension = self.extension(rows, lengths)
+            log = math.log(extension) if isinstance(extension, float) else jnp.log(extension)
+            factor = 0.1 * log + 1.0
+        before = super().magnitude(rows, lengths)
+        return factor if before is None else before * factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +155,7 @@ class DynamicNTK(Rope):
 
     def ratio(self, rows, lengths):  # noqa: D102
         extension = lengthening(lengths, self.original_length or rows.train_length)
-        return stretch(rows.head_dim // 2, self.scale * extension - (self.scale - 1))
+        return stretch(self.turned(rows.head_dim) // 2, self.scale * extension - (self.scale - 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +191,7 @@ class LongRope(ScaledRope):
         return super().follows_length and self.factors is None
 
     def ratio(self, rows, lengths):  # noqa: D102
-        pairs = rows.head_dim // 2
+        pairs = self.turned(rows.head_dim) // 2
         if self.factors is None:
             return 1 / self.extension(rows, lengths)
         if len(self.factors) != pairs:

@@ -188,13 +188,21 @@ class Piece:
 def rotate(
     x: Float[Array, "B T N H"], phase: UInt32[Array, "#B #T P"] | None
 ) -> Float[Array, "B T N H"]:
-    """Turns the pair (p, p + H/2) of x by a phase, in units of 2**-32 turns; None turns nothing."""
+    """Turns the pair (p, p + P) of x by a phase, in units of 2**-32 turns; None turns nothing.
+
+    Dimensions from 2 P on stay as they are.
+    """
     if phase is None:
         return x
     angle = phase.astype(jnp.int32).astype(jnp.float32) * np.float32(2 * math.pi / 2**32)
     cos, sin = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
+    turned, still = 2 * phase.shape[-1], []
+    if turned < x.shape[-1]:
+        x, *still = jnp.split(x, [turned], axis=-1)
     first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return jnp.concatenate(
+        [first * cos - second * sin, first * sin + second * cos, *still], axis=-1
+    )
 
 
 class Position(Axis):
@@ -205,8 +213,22 @@ class Position(Axis):
         """Whether rotations, gain or bias depend on `Rows.q_lengths` and `kv_lengths`."""
         return False
 
+    def turned(self, head_dim: int) -> int:
+        """How many dimensions of a head turn, 2 P: the first, once they are arranged."""
+        return head_dim
+
     def arrange(self, x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
-        """Reorders dimensions so that the pair (p, p + H/2) turns together."""
+        """Reorders dimensions so that the pair (p, p + P) turns together."""
+        return x
+
+    def amplify(
+        self, x: Float[Array, "B T N H"], rows: Rows, lengths: int | Int[Array, "#B T"]
+    ) -> Float[Array, "B T N H"]:
+        """Arranged queries or keys with a gain on some of their dimensions.
+
+        `lengths` are those of their documents.
+        """
+        del rows, lengths
         return x
 
     def pieces(self, rows: Rows) -> Sequence[Piece]:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Int, UInt32
 
 from lenext.attention.axes.method import Piece, Position, Rows, option
 
-Frequencies = np.ndarray  # [H/2] float64, radians a position
+Frequencies = np.ndarray  # [P] float64, radians a position; P is H/2, or half of `rotary_dim`
 
 
 Ratio = float | np.ndarray | Array
@@ -51,32 +51,56 @@ class NoPosition(Position):
     trained_kind: ClassVar[str] = "nope"
 
 
+OF_WEIGHTS = ("base", "pairing", "rotary_dim")
+"""Options of a rotation that are of the weights, and so of one that replaces it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rope(Position):
     """RoPE (arXiv 2104.09864): pair p turns by position * base^(-2p/H).
 
     `pairing` says which dimensions form pair p: (2p, 2p+1) "interleaved", or (p, p + H/2) "halves".
+    With `rotary_dim` only so many dimensions turn, the first of each head, as if they were all of
+    it: GPT-J's and GPT-NeoX's partial rotation. A gain is then on these alone.
     `trained` is the rotation that the weights were trained with, where that is scaled: its
     frequencies and its gain are those that this one starts from, in place of plain RoPE's.
     """
 
     base: float = option(10000.0, float, at_least=1.0)
     pairing: str = option("interleaved", str, choices=("interleaved", "halves"))
+    rotary_dim: int | None = option(None, int, at_least=2)
     rotary: bool = True  # False: `position="none"`, rotation off with gain and bias in place
     trained: "Rope | None" = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.rotary_dim is not None and self.rotary_dim % 2:
+            raise ValueError(f"option rotary_dim={self.rotary_dim!r}: should be even, for pairs")
+
     @property
     def kind(self) -> str:  # noqa: D102
-        return f"rope, {self.pairing}" if self.rotary else "nope"
+        some = "" if self.rotary_dim is None else f", {self.rotary_dim} dimensions"
+        return f"rope, {self.pairing}{some}" if self.rotary else "nope"
+
+    def turned(self, head_dim):  # noqa: D102
+        if self.rotary_dim is None:
+            return head_dim
+        if self.rotary_dim > head_dim:
+            raise ValueError(
+                f"option rotary_dim={self.rotary_dim}: should be at most head_dim, {head_dim}"
+            )
+        return int(self.rotary_dim)
 
     def arrange(self, x):  # noqa: D102
         if not self.rotary:
             return x
-        if x.shape[-1] % 2:
-            raise ValueError(f"head_dim {x.shape[-1]} is odd: rotation needs pairs of dimensions")
+        turned = self.turned(x.shape[-1])
+        if turned % 2:
+            raise ValueError(f"head_dim {turned} is odd: rotation needs pairs of dimensions")
         if self.pairing == "halves":
             return x
-        return jnp.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1)
+        still = [x[..., turned:]] if turned < x.shape[-1] else []
+        return jnp.concatenate([x[..., 0:turned:2], x[..., 1:turned:2], *still], axis=-1)
 
     def ratio(self, rows: Rows, lengths: int | Array) -> Ratio:
         """Of each pair's frequency to that trained at, in documents of `lengths` tokens."""
@@ -90,11 +114,26 @@ class Rope(Position):
     def trained_frequencies(self, rows: Rows) -> Frequencies:
         """The frequencies that weights were trained at: base^(-2p/H), unless they were scaled."""
         if self.trained is not None:
-            return dataclasses.replace(self.trained, base=self.base).frequencies(rows)
-        return plain_frequencies(rows.head_dim, self.base)
+            was = dataclasses.replace(self.trained, base=self.base, rotary_dim=self.rotary_dim)
+            return was.frequencies(rows)
+        return plain_frequencies(self.turned(rows.head_dim), self.base)
+
+    def magnitude(self, rows: Rows, lengths: int | Array) -> float | Array | None:
+        """What q and k are each multiplied by: a number, [B, T, 1] by traced lengths, or None."""
+        return None if self.trained is None else self.trained.magnitude(rows, lengths)
 
     def gain(self, rows):  # noqa: D102
-        return None if self.trained is None else self.trained.gain(rows)
+        magnitude = self.magnitude(rows, rows.q_lengths)
+        if magnitude is None or self.turned(rows.head_dim) < rows.head_dim:
+            return None
+        return magnitude**2 if isinstance(magnitude, float) else (magnitude**2)[:, None]
+
+    def amplify(self, x, rows, lengths):  # noqa: D102
+        magnitude, turned = self.magnitude(rows, lengths), self.turned(rows.head_dim)
+        if magnitude is None or turned == rows.head_dim:
+            return x
+        factor = magnitude if isinstance(magnitude, float) else magnitude[..., None]
+        return jnp.concatenate([factor * x[..., :turned], x[..., turned:]], axis=-1)
 
     def scaled(self) -> "Rope | None":
         """What another rotation that replaces this one starts from; None for plain RoPE."""
@@ -131,5 +170,5 @@ class PartialRope(Rope):
 
     def ratio(self, rows, lengths):  # noqa: D102
         del lengths
-        pairs = rows.head_dim // 2
+        pairs = self.turned(rows.head_dim) // 2
         return np.where(np.arange(pairs) < int(self.fraction * pairs), 1.0, 0.0)

@@ -21,12 +21,18 @@ def unit(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
 
 @dataclasses.dataclass(frozen=True)
 class Dot(Similarity):
-    """Scaled dot product, q . k / sqrt(H) (Vaswani et al. 2017, eq. 1)."""
+    """Scaled dot product, q . k / sqrt(H) (Vaswani et al. 2017, eq. 1).
+
+    `logit_scale` is a factor in place of 1 / sqrt(H), which weights trained with it keep.
+    """
 
     trained_kind: ClassVar[str] = "dot"
+    logit_scale: float | None = option(None, float, above=0.0)
 
     def of_queries(self, q):  # noqa: D102
-        return q / math.sqrt(q.shape[-1])
+        if self.logit_scale is None:
+            return q / math.sqrt(q.shape[-1])
+        return q * self.logit_scale
 
 
 @dataclasses.dataclass(frozen=True)

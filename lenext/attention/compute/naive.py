@@ -48,10 +48,12 @@ def _sides(x: Array, method: Method, rows: Rows, side: str) -> list[Array]:
     position, similarity = method.position, method.similarity
     form = {"q": "B T N H", "k": "B S K H"}[side]
     sizes = dict(zip(form.split(), x.shape, strict=True)) | {
-        "P": x.shape[3] // 2,
+        "P": position.turned(x.shape[3]) // 2,
         "I": inner_size(similarity, x.shape[3]),
     }
     x = checked(position.arrange(x.astype(jnp.float32)), position, "arrange", form, sizes)
+    lengths = {"q": rows.q_lengths, "k": rows.kv_lengths}[side]
+    x = checked(position.amplify(x, rows, lengths), position, "amplify", form, sizes)
     pieces = position.pieces(rows)
     if not pieces:
         raise ValueError(f"pieces of {type(position).__name__} returned none: should be some")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenext.attention import init_params, make_method
+from lenext.attention import init_params, make_method, unsuited_axes
 from lenext.attention.compute.places import Places, located
 from tests.attention.common import (
     EVERY_NAME,
@@ -164,6 +164,79 @@ class TestScaledWeights:
         made = make_method("rerope(base=100,window=1000)", train_length=512, trained=trained)
         expected, _ = frequencies("pi", dim=32, base=100.0, train_length=512, scale=4.0)
         assert_turns(made, 32, expected, DISTANCES)
+
+
+class TestPartialRotation:
+    """`rotary_dim`: the first dimensions turn as heads of that size do, and the others never."""
+
+    @pytest.mark.parametrize("pairing", ["halves", "interleaved"])
+    def test_is_a_rotation_of_the_first_and_a_product_of_the_others(self, pairing):
+        """Whose logits are the sum of those of two heads that the dimensions are split into."""
+        q, k, _ = inputs(seed=53, batch=1, queries=7, keys=7)
+        q, k = q[:, -1:, :2], k[:, :1]  # one query, one key, 6 apart
+        places = {"q_positions": np.array([[6]]), "kv_positions": np.array([[0]])}
+        options = f"pairing='{pairing}'"
+
+        def logit(name, first, last):
+            made = make_method(f"{name}", train_length=TRAIN_LENGTH)
+            got = quick_statistics(q[..., first:last], k[..., first:last], made, **places)
+            return np.asarray(got.max_logit)
+
+        whole = logit(f"softmax(rotary_dim=6,logit_scale=0.7,{options})", 0, 16)
+        turned = logit(f"softmax(logit_scale=0.7,{options})", 0, 6)
+        still = logit("nope(logit_scale=0.7)", 6, 16)
+        np.testing.assert_allclose(whole, turned + still, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "ntk(scale=3)",
+            "dynamic_ntk(scale=2)",
+            "yarn(scale=4)",
+            "llama3(scale=8)",
+            "p_rope",
+            "self_extend(window=5)",
+        ],
+    )
+    def test_rules_of_frequencies_count_what_turns(self, name):
+        """Half of 32 dimensions turn, and are amplified, as a head of 16 does."""
+
+        def seen(dim, text):
+            made = make_method(text, train_length=64)
+            cosines, sines = turns(made, dim, DISTANCES, np.zeros_like(DISTANCES), length=200)
+            return cosines[:, :8], sines[:, :8]
+
+        options = name[:-1] + "," if "(" in name else name + "("
+        for ours, theirs in zip(seen(32, f"{options}rotary_dim=16)"), seen(16, name), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+    def test_stays_with_the_weights(self):
+        trained = make_method("softmax(rotary_dim=4,logit_scale=0.5,base=100)", train_length=64)
+        kept = "(rotary_dim=4,logit_scale=0.5,base=100)"
+        for name in ("rerope", "ntk", "infoscale", "p_rope"):
+            expected = make_method(name + kept, train_length=64)
+            for text in (name, f"trained+{name}", f"softmax+{name}"):
+                assert make_method(text, train_length=64, trained=trained) == expected
+        both = make_method("rerope(rotary_dim=4)+infoscale", train_length=64)
+        assert make_method("softmax(rotary_dim=4)+rerope+infoscale", train_length=64) == both
+        assert unsuited_axes(make_method("softmax", train_length=64), trained) == ["position"]
+        assert not unsuited_axes(make_method("rerope", train_length=64, trained=trained), trained)
+
+    def test_frequencies_of_scaled_weights_are_of_what_turns(self):
+        trained = make_method("pi(scale=4,rotary_dim=16)", train_length=512)
+        made = make_method("rerope(window=1000)", train_length=512, trained=trained)
+        expected, _ = frequencies("pi", dim=16, base=10000.0, train_length=512, scale=4.0)
+        cosines, _ = turns(made, 32, DISTANCES, np.zeros_like(DISTANCES))
+        np.testing.assert_allclose(cosines[:, :8], np.cos(DISTANCES[:, None] * expected), atol=1e-4)
+        np.testing.assert_allclose(cosines[:, 8:], 1, atol=1e-5)
+
+    def test_what_it_may_be(self):
+        with pytest.raises(ValueError, match="rotary_dim=5: should be even"):
+            make_method("softmax(rotary_dim=5)", train_length=64)
+        made = make_method("softmax(rotary_dim=32)", train_length=64)
+        q, k, _ = inputs(seed=54, batch=1, queries=1, keys=1)
+        with pytest.raises(ValueError, match="rotary_dim=32: should be at most head_dim, 16"):
+            quick_statistics(q, k, made)
 
 
 @pytest.mark.parametrize("heads", sorted(GOLDEN["alibi"], key=int))
