@@ -18,13 +18,14 @@ class ModelConfig:
       num_layers: depth.
       num_heads: N, of queries. A GAU has one.
       num_kv_heads: K, heads of keys and values, by which N is divided; 0 for N. Decoder only, as
-        the next six.
-      mlp: "gated" (SwiGLU) or "plain" (GELU).
+        the next seven.
+      mlp: "gated" (SwiGLU), "plain" (GELU by its approximation with tanh) or "erf" (GELU).
       norm: "rms", with a gain, or "layer", with a gain and an offset.
       qk_norm: RMS normalisation, with a gain, of every query and key (arXiv 2302.05442).
       max_positions: learned embeddings of absolute positions, beside the method's; 0 for none.
       attention_bias: on which maps of attention there is a bias even without use_bias: "qkv" or
         "qkvo".
+      parallel_residual: a layer's MLP reads what its attention reads, not what that gives.
       tied_head: the head is the embedding.
       type_vocab_size: token types (segments of a sentence pair), of encoders and GAUs.
       norm_epsilon: added to the mean square before its root; 0 for the family's own.
@@ -49,6 +50,7 @@ class ModelConfig:
     qk_norm: bool = False
     max_positions: int = 0
     attention_bias: str = ""
+    parallel_residual: bool = False
     tied_head: bool = True
     type_vocab_size: int = 2
     norm_epsilon: float = 0.0

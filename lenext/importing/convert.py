@@ -26,7 +26,8 @@ from lenext.errors import UserError
 from lenext.files import read_json, write_atomically
 from lenext.importing.llama import write_llama_source
 from lenext.importing.read_back import check_with_transformers
-from lenext.importing.recipes import Recipe, Rule, read_recipe
+from lenext.importing.recipes import read_recipe
+from lenext.importing.rules import Recipe, Rule
 from lenext.importing.tensors import DTYPES, Tensor, open_tensors
 from lenext.importing.tokenizer import KEPT, read_tokenizer
 from lenext.models import (
@@ -288,20 +289,19 @@ def _fill(
     """The parameters, in the types of `params`, read tensor by tensor."""
     shapes: Any = traverse_util.flatten_dict(params)
     parts = {name: (rule, i) for rule in rules for i, name in enumerate(rule.ours)}
+    whole = _shapes(params, places)
     names: dict[tuple[Any, ...], list[str]] = {}
     for name, place in places.items():
         names.setdefault(place.path, []).append(name)
 
     def stored(path: tuple[Any, ...]) -> jax.Array:
         array = np.empty(shapes[path].shape, shapes[path].dtype)
-        width = array.shape[-1]
         for name in names[path]:
             rule, i = parts[name]
             tensor = held[rule.theirs][1].read()
             tensor = tensor.T if rule.transposed else tensor
-            # Of a tensor that is several parameters, side by side, this one.
-            first = i * width if len(rule.ours) > 1 else 0
-            array[places[name].index] = tensor[..., first : first + width]
+            widths = [whole[ours][-1] for ours in rule.ours]
+            array[places[name].index] = rule.part(tensor, i, widths)
         return jax.device_put(array)
 
     # One array after the other: none but this may be held twice.
@@ -440,7 +440,7 @@ def _their_tensors(
             yield name, made[name].read()
             continue
         rule = rules[recipe.copies.get(form, form)]
-        array = np.concatenate([params[path] for path in rule.ours], axis=-1)
+        array = rule.join([params[path] for path in rule.ours])
         array = array.T if rule.transposed else array
         yield name, np.ascontiguousarray(array).astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
 

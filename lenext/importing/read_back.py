@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lenext.importing.recipes import Recipe
+from lenext.importing.rules import Recipe
 
 
 def check_with_transformers(

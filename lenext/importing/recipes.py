@@ -3,70 +3,19 @@
 Everything that changes what a model computes is either taken over or refused by name.
 """
 
-import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lenext.errors import UserError
 from lenext.files import read_json
 from lenext.importing.keys import Keys
+from lenext.importing.neox import neox
 from lenext.importing.rope import rope_method
+from lenext.importing.rules import Recipe, Rule, layer_norm, linear, pattern
 from lenext.importing.tensors import open_tensors
-
-
-class Rule(NamedTuple):
-    """One of their tensors, and which of our parameters it is.
-
-    Attributes:
-      theirs: its name.
-      ours: paths of parameters, which it holds side by side along their last axis.
-      transposed: it is turned (a map's outputs come first).
-    """
-
-    theirs: str
-    ours: tuple[str, ...]
-    transposed: bool = False
-
-
-class Recipe(NamedTuple):
-    """How a folder's model is ours.
-
-    Attributes:
-      model: values of the section `model` of our config.
-      train_length: L.
-      rules: for every parameter.
-      copies: tensors that repeat another, by name; they may be left out.
-      made: patterns of tensors that the model makes by itself or has no use for.
-      computed: numbers that one of them must have had, by name and shape.
-      prefixes: that names may lack, or have beside.
-      config: what config.json says.
-    """
-
-    model: dict[str, Any]
-    train_length: int
-    rules: Sequence[Rule]
-    copies: Mapping[str, str]
-    made: Sequence[str] = ()
-    computed: Mapping[str, Callable[[tuple[int, ...]], np.ndarray]] = MappingProxyType({})
-    prefixes: Sequence[str] = ()
-    config: Mapping[str, Any] = MappingProxyType({})
-
-    def form(self, name: str) -> str | None:
-        """The name of a parameter as the rules have it; None for a tensor that is none."""
-        wanted = {rule.theirs for rule in self.rules} | set(self.copies)
-        return next((form for form in self._forms(name) if form in wanted), None)
-
-    def makes(self, name: str) -> bool:
-        """Whether a tensor is one that the model makes by itself."""
-        forms = self._forms(name)
-        return any(fnmatch.fnmatchcase(form, pattern) for form in forms for pattern in self.made)
-
-    def _forms(self, name: str) -> list[str]:
-        return [name, *(prefix + name for prefix in self.prefixes)]
 
 
 def read_recipe(folder: Path, *, layers: int = 0) -> Recipe:
@@ -132,19 +81,6 @@ def _first_layers(path: Path, content: Mapping[str, Any], layers: int) -> dict[s
     return {**content, key: layers, **cut}
 
 
-def _linear(theirs: str, ours: str, *, bias: bool) -> list[Rule]:
-    """A linear map of PyTorch's."""
-    rules = [Rule(f"{theirs}.weight", (f"{ours}.kernel",), transposed=True)]
-    return [*rules, Rule(f"{theirs}.bias", (f"{ours}.bias",))] if bias else rules
-
-
-def _layer_norm(theirs: str, ours: str) -> list[Rule]:
-    return [
-        Rule(f"{theirs}.weight", (f"{ours}.scale",)),
-        Rule(f"{theirs}.bias", (f"{ours}.bias",)),
-    ]
-
-
 def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> Recipe:
     """Llama's shape; Mistral, Qwen2 and Qwen3 are this and that more.
 
@@ -204,7 +140,7 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
         Rule("model.norm.weight", ("norm.scale",)),
     ]
     if not tied:
-        rules += _linear("lm_head", "head", bias=False)
+        rules += linear("lm_head", "head", bias=False)
     for i in range(layers):
         theirs, ours = f"model.layers.{i}", f"layers.{i}"
         rules += [
@@ -212,7 +148,7 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
             Rule(f"{theirs}.post_attention_layernorm.weight", (f"{ours}.mlp_norm.scale",)),
         ]
         for name in "qkvo":
-            rules += _linear(
+            rules += linear(
                 f"{theirs}.self_attn.{name}_proj", f"{ours}.self_attention.{name}_proj",
                 bias=name in attention_bias,
             )  # fmt: skip
@@ -224,7 +160,7 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
                 )
             )
         for name in ("gate", "up", "down"):
-            rules += _linear(f"{theirs}.mlp.{name}_proj", f"{ours}.mlp.{name}_proj", bias=mlp_bias)
+            rules += linear(f"{theirs}.mlp.{name}_proj", f"{ours}.mlp.{name}_proj", bias=mlp_bias)
     copies = {"lm_head.weight": "model.embed_tokens.weight"} if tied else {}
     made = [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(layers)]
     return Recipe(model, length, rules, copies, made, prefixes=("model.",))
@@ -255,17 +191,6 @@ def _sliding_layers(keys: Keys, layers: int) -> list[bool]:
             "sliding_attention"
         )
     return [kind == "sliding_attention" for kind in kinds]
-
-
-def pattern(methods: Sequence[str]) -> str:
-    """The shortest pattern that repeats to these."""
-    depth = len(methods)
-    period = next(
-        p
-        for p in range(1, depth + 1)
-        if depth % p == 0 and list(methods[:p]) * (depth // p) == methods
-    )
-    return "|".join(methods[:period])
 
 
 def _gpt2(keys: Keys) -> Recipe:
@@ -310,13 +235,13 @@ def _gpt2(keys: Keys) -> Recipe:
     rules = [
         Rule("transformer.wte.weight", ("embedding.embedding",)),
         Rule("transformer.wpe.weight", ("position_embedding.embedding",)),
-        *_layer_norm("transformer.ln_f", "norm"),
+        *layer_norm("transformer.ln_f", "norm"),
     ]
     for i in range(layers):
         theirs, ours = f"transformer.h.{i}", f"layers.{i}"
         attention = f"{ours}.self_attention"
-        rules += _layer_norm(f"{theirs}.ln_1", f"{ours}.attention_norm")
-        rules += _layer_norm(f"{theirs}.ln_2", f"{ours}.mlp_norm")
+        rules += layer_norm(f"{theirs}.ln_1", f"{ours}.attention_norm")
+        rules += layer_norm(f"{theirs}.ln_2", f"{ours}.mlp_norm")
         rules += convolution(
             f"{theirs}.attn.c_attn", *(f"{attention}.{name}_proj" for name in "qkv")
         )
@@ -360,23 +285,23 @@ def _roformer(keys: Keys) -> Recipe:
     rules = [
         Rule("roformer.embeddings.word_embeddings.weight", ("word_embedding.embedding",)),
         Rule("roformer.embeddings.token_type_embeddings.weight", ("type_embedding.embedding",)),
-        *_layer_norm("roformer.embeddings.LayerNorm", "embedding_norm"),
-        *_linear(f"{head}.transform.dense", "transform", bias=True),
-        *_layer_norm(f"{head}.transform.LayerNorm", "transform_norm"),
+        *layer_norm("roformer.embeddings.LayerNorm", "embedding_norm"),
+        *linear(f"{head}.transform.dense", "transform", bias=True),
+        *layer_norm(f"{head}.transform.LayerNorm", "transform_norm"),
         Rule(f"{head}.bias", ("head_bias",)),
     ]
     for i in range(layers):
         theirs, ours = f"roformer.encoder.layer.{i}", f"layers.{i}"
         attention = f"{ours}.self_attention"
         for name, short in (("query", "q"), ("key", "k"), ("value", "v")):
-            rules += _linear(
+            rules += linear(
                 f"{theirs}.attention.self.{name}", f"{attention}.{short}_proj", bias=True
             )
-        rules += _linear(f"{theirs}.attention.output.dense", f"{attention}.o_proj", bias=True)
-        rules += _layer_norm(f"{theirs}.attention.output.LayerNorm", f"{ours}.attention_norm")
-        rules += _linear(f"{theirs}.intermediate.dense", f"{ours}.mlp.up_proj", bias=True)
-        rules += _linear(f"{theirs}.output.dense", f"{ours}.mlp.down_proj", bias=True)
-        rules += _layer_norm(f"{theirs}.output.LayerNorm", f"{ours}.mlp_norm")
+        rules += linear(f"{theirs}.attention.output.dense", f"{attention}.o_proj", bias=True)
+        rules += layer_norm(f"{theirs}.attention.output.LayerNorm", f"{ours}.attention_norm")
+        rules += linear(f"{theirs}.intermediate.dense", f"{ours}.mlp.up_proj", bias=True)
+        rules += linear(f"{theirs}.output.dense", f"{ours}.mlp.down_proj", bias=True)
+        rules += layer_norm(f"{theirs}.output.LayerNorm", f"{ours}.mlp_norm")
     copies = {
         f"{head}.decoder.weight": "roformer.embeddings.word_embeddings.weight",
         f"{head}.decoder.bias": f"{head}.bias",
@@ -424,7 +349,7 @@ def _gau_alpha(keys: Keys) -> Recipe:
     for i in range(layers):
         theirs, ours = f"gau_alpha.encoder.layer.{i}.gau", f"layers.{i}"
         for name in "io":
-            rules += _linear(f"{theirs}.{name}_dense", f"{ours}.{name}_dense", bias=bias)
+            rules += linear(f"{theirs}.{name}_dense", f"{ours}.{name}_dense", bias=bias)
         for name in "qk":
             rules.append(
                 Rule(f"{theirs}.{name}_scaleoffset.weight", (f"{ours}.{name}_scale.scale",))
@@ -446,6 +371,7 @@ def _of_llama(**what: Any) -> Callable[[Keys], Recipe]:
 KINDS: dict[str, Callable[[Keys], Recipe]] = {
     "gau_alpha": _gau_alpha,
     "gpt2": _gpt2,
+    "gpt_neox": neox,
     "llama": _of_llama(attention_bias="asked", qk_norm=False, windows="none"),
     "mistral": _of_llama(attention_bias="", qk_norm=False, windows="all"),
     "qwen2": _of_llama(attention_bias="qkv", qk_norm=False, windows="named"),

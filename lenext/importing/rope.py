@@ -15,17 +15,29 @@ YARN = {"beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"
 LLAMA3 = {"low_freq_factor", "high_freq_factor"}
 
 
-def rope_method(keys: Keys, length: int) -> str:
+def rope_method(
+    keys: Keys,
+    length: int,
+    *,
+    head_dim: int = 0,
+    theta: str = "rope_theta",
+    share: str = "partial_rotary_factor",
+    default_share: float = 1.0,
+) -> str:
     """The method, such as "yarn(base=10000.0,pairing='halves',scale=4.0,original_length=4096)".
 
     Args:
       keys: of the config, in which "rope_parameters", or "rope_theta" and "rope_scaling", say it.
       length: "max_position_embeddings".
+      head_dim: H, where the family may turn a share of it only; 0 where it does not.
+      theta: the key of the base, in older files.
+      share: likewise, of that share.
+      default_share: where nothing says it.
 
     Raises:
       UserError: for a kind of scaling, or a key of it, that is not supported.
     """
-    theta = keys.number("rope_theta", 10000.0)
+    base = keys.number(theta, 10000.0)
     older, newer = keys.get("rope_scaling", {}), keys.get("rope_parameters", {})
     if older and newer and older != newer:  # the older one counts, and loses the newer one's base
         raise UserError(
@@ -33,7 +45,10 @@ def rope_method(keys: Keys, length: int) -> str:
         )
     scaling = older or newer
     keys.asked.add("original_max_position_embeddings")
-    keys.only("partial_rotary_factor", 1.0)
+    if head_dim:
+        default_share = keys.number(share, default_share)
+    else:
+        keys.only("partial_rotary_factor", 1.0)
     where = f"{keys.path}: rope_scaling"
     if not isinstance(scaling, Mapping):
         raise UserError(f"{where}: should be an object")
@@ -46,7 +61,7 @@ def rope_method(keys: Keys, length: int) -> str:
     def number(key: str, default: float | None = None) -> float:
         return read_number(given.get(key, default), f"{where}: {key}")
 
-    options: dict[str, Any] = {"base": number("rope_theta", theta), "pairing": "halves"}
+    options: dict[str, Any] = {"base": number("rope_theta", base), "pairing": "halves"}
     # Where a model has it beside, transformers prefers that.
     original = keys.get(
         "original_max_position_embeddings", given.get("original_max_position_embeddings", length)
@@ -55,7 +70,17 @@ def rope_method(keys: Keys, length: int) -> str:
         raise UserError(
             f"{where}: original_max_position_embeddings={original!r}: should be a whole number"
         )
-    if given.get("partial_rotary_factor", 1.0) != 1.0:
+    if head_dim:
+        part = number("partial_rotary_factor", default_share)
+        turned = int(head_dim * part)
+        if turned % 2 or not 2 <= turned <= head_dim:
+            raise UserError(
+                f"{where}: partial_rotary_factor={part!r}: should leave an even number of the "
+                f"{head_dim} dimensions of a head to turn, and leaves {turned}"
+            )
+        if turned < head_dim:
+            options["rotary_dim"] = turned
+    elif given.get("partial_rotary_factor", 1.0) != 1.0:
         raise UserError(f"{where}: partial_rotary_factor is not supported")
     for key in sorted(given.keys() - OF_ALL - known[kind]):
         raise UserError(f"{where}: key {key!r} is not supported with type {kind!r}")

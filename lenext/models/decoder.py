@@ -18,10 +18,11 @@ from lenext.parallel.meshes import LINES
 
 
 class DecoderLayer(nnx.Module):
-    """x + attention(norm x), then x + MLP(norm x)."""
+    """x + attention(norm x), then x + MLP(norm x); or the sum of both on the same x."""
 
     def __init__(self, config: ModelConfig, method: Method, linear: Linears):
         hidden, norm, epsilon = config.hidden_size, NORMS[config.norm], config.norm_epsilon
+        self.parallel = config.parallel_residual
         self.attention_norm = norm(hidden, epsilon)
         self.self_attention = SelfAttention(
             hidden_size=hidden,
@@ -54,8 +55,9 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Any]:
         """x, one layer on; and what else `call` gives."""
         out, extra = self.self_attention(self.attention_norm(x), call)
-        x = x + dropped(self.dropout, out, dropout_key, 0)
-        return x + dropped(self.dropout, self.mlp(self.mlp_norm(x)), dropout_key, 1), extra
+        after = x + dropped(self.dropout, out, dropout_key, 0)
+        inner = self.mlp(self.mlp_norm(x if self.parallel else after))
+        return after + dropped(self.dropout, inner, dropout_key, 1), extra
 
 
 class Decoder(LanguageModel):

@@ -191,7 +191,7 @@ NORMS: dict[str, type[RMSNorm | LayerNorm]] = {"rms": RMSNorm, "layer": LayerNor
 ATTENTION_BIASES = ("", "qkv", "qkvo")
 """What `config.model.attention_bias` may be."""
 
-MLPS = ("gated", "plain")
+MLPS = ("gated", "plain", "erf")
 """What `config.model.mlp` may be."""
 
 

@@ -23,6 +23,11 @@ LLAMA = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": LENGTH,
     "rms_norm_eps": 1e-5, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
+NEOX = {
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "max_position_embeddings": LENGTH, "initializer_range": 0.3,
+    "hidden_act": "gelu", "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 ROFORMER = {
     "vocab_size": VOCAB, "hidden_size": 16, "embedding_size": 16, "intermediate_size": 24,
     "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": LENGTH,
@@ -39,12 +44,27 @@ def scaled(kind: str, **rope: Any) -> dict[str, Any]:
 
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gau_alpha": ("GAUAlphaForMaskedLM", GAU),
+    "gau_alpha_relu": ("GAUAlphaForMaskedLM", GAU | {"normalization": "squared_relu"}),
+    "gau_alpha_softmax": (
+        "GAUAlphaForMaskedLM", GAU | {"normalization": "softmax", "use_bias": True},
+    ),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": LENGTH,
+         "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2},
+    ),
     "llama": ("LlamaForCausalLM", LLAMA),
-    "llama_tied": ("LlamaForCausalLM", LLAMA | {"tie_word_embeddings": True, "head_dim": 6}),
-    "llama_biased": ("LlamaForCausalLM", LLAMA | {"attention_bias": True, "mlp_bias": True}),
     "llama_attention_bias": ("LlamaForCausalLM", LLAMA | {"attention_bias": True}),
-    "llama_linear": ("LlamaForCausalLM", scaled("linear", factor=2.5)),
+    "llama_biased": ("LlamaForCausalLM", LLAMA | {"attention_bias": True, "mlp_bias": True}),
     "llama_dynamic": ("LlamaForCausalLM", scaled("dynamic", factor=2.0)),
+    "llama_linear": ("LlamaForCausalLM", scaled("linear", factor=2.5)),
+    "llama_llama3": (
+        "LlamaForCausalLM",
+        scaled("llama3", factor=8.0, original_max_position_embeddings=12, low_freq_factor=1.0,
+               high_freq_factor=4.0),
+    ),
+    "llama_tied": ("LlamaForCausalLM", LLAMA | {"tie_word_embeddings": True, "head_dim": 6}),
     "llama_yarn": (
         "LlamaForCausalLM",
         scaled("yarn", factor=3.0, original_max_position_embeddings=8, beta_fast=2, beta_slow=0.5),
@@ -53,11 +73,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaForCausalLM",
         scaled("yarn", factor=3.0, original_max_position_embeddings=8, mscale=1.0,
                mscale_all_dim=0.5),
-    ),
-    "llama_llama3": (
-        "LlamaForCausalLM",
-        scaled("llama3", factor=8.0, original_max_position_embeddings=12, low_freq_factor=1.0,
-               high_freq_factor=4.0),
     ),
     "mistral": ("MistralForCausalLM", LLAMA | {"sliding_window": 7, "head_dim": 8}),
     "mistral_full": ("MistralForCausalLM", LLAMA | {"sliding_window": None}),
@@ -68,17 +83,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
                  "tie_word_embeddings": True},
     ),
     "qwen3": ("Qwen3ForCausalLM", LLAMA | {"head_dim": 8}),
-    "gpt2": (
-        "GPT2LMHeadModel",
-        {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": LENGTH,
-         "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2},
-    ),
     "roformer": ("RoFormerForMaskedLM", ROFORMER),
-    "gau_alpha": ("GAUAlphaForMaskedLM", GAU),
-    "gau_alpha_softmax": (
-        "GAUAlphaForMaskedLM", GAU | {"normalization": "softmax", "use_bias": True},
+    "gpt_neox": ("GPTNeoXForCausalLM", NEOX),
+    "gpt_neox_serial": (
+        "GPTNeoXForCausalLM",
+        NEOX | {"use_parallel_residual": False, "hidden_act": "gelu_fast",
+                "tie_word_embeddings": True,
+                "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 500.0,
+                                    "partial_rotary_factor": 1.0}},
     ),
-    "gau_alpha_relu": ("GAUAlphaForMaskedLM", GAU | {"normalization": "squared_relu"}),
 }  # fmt: skip
 
 
@@ -86,7 +99,7 @@ def make(name: str) -> torch.nn.Module:
     """A model with every parameter at random, gains and offsets too."""
     kind, sizes = CASES[name]
     cls = _gau_alpha() if kind.startswith("GAU") else getattr(transformers, kind)
-    torch.manual_seed(sorted(CASES).index(name))
+    torch.manual_seed(list(CASES).index(name))  # a new case goes to the end
     model = cls(cls.config_class(**sizes)).eval()
     with torch.no_grad():
         if kind.startswith("GAU"):  # which the package leaves to who loads weights

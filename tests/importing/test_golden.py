@@ -18,7 +18,16 @@ NAMES = sorted(path.name for path in GOLDEN.iterdir())
 
 def test_there_is_one_of_each_kind():
     kinds = {json.loads((GOLDEN / n / "config.json").read_text())["model_type"] for n in NAMES}
-    assert kinds == {"gau_alpha", "gpt2", "llama", "mistral", "qwen2", "qwen3", "roformer"}
+    assert kinds == {
+        "gau_alpha",
+        "gpt2",
+        "gpt_neox",
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "roformer",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -41,7 +41,7 @@ def test_beyond_the_training_length(tmp_path, name):
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["qwen3", "gpt2", "roformer"])
+@pytest.mark.parametrize("name", ["qwen3", "gpt2", "gpt_neox", "roformer"])
 def test_transformers_loads_what_is_exported(tmp_path, name):
     model = peers.make(name)
     peers.save(model, tmp_path / "theirs")

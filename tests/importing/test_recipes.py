@@ -82,6 +82,14 @@ def changed(tmp_path, name, **changes):
         ("gpt2", {"activation_function": "relu"}, "activation_function='relu' is not supported"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx=True is not"),
         ("gpt2", {"n_head": 3}, "n_head=3: should divide n_embd=16"),
+        ("gpt_neox", {"hidden_act": "relu"}, "hidden_act='relu' is not supported, only 'gelu' or"),
+        ("gpt_neox", {"attention_bias": False}, "attention_bias=False is not supported"),
+        ("gpt_neox", {"num_attention_heads": 3}, "num_attention_heads=3: should divide hidden_s"),
+        (
+            "gpt_neox", {"rope_parameters": "gone", "rotary_pct": 0.2},
+            "partial_rotary_factor=0.2: should leave an even number of the 16 dimensions",
+        ),
+        ("gpt_neox", {"rope_parameters": "gone", "rotary_pct": 1.5}, "to turn, and leaves 24"),
         ("roformer", {"rotary_value": True}, "rotary_value=True is not supported"),
         ("roformer", {"embedding_size": 8}, "embedding_size=8 is not supported, only 16"),
         ("gau_alpha", {"attention_scale": False}, "attention_scale=False is not supported"),
@@ -118,6 +126,32 @@ def test_what_published_configs_say_beside(tmp_path):
         is_causal=True, **{"transformers.js_config": {"dtype": "q4"}},
     )  # fmt: skip
     assert read_recipe(folder).model == read_recipe(GOLDEN / "llama").model
+
+
+# (model, hidden_size, heads, intermediate_size, layers, activation, dimensions that turn)
+NEOX = [
+    ("pythia-70m", 512, 8, 2048, 6, "gelu", 16), ("pythia-2.8b", 2560, 32, 10240, 32, "gelu", 20),
+    ("gpt-neox-20b", 6144, 64, 24576, 44, "gelu_fast", 24),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "hidden", "heads", "inside", "layers", "act", "turned"), NEOX)
+def test_published_gpt_neox_configs(tmp_path, name, hidden, heads, inside, layers, act, turned):
+    """As these were published, years before `rope_parameters`."""
+    content = {
+        "architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0, "eos_token_id": 0,
+        "hidden_act": act, "hidden_size": hidden, "initializer_range": 0.02,
+        "intermediate_size": inside, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
+        "model_type": "gpt_neox", "num_attention_heads": heads, "num_hidden_layers": layers,
+        "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False,
+        "torch_dtype": "float16", "transformers_version": "4.24.0", "use_cache": True,
+        "use_parallel_residual": True, "vocab_size": 50304,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    recipe = read_recipe(tmp_path)
+    assert recipe.model["method"] == f"softmax(base=10000.0,pairing='halves',rotary_dim={turned})"
+    assert recipe.model["mlp"] == {"gelu": "erf", "gelu_fast": "plain"}[act]
+    assert recipe.makes("gpt_neox.layers.5.attention.masked_bias")
 
 
 def test_the_older_spelling_may_stand_beside_the_newer(tmp_path):

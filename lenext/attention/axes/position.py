@@ -126,13 +126,13 @@ class Rope(Position):
         magnitude = self.magnitude(rows, rows.q_lengths)
         if magnitude is None or self.turned(rows.head_dim) < rows.head_dim:
             return None
-        return magnitude**2 if isinstance(magnitude, float) else (magnitude**2)[:, None]
+        return magnitude**2 if isinstance(magnitude, float | int) else (magnitude**2)[:, None]
 
     def amplify(self, x, rows, lengths):  # noqa: D102
         magnitude, turned = self.magnitude(rows, lengths), self.turned(rows.head_dim)
         if magnitude is None or turned == rows.head_dim:
             return x
-        factor = magnitude if isinstance(magnitude, float) else magnitude[..., None]
+        factor = magnitude if isinstance(magnitude, float | int) else magnitude[..., None]
         return jnp.concatenate([factor * x[..., :turned], x[..., turned:]], axis=-1)
 
     def scaled(self) -> "Rope | None":
