@@ -100,7 +100,7 @@ CATALOGUE: dict[str, Entry] = {
     "yarn": Entry("YaRN (arXiv 2309.00071)", "slow pairs interpolated, fast ones kept, logits × (0.1 ln s + 1)²", causal=True, position=frequencies.Yarn()),
     "dynamic_ntk": Entry("Dynamic NTK (emozilla 2023), YaRN (arXiv 2309.00071)", "`ntk` by the keys at hand: base times (s·S/L − (s−1))^(H/(H−2)), s = 1", causal=True, position=frequencies.DynamicNTK()),
     "llama3": Entry("Llama 3 (arXiv 2407.21783)", "pairs that turn less than once in L interpolated, more than four times kept", causal=True, position=frequencies.Llama3()),
-    "longrope": Entry("LongRoPE (arXiv 2402.13753)", "each pair slowed by a factor of its own (`factors`; default s)", causal=True, position=frequencies.LongRope()),
+    "longrope": Entry("LongRoPE (arXiv 2402.13753)", "each pair slowed by a factor of its own (`factors`; default s); logits × (1 + ln s / ln L) where `scale` is given", causal=True, position=frequencies.LongRope()),
     "rerope": Entry("ReRoPE (Su 2023)", "distances clamped to ±w", causal=True, position=distances.ClampedRope()),
     "leaky_rerope": Entry("Leaky ReRoPE (Su 2023)", "distances beyond w go on at 1/8", causal=True, position=distances.LeakyRope()),
     "self_extend": Entry("Self-Extend (arXiv 2401.01325)", "positions beyond w in groups of 8", causal=True, position=distances.SelfExtend()),

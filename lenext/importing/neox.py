@@ -52,12 +52,10 @@ def neox(keys: Keys) -> Recipe:
     for i in range(layers):
         theirs, ours = f"gpt_neox.layers.{i}", f"layers.{i}"
         maps = [f"{ours}.self_attention.{name}_proj" for name in "qkv"]
-        fused, kernels = f"{theirs}.attention.query_key_value", [f"{x}.kernel" for x in maps]
         rules += [
             *layer_norm(f"{theirs}.input_layernorm", f"{ours}.attention_norm"),
             *layer_norm(f"{theirs}.post_attention_layernorm", f"{ours}.mlp_norm"),
-            Rule(f"{fused}.weight", tuple(kernels), transposed=True, heads=heads),
-            Rule(f"{fused}.bias", tuple(f"{x}.bias" for x in maps), heads=heads),
+            *linear(f"{theirs}.attention.query_key_value", *maps, bias=True, heads=heads),
             *linear(f"{theirs}.attention.dense", f"{ours}.self_attention.o_proj", bias=True),
             *linear(f"{theirs}.mlp.dense_h_to_4h", f"{ours}.mlp.up_proj", bias=True),
             *linear(f"{theirs}.mlp.dense_4h_to_h", f"{ours}.mlp.down_proj", bias=True),

@@ -81,14 +81,19 @@ def _first_layers(path: Path, content: Mapping[str, Any], layers: int) -> dict[s
     return {**content, key: layers, **cut}
 
 
-def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> Recipe:
-    """Llama's shape; Mistral, Qwen2 and Qwen3 are this and that more.
+def _llama(
+    keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str, fused: bool = False
+) -> Recipe:
+    """Llama's shape; Mistral, Qwen2, Qwen3 and Phi-3 are this and that more.
 
     Args:
       keys: of the config.
       attention_bias: on which maps of attention, of "qkvo"; "asked" for what the config says.
       qk_norm: whether queries and keys are normalised.
-      windows: which layers have a window: "none", "all", or those that "layer_types" names.
+      windows: which layers have a window: "none", "all" (but where it is null), "given" (all,
+        where there is one), or those that "layer_types" names ("named").
+      fused: whether q, k and v are one tensor, and gate and up another; as in Phi-3, which may turn
+        a part of each head.
     """
     heads, hidden = keys.whole("num_attention_heads"), keys.whole("hidden_size")
     layers, tied = keys.whole("num_hidden_layers"), keys.flag("tie_word_embeddings", False)
@@ -100,19 +105,29 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
     mlp_bias = keys.flag("mlp_bias", False)
     if mlp_bias and attention_bias != "qkvo":
         raise UserError(f"{keys.path}: mlp_bias=True is not supported without attention_bias=True")
-    kv_heads = keys.whole("num_key_value_heads", heads if windows == "none" else None)
+    heads_of_all = windows in ("none", "given")
+    kv_heads = keys.whole("num_key_value_heads", heads if heads_of_all else None)
     if heads % kv_heads:
         raise UserError(
             f"{keys.path}: num_key_value_heads={kv_heads}: should divide "
             f"num_attention_heads={heads}"
         )
-    method = rope_method(keys, length)
+    size = keys.whole("head_dim", 128 if qk_norm else hidden // heads)
+    if fused:
+        for key in ("interpolate_factor", "full_attn_mod"):  # in Phi-4's, and without effect at 1
+            keys.only(key, 1)
+    method = rope_method(
+        keys, length, head_dim=size if fused else 0,
+        also=dict.fromkeys(("su", "yarn"), "longrope") if fused else {},
+    )  # fmt: skip
     slides = [False] * layers
     if windows == "none":
         keys.only("layer_types", ["full_attention"] * layers)
     elif windows == "named":
         slides = _sliding_layers(keys, layers)
-    elif keys.get("sliding_window", 0) or "sliding_window" not in keys.content:
+    elif keys.get("sliding_window", 0) or (
+        windows == "all" and "sliding_window" not in keys.content
+    ):
         slides = [True] * layers
     window = keys.whole("sliding_window", 4096) if any(slides) else 0
     model = {
@@ -126,10 +141,10 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
         "num_layers": layers,
         "num_heads": heads,
         "num_kv_heads": kv_heads,
-        "key_size": keys.whole("head_dim", 128 if qk_norm else hidden // heads),
+        "key_size": size,
         "mlp": "gated",
         "norm": "rms",
-        "norm_epsilon": keys.number("rms_norm_eps", 1e-6),
+        "norm_epsilon": keys.number("rms_norm_eps", 1e-5 if fused else 1e-6),
         "qk_norm": qk_norm,
         "tied_head": tied,
         "use_bias": mlp_bias,
@@ -147,11 +162,12 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
             Rule(f"{theirs}.input_layernorm.weight", (f"{ours}.attention_norm.scale",)),
             Rule(f"{theirs}.post_attention_layernorm.weight", (f"{ours}.mlp_norm.scale",)),
         ]
-        for name in "qkvo":
+        for names in ("qkv", "o") if fused else "qkvo":
             rules += linear(
-                f"{theirs}.self_attn.{name}_proj", f"{ours}.self_attention.{name}_proj",
-                bias=name in attention_bias,
-            )  # fmt: skip
+                f"{theirs}.self_attn.{names}_proj",
+                *(f"{ours}.self_attention.{name}_proj" for name in names),
+                bias=names in attention_bias,
+            )
         for name in "qk" if qk_norm else "":
             rules.append(
                 Rule(
@@ -159,8 +175,12 @@ def _llama(keys: Keys, *, attention_bias: str, qk_norm: bool, windows: str) -> R
                     (f"{ours}.self_attention.{name}_norm.scale",),
                 )
             )
-        for name in ("gate", "up", "down"):
-            rules += linear(f"{theirs}.mlp.{name}_proj", f"{ours}.mlp.{name}_proj", bias=mlp_bias)
+        for names in (("gate", "up"), ("down",)) if fused else (("gate",), ("up",), ("down",)):
+            rules += linear(
+                f"{theirs}.mlp.{'_'.join(names)}_proj",
+                *(f"{ours}.mlp.{name}_proj" for name in names),
+                bias=mlp_bias,
+            )
     copies = {"lm_head.weight": "model.embed_tokens.weight"} if tied else {}
     made = [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(layers)]
     return Recipe(model, length, rules, copies, made, prefixes=("model.",))
@@ -374,6 +394,7 @@ KINDS: dict[str, Callable[[Keys], Recipe]] = {
     "gpt_neox": neox,
     "llama": _of_llama(attention_bias="asked", qk_norm=False, windows="none"),
     "mistral": _of_llama(attention_bias="", qk_norm=False, windows="all"),
+    "phi3": _of_llama(attention_bias="", qk_norm=False, windows="given", fused=True),
     "qwen2": _of_llama(attention_bias="qkv", qk_norm=False, windows="named"),
     "qwen3": _of_llama(attention_bias="asked", qk_norm=True, windows="named"),
     "roformer": _roformer,

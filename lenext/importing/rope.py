@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lenext.errors import UserError
@@ -13,6 +14,7 @@ OF_ALL = {
 }  # fmt: skip
 YARN = {"beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"}
 LLAMA3 = {"low_freq_factor", "high_freq_factor"}
+LONGROPE = {"short_factor", "long_factor", "attention_factor"}
 
 
 def rope_method(
@@ -23,6 +25,7 @@ def rope_method(
     theta: str = "rope_theta",
     share: str = "partial_rotary_factor",
     default_share: float = 1.0,
+    also: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The method, such as "yarn(base=10000.0,pairing='halves',scale=4.0,original_length=4096)".
 
@@ -33,6 +36,7 @@ def rope_method(
       theta: the key of the base, in older files.
       share: likewise, of that share.
       default_share: where nothing says it.
+      also: other names of kinds of scaling.
 
     Raises:
       UserError: for a kind of scaling, or a key of it, that is not supported.
@@ -54,7 +58,11 @@ def rope_method(
         raise UserError(f"{where}: should be an object")
     given: dict[str, Any] = {key: x for key, x in scaling.items() if x is not None}
     kind = given.get("rope_type", given.get("type", "default"))
-    known = {"default": set(), "linear": set(), "dynamic": set(), "yarn": YARN, "llama3": LLAMA3}
+    kind = also.get(kind, kind) if isinstance(kind, str) else kind
+    known = {
+        "default": set(), "linear": set(), "dynamic": set(), "yarn": YARN, "llama3": LLAMA3,
+        "longrope": LONGROPE,
+    }  # fmt: skip
     if not isinstance(kind, str) or kind not in known:
         raise UserError(f"{where}: type {kind!r} is not supported, only {', '.join(known)}")
 
@@ -64,9 +72,10 @@ def rope_method(
     options: dict[str, Any] = {"base": number("rope_theta", base), "pairing": "halves"}
     # Where a model has it beside, transformers prefers that.
     original = keys.get(
-        "original_max_position_embeddings", given.get("original_max_position_embeddings", length)
+        "original_max_position_embeddings",
+        given.get("original_max_position_embeddings", None if kind == "longrope" else length),
     )
-    if kind in ("yarn", "llama3") and (type(original) is not int or original < 2):
+    if kind in ("yarn", "llama3", "longrope") and (type(original) is not int or original < 2):
         raise UserError(
             f"{where}: original_max_position_embeddings={original!r}: should be a whole number"
         )
@@ -110,7 +119,26 @@ def rope_method(
             "fast_turns": number("high_freq_factor"),
             "slow_turns": number("low_freq_factor"),
         }
+    elif kind == "longrope":
+        name, pairs = "longrope", options.get("rotary_dim", head_dim) // 2
+        options |= {
+            "scale": max(1.0, number("factor", length / original)),
+            "original_length": original,
+            "factors": _factors(given, "long_factor", pairs, where),
+            "short_factors": _factors(given, "short_factor", pairs, where),
+        }
+        if "attention_factor" in given:
+            options["attention_factor"] = number("attention_factor")
     return f"{name}({','.join(f'{key}={value!r}' for key, value in options.items())})"
+
+
+def _factors(given: Mapping[str, Any], key: str, pairs: int, where: str) -> tuple[float, ...]:
+    """One a pair of dimensions that turn; any number of them where `pairs` is 0."""
+    factors = given.get(key)
+    if not isinstance(factors, list) or len(factors) != (pairs or len(factors)):
+        count = f"{len(factors)} numbers" if isinstance(factors, list) else repr(factors)
+        raise UserError(f"{where}: {key}: should be {pairs or 'some'} numbers, and is {count}")
+    return tuple(read_number(x, f"{where}: {key}") for x in factors)
 
 
 def _attention_factor(given: Mapping[str, Any], scale: float, number: Any) -> float:

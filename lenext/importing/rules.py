@@ -73,10 +73,11 @@ class Recipe(NamedTuple):
         return [name, *(prefix + name for prefix in self.prefixes)]
 
 
-def linear(theirs: str, ours: str, *, bias: bool) -> list[Rule]:
-    """A linear map of PyTorch's."""
-    rules = [Rule(f"{theirs}.weight", (f"{ours}.kernel",), transposed=True)]
-    return [*rules, Rule(f"{theirs}.bias", (f"{ours}.bias",))] if bias else rules
+def linear(theirs: str, *ours: str, bias: bool, heads: int = 1) -> list[Rule]:
+    """A linear map of PyTorch's: one of ours, or several side by side, see `Rule`."""
+    kernels, biases = (tuple(f"{name}.{part}" for name in ours) for part in ("kernel", "bias"))
+    rules = [Rule(f"{theirs}.weight", kernels, transposed=True, heads=heads)]
+    return [*rules, Rule(f"{theirs}.bias", biases, heads=heads)] if bias else rules
 
 
 def layer_norm(theirs: str, ours: str) -> list[Rule]:

@@ -217,6 +217,7 @@ def similarity(axes, q, k, delta, places, length, keys):
         frequencies = llama3_frequencies(dim, base, scale, length)
     elif kind == "longrope":
         frequencies = frequencies / np.array(options.get("factors", [scale] * (dim // 2)))
+        magnitude = 1 + np.log(options.get("scale", 1.0)) / np.log(length)
     elif kind in ("p_rope", "scale_invariant"):
         frequencies[math.floor(options.get("fraction", 0.75) * (dim // 2)) :] = 0
     if kind == "scale_invariant":

@@ -6,6 +6,7 @@ golden values, too, for where these are missing:
     python -m tests.importing.peers
 """
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ NEOX = {
     "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2, "max_position_embeddings": LENGTH, "initializer_range": 0.3,
     "hidden_act": "gelu", "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+PHI3 = {
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": LENGTH,
+    "original_max_position_embeddings": LENGTH, "rms_norm_eps": 1e-5, "initializer_range": 0.3,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 500.0, "partial_rotary_factor": 0.75,
+    "short_factor": [0.9978, 1.0, 1.05, 1.1, 1.2, 1.3],
+    "long_factor": [1.0, 1.2, 1.5, 3.0, 5.0, 7.0],
 }  # fmt: skip
 ROFORMER = {
     "vocab_size": VOCAB, "hidden_size": 16, "embedding_size": 16, "intermediate_size": 24,
@@ -92,6 +104,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
                 "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 500.0,
                                     "partial_rotary_factor": 1.0}},
     ),
+    "phi3": ("Phi3ForCausalLM", PHI3 | {"sliding_window": 7}),
+    "phi3_longrope": (
+        "Phi3ForCausalLM",
+        PHI3 | {"original_max_position_embeddings": 8, "rope_parameters": LONGROPE,
+                "tie_word_embeddings": True},
+    ),
+    "phi3_longrope_short": (
+        "Phi3ForCausalLM",
+        PHI3 | {"max_position_embeddings": 4 * LENGTH, "rope_parameters": LONGROPE},
+    ),
 }  # fmt: skip
 
 
@@ -100,7 +122,7 @@ def make(name: str) -> torch.nn.Module:
     kind, sizes = CASES[name]
     cls = _gau_alpha() if kind.startswith("GAU") else getattr(transformers, kind)
     torch.manual_seed(list(CASES).index(name))  # a new case goes to the end
-    model = cls(cls.config_class(**sizes)).eval()
+    model = cls(cls.config_class(**copy.deepcopy(sizes))).eval()  # which it may fill in
     with torch.no_grad():
         if kind.startswith("GAU"):  # which the package leaves to who loads weights
             embedding = model.get_input_embeddings().weight

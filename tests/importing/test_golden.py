@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lenext.importing import export_checkpoint, import_checkpoint
+from lenext.importing.recipes import KINDS
 from lenext.importing.tensors import open_tensors
 from lenext.models import load_pretrained, named_parameters, with_method
 from lenext.workdirs.pretrained import load_run
@@ -18,16 +19,7 @@ NAMES = sorted(path.name for path in GOLDEN.iterdir())
 
 def test_there_is_one_of_each_kind():
     kinds = {json.loads((GOLDEN / n / "config.json").read_text())["model_type"] for n in NAMES}
-    assert kinds == {
-        "gau_alpha",
-        "gpt2",
-        "gpt_neox",
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "roformer",
-    }
+    assert kinds == set(KINDS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,10 +43,13 @@ def test_logits_and_the_way_back(tmp_path, name):
     assert sorted(p.name for p in back.iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("scaling", ["linear", "llama3", "yarn", "yarn_mscale"])
-def test_rotations_swapped_in_start_from_a_scaling(tmp_path, scaling):
+@pytest.mark.parametrize(
+    "name", ["llama_linear", "llama_llama3", "llama_yarn", "llama_yarn_mscale", "gpt_neox",
+             "phi3_longrope"],
+)  # fmt: skip
+def test_rotations_swapped_in_start_from_a_scaling(tmp_path, name):
     """At distances that it leaves alone, ReRoPE changes nothing, and each layer takes it."""
-    source = GOLDEN / f"llama_{scaling}"
+    source = GOLDEN / name
     import_checkpoint(source, tmp_path / "run")
     run = load_run(tmp_path / "run")
     tokens, mask = golden_rows()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lenext.attention import make_method
 from lenext.errors import UserError
 from lenext.importing.recipes import KINDS, pattern, read_recipe
 from tests.importing.conftest import GOLDEN, copy
@@ -54,8 +55,31 @@ def changed(tmp_path, name, **changes):
         ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings='yes': should be true or"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
         (
-            "llama", {"rope_parameters": {"rope_type": "longrope", "factor": 2.0}},
-            "rope_scaling: type 'longrope' is not supported, only default, linear",
+            "llama", {"rope_parameters": {"rope_type": "proportional", "factor": 2.0}},
+            "rope_scaling: type 'proportional' is not supported, only default, linear",
+        ),
+        (
+            "phi3_longrope", {"rope_parameters": {"type": "longrope", "long_factor": [1.0] * 8}},
+            "rope_scaling: short_factor: should be 8 numbers, and is None",
+        ),
+        (
+            "phi3_longrope", {"rope_parameters": {"rope_type": "su", "long_factor": [1.0]}},
+            "rope_scaling: long_factor: should be 8 numbers, and is 1 numbers",
+        ),
+        (
+            "phi3_longrope", {"rope_parameters": {"rope_type": "su", "long_factor": [0] * 8}},
+            "rope_scaling: long_factor=0: should be a number above 0",
+        ),
+        (
+            "phi3_longrope", {"rope_parameters": {"rope_type": "longrope"},
+                              "original_max_position_embeddings": "gone"},
+            "original_max_position_embeddings=None: should be a whole number",
+        ),
+        ("phi3", {"full_attn_mod": 2}, "full_attn_mod=2 is not supported, only 1"),
+        (
+            "llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0,
+                                          "partial_rotary_factor": 0.5}},
+            "rope_scaling: partial_rotary_factor is not supported",
         ),
         (
             "llama", {"rope_parameters": {"rope_type": "linear", "mrope_section": [1]}},
@@ -152,6 +176,44 @@ def test_published_gpt_neox_configs(tmp_path, name, hidden, heads, inside, layer
     assert recipe.model["method"] == f"softmax(base=10000.0,pairing='halves',rotary_dim={turned})"
     assert recipe.model["mlp"] == {"gelu": "erf", "gelu_fast": "plain"}[act]
     assert recipe.makes("gpt_neox.layers.5.attention.masked_bias")
+
+
+def published_phi3(tmp_path, **more):
+    """What the config.json files of microsoft's have in common, and `more`."""
+    content = {
+        "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "bos_token_id": 1,
+        "embd_pdrop": 0.0, "eos_token_id": 32000, "hidden_act": "silu", "hidden_size": 3072,
+        "initializer_range": 0.02, "intermediate_size": 8192, "model_type": "phi3",
+        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
+        "original_max_position_embeddings": 4096, "pad_token_id": 32000, "resid_pdrop": 0.0,
+        "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16", "transformers_version": "4.40.2", "use_cache": True,
+        "vocab_size": 32064,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(content | more))
+    return read_recipe(tmp_path)
+
+
+def test_published_phi3_configs(tmp_path):
+    """Phi-3-mini-4k, -128k as first published and Phi-4-mini."""
+    recipe = published_phi3(
+        tmp_path, max_position_embeddings=4096, rope_scaling=None, sliding_window=2047
+    )
+    plain = "softmax(base=10000.0,pairing='halves')+windowed(window=2047)"
+    assert (recipe.train_length, recipe.model["method"]) == (4096, plain)
+    for kind, turned, pairs in (("su", {}, 48), ("longrope", {"partial_rotary_factor": 0.75}, 36)):
+        longs, shorts = [1.0 + i for i in range(pairs)], [1.05] * pairs
+        recipe = published_phi3(
+            tmp_path, max_position_embeddings=131072, sliding_window=262144, **turned,
+            rope_scaling={"type": kind, "long_factor": longs, "short_factor": shorts},
+        )  # fmt: skip
+        method = make_method(recipe.model["method"], train_length=recipe.train_length)
+        made = method.position
+        assert (made.scale, made.original_length) == (32.0, 4096)
+        assert (made.factors, made.short_factors) == (tuple(longs), tuple(shorts))
+        assert made.rotary_dim == (72 if turned else None)
+        assert method.follows_length
 
 
 def test_the_older_spelling_may_stand_beside_the_newer(tmp_path):

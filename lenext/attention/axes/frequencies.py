@@ -180,23 +180,56 @@ class Llama3(BandedRope):
 class LongRope(ScaledRope):
     """LongRoPE (arXiv 2402.13753): each pair's frequency over a factor of its own.
 
-    `factors` are searched for a model and published with it, H/2 of them, and some a little below
-    1; where they are not given, every pair has s.
+    `factors` are searched for a model and published with it, one a pair that turns, and some a
+    little below 1; where they are not given, every pair has s. `short_factors` are in their place
+    for documents of at most L. Where `scale` is given, q and k are each multiplied by
+    sqrt(1 + ln s / ln L), at every length, or by `attention_factor` in place of that.
+    `original_length` stands in place of L, where weights were themselves trained on beyond it.
     """
 
     factors: tuple | None = option(None, tuple, above=0.0)
+    short_factors: tuple | None = option(None, tuple, above=0.0)
+    attention_factor: float | None = option(None, float, above=0.0)
+    original_length: int | None = option(None, int, at_least=2)
 
     @property
     def follows_length(self):  # noqa: D102
-        return super().follows_length and self.factors is None
+        if self.factors is None and self.scale is None:
+            return self.rotary
+        return self.rotary and self.short_factors is not None
+
+    def extension(self, rows, lengths):  # noqa: D102
+        if self.scale is None:
+            return lengthening(lengths, self.original_length or rows.train_length)
+        return float(self.scale)
 
     def ratio(self, rows, lengths):  # noqa: D102
-        pairs = self.turned(rows.head_dim) // 2
         if self.factors is None:
-            return 1 / self.extension(rows, lengths)
-        if len(self.factors) != pairs:
-            raise ValueError(f"{len(self.factors)} factors: should be {pairs}, one a pair")
-        return 1 / np.asarray(self.factors, np.float64)
+            slowed = 1 / self.extension(rows, lengths)
+        else:
+            slowed = self._over(self.factors, rows)
+        if self.short_factors is None:
+            return slowed
+        short, length = self._over(self.short_factors, rows), self.original_length
+        length = length or rows.train_length
+        if isinstance(lengths, int):
+            return slowed if lengths > length else short
+        return jnp.where((lengths > length)[:, :, None], slowed, short).astype(jnp.float32)
+
+    def _over(self, factors: tuple, rows: Rows) -> np.ndarray:
+        pairs = self.turned(rows.head_dim) // 2
+        if len(factors) != pairs:
+            raise ValueError(f"{len(factors)} factors: should be {pairs}, one a pair")
+        return 1 / np.asarray(factors, np.float64)
+
+    def magnitude(self, rows, lengths):  # noqa: D102
+        before, factor = super().magnitude(rows, lengths), self.attention_factor
+        if factor is None and self.scale is not None:
+            length = self.original_length or rows.train_length
+            factor = math.sqrt(1 + math.log(self.scale) / math.log(length))
+        if factor is None:
+            return before
+        return float(factor) if before is None else before * factor
 
     def scaled(self):  # noqa: D102
         return super().scaled() if self.factors is None else self

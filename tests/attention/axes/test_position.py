@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenext.attention import init_params, make_method, unsuited_axes
+from lenext.attention import init_params, make_method, row_statistics, unsuited_axes
 from lenext.attention.compute.places import Places, located
 from tests.attention.common import (
     EVERY_NAME,
@@ -91,7 +91,7 @@ def test_frequencies_of_transformers(name, setting):
 @pytest.mark.parametrize("setting", GOLDEN["frequencies"], ids=lambda x: f"{x['dim']}-{x['scale']}")
 @pytest.mark.parametrize("name", ["dynamic_ntk", "llama3", "longrope", "p_rope"])
 def test_more_frequencies_of_transformers(name, setting):
-    """Its dynamic at three times the training length, llama3, longrope without its gain, p-RoPE.
+    """Its dynamic at three times the training length, llama3, longrope, p-RoPE.
 
     The last is called proportional there.
     """
@@ -102,8 +102,13 @@ def test_more_frequencies_of_transformers(name, setting):
         options["factors"] = tuple(1 + 0.25 * p for p in range(setting["dim"] // 2))
     made = make_method(name, train_length=setting["train_length"], **options)
     length = np.int32(3 * setting["train_length"])
+    gain = 1.0
+    if name == "longrope":  # its factor on cos and on sin, squared
+        gain = 1 + np.log(setting["scale"]) / np.log(setting["train_length"])
     # In float32 there; a base near 1e8 loses some more.
-    assert_turns(made, setting["dim"], setting[name], DISTANCES, slack=2e-6, length=length)
+    assert_turns(
+        made, setting["dim"], setting[name], DISTANCES, gain=gain, slack=2e-6, length=length
+    )
 
 
 class TestScaledWeights:
@@ -237,6 +242,59 @@ class TestPartialRotation:
         q, k, _ = inputs(seed=54, batch=1, queries=1, keys=1)
         with pytest.raises(ValueError, match="rotary_dim=32: should be at most head_dim, 16"):
             quick_statistics(q, k, made)
+
+
+class TestLongRope:
+    """Two lists of factors, and a gain, by hand."""
+
+    LONG, SHORT = np.array([1.0, 1.5, 2.0, 8.0]), np.array([0.99, 1.0, 1.1, 1.2])
+    PLAIN = 10000.0 ** (-np.arange(4) / 4)
+
+    def made(self, more="", length=64):
+        lists = f"factors={tuple(self.LONG.tolist())},short_factors={tuple(self.SHORT.tolist())}"
+        return make_method(f"longrope({lists}{more})", train_length=length)
+
+    @pytest.mark.parametrize(("length", "factors"), [(63, SHORT), (64, SHORT), (65, LONG)])
+    def test_short_factors_up_to_the_training_length(self, length, factors):
+        for given in (length, np.int32(length)):  # known beforehand, and traced
+            statistics = row_statistics if isinstance(given, int) else quick_statistics
+            assert_turns(
+                self.made(), 8, self.PLAIN / factors, DISTANCES, length=given, slack=1e-6,
+                statistics=statistics,
+            )  # fmt: skip
+
+    def test_original_length_in_place_of_the_training_length(self):
+        made = self.made(",original_length=16,scale=4", length=64)
+        gain = 1 + np.log(4) / np.log(16)
+        for length, factors in [(16, self.SHORT), (17, self.LONG)]:
+            assert_turns(
+                made, 8, self.PLAIN / factors, DISTANCES, gain=gain, length=np.int32(length),
+                slack=1e-6,
+            )  # fmt: skip
+        made = self.made(",original_length=16,scale=4,attention_factor=1.25", length=64)
+        assert_turns(
+            made, 8, self.PLAIN / self.LONG, DISTANCES, gain=1.25**2, length=np.int32(64),
+            slack=1e-6,
+        )  # fmt: skip
+
+    def test_others_start_from_the_factors_at_the_training_length(self):
+        trained = self.made(",original_length=16,scale=4", length=64)
+        made = make_method("rerope(window=1000)", train_length=64, trained=trained)
+        gain = 1 + np.log(4) / np.log(16)
+        assert_turns(made, 8, self.PLAIN / self.LONG, DISTANCES, gain=gain)
+        assert not made.follows_length
+
+    def test_each_document_has_its_own(self):
+        """In one batch, by what each row's `length` says."""
+        made, places = self.made(), np.full((2, 1), 0)
+        q, k = np.zeros((2, 1, 1, 8), np.float32), np.zeros((2, 1, 1, 8), np.float32)
+        q[..., 6], k[..., 6] = np.sqrt(8), 1.0  # the last pair's first dimension
+        logits = quick_statistics(
+            q, k, made, q_positions=places + 100, kv_positions=places,
+            length=np.array([64, 65], np.int32),
+        ).max_logit  # fmt: skip
+        angles = 100 * self.PLAIN[3] / np.array([self.SHORT[3], self.LONG[3]])
+        np.testing.assert_allclose(np.ravel(logits), np.cos(angles), atol=1e-5)
 
 
 @pytest.mark.parametrize("heads", sorted(GOLDEN["alibi"], key=int))
