@@ -18,10 +18,14 @@ class ModelConfig:
       num_layers: depth.
       num_heads: N, of queries. A GAU has one.
       num_kv_heads: K, heads of keys and values, by which N is divided; 0 for N. Decoder only, as
-        the next seven.
-      mlp: "gated" (SwiGLU), "plain" (GELU by its approximation with tanh) or "erf" (GELU).
-      norm: "rms", with a gain, or "layer", with a gain and an offset.
+        the next nine.
+      mlp: "gated" (SwiGLU), "geglu" (its gate by GELU in place of SiLU), "plain" (GELU) or "erf"
+        (GELU as it is defined; the others take its approximation with tanh).
+      norm: "rms", with a gain; "centred_rms", with a gain of 1 + the parameter; or "layer", with a
+        gain and an offset.
+      post_norm: what attention and MLP add is normalised, too (Gemma's four norms a layer).
       qk_norm: RMS normalisation, with a gain, of every query and key (arXiv 2302.05442).
+      scaled_embedding: embeddings of tokens are multiplied by sqrt(D).
       max_positions: learned embeddings of absolute positions, beside the method's; 0 for none.
       attention_bias: on which maps of attention there is a bias even without use_bias: "qkv" or
         "qkvo".
@@ -47,7 +51,9 @@ class ModelConfig:
     num_kv_heads: int = 0
     mlp: str = "gated"
     norm: str = "rms"
+    post_norm: bool = False
     qk_norm: bool = False
+    scaled_embedding: bool = False
     max_positions: int = 0
     attention_bias: str = ""
     parallel_residual: bool = False

@@ -365,7 +365,8 @@ def _export(run: Pretrained, workdir: Path, target: Path, folder: Path, *, impor
     recipe = read_recipe(folder)
     theirs = read_methods(recipe.model["method"], run.config.data.train_length)
     ours = read_methods(run.config.model.method, run.config.data.train_length)
-    if theirs != ours:
+    depth = run.config.model.num_layers
+    if theirs.over(depth) != ours.over(depth):
         raise UserError(
             f"workdir {workdir}: its method, {run.config.model.method}, has no place in a "
             f"config.json that says {recipe.model['method']}"

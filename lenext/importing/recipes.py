@@ -11,6 +11,7 @@ import numpy as np
 
 from lenext.errors import UserError
 from lenext.files import read_json
+from lenext.importing.gemma import gemma3
 from lenext.importing.keys import Keys
 from lenext.importing.neox import neox
 from lenext.importing.rope import rope_method
@@ -390,6 +391,7 @@ def _of_llama(**what: Any) -> Callable[[Keys], Recipe]:
 
 KINDS: dict[str, Callable[[Keys], Recipe]] = {
     "gau_alpha": _gau_alpha,
+    "gemma3_text": gemma3,
     "gpt2": _gpt2,
     "gpt_neox": neox,
     "llama": _of_llama(attention_bias="asked", qk_norm=False, windows="none"),

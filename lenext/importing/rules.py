@@ -89,11 +89,9 @@ def layer_norm(theirs: str, ours: str) -> list[Rule]:
 
 
 def pattern(methods: Sequence[str]) -> str:
-    """The shortest pattern that repeats to these."""
+    """The shortest pattern that repeats to these; the last time it may be cut off."""
     depth = len(methods)
     period = next(
-        p
-        for p in range(1, depth + 1)
-        if depth % p == 0 and list(methods[:p]) * (depth // p) == methods
+        p for p in range(1, depth + 1) if all(methods[i] == methods[i % p] for i in range(depth))
     )
     return "|".join(methods[:period])

@@ -1,6 +1,7 @@
 """A decoder: pre-norm transformer for causal language modelling, of Llama's kind."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -12,16 +13,30 @@ from lenext.attention import Method
 from lenext.config import ModelConfig
 from lenext.models.attention import Attention
 from lenext.models.language_model import LanguageModel
-from lenext.models.parts import MLP, NORMS, Embedding, Head, Linears, SelfAttention, dropped
+from lenext.models.parts import (
+    MLP,
+    NORMS,
+    CentredRMSNorm,
+    Embedding,
+    Head,
+    Linears,
+    RMSNorm,
+    SelfAttention,
+    dropped,
+)
 from lenext.models.stack import AttentionCall
 from lenext.parallel.meshes import LINES
 
 
 class DecoderLayer(nnx.Module):
-    """x + attention(norm x), then x + MLP(norm x); or the sum of both on the same x."""
+    """x + attention(norm x), then x + MLP(norm x); or the sum of both on the same x.
+
+    With `post_norm`, what is added to x is normalised, too.
+    """
 
     def __init__(self, config: ModelConfig, method: Method, linear: Linears):
         hidden, norm, epsilon = config.hidden_size, NORMS[config.norm], config.norm_epsilon
+        queries = CentredRMSNorm if norm is CentredRMSNorm else RMSNorm
         self.parallel = config.parallel_residual
         self.attention_norm = norm(hidden, epsilon)
         self.self_attention = SelfAttention(
@@ -30,12 +45,16 @@ class DecoderLayer(nnx.Module):
             num_kv_heads=config.num_kv_heads,
             head_dim=config.key_size,
             bias="qkvo" if config.use_bias else config.attention_bias,
-            qk_norm=epsilon if config.qk_norm else None,
+            qk_norm=functools.partial(queries, config.key_size, epsilon)
+            if config.qk_norm
+            else None,
             method=method,
             causal=True,
             linear=linear,
         )
+        self.attention_post_norm = norm(hidden, epsilon) if config.post_norm else None
         self.mlp_norm = norm(hidden, epsilon)
+        self.mlp_post_norm = norm(hidden, epsilon) if config.post_norm else None
         self.mlp = MLP(
             hidden_size=hidden,
             intermediate_size=config.intermediate_size,
@@ -55,8 +74,10 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Any]:
         """x, one layer on; and what else `call` gives."""
         out, extra = self.self_attention(self.attention_norm(x), call)
+        out = out if self.attention_post_norm is None else self.attention_post_norm(out)
         after = x + dropped(self.dropout, out, dropout_key, 0)
         inner = self.mlp(self.mlp_norm(x if self.parallel else after))
+        inner = inner if self.mlp_post_norm is None else self.mlp_post_norm(inner)
         return after + dropped(self.dropout, inner, dropout_key, 1), extra
 
 
@@ -94,6 +115,8 @@ class Decoder(LanguageModel):
         if token_types is not None:
             raise ValueError("token_types: should be None, a decoder has none")
         x = self.embedding(tokens)
+        if self.config.scaled_embedding:
+            x = x * math.sqrt(self.config.hidden_size)
         if self.position_embedding is None:
             return x
         length, limit = tokens.shape[1], self.config.max_positions

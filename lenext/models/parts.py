@@ -1,6 +1,7 @@
 """What models and their layers are made of."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -162,10 +163,25 @@ class RMSNorm(nnx.Module):
         self.epsilon = epsilon
         self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
 
+    def gain(self) -> Float[Array, " D"]:
+        """What the normalised x is multiplied by."""
+        return self.scale[...]
+
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """Along the last axis, in float32, given back in x's type."""
-        gain = self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        gain = self.gain().reshape((1,) * (x.ndim - 1) + (-1,))
         return (rms_norm(x.astype(jnp.float32), self.epsilon) * gain).astype(x.dtype)
+
+
+class CentredRMSNorm(RMSNorm):
+    """RMS normalisation whose gain is 1 + the parameter, which starts at 0, as in Gemma."""
+
+    def __init__(self, dim: int, epsilon: float):
+        super().__init__(dim, epsilon)
+        self.scale = nnx.Param(jnp.zeros((dim,), jnp.float32))
+
+    def gain(self):  # noqa: D102
+        return 1.0 + self.scale[...]
 
 
 class LayerNorm(nnx.Module):
@@ -185,13 +201,20 @@ class LayerNorm(nnx.Module):
         return (rms_norm(centred, self.epsilon) * gain + offset).astype(x.dtype)
 
 
-NORMS: dict[str, type[RMSNorm | LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
+NORMS: dict[str, type[RMSNorm | LayerNorm]] = {
+    "rms": RMSNorm,
+    "centred_rms": CentredRMSNorm,
+    "layer": LayerNorm,
+}
 """What `config.model.norm` may be."""
 
 ATTENTION_BIASES = ("", "qkv", "qkvo")
 """What `config.model.attention_bias` may be."""
 
-MLPS = ("gated", "plain", "erf")
+GATES = {"gated": jax.nn.silu, "geglu": jax.nn.gelu}
+"""Of gated MLPs, what becomes of the gate; `jax.nn.gelu` is the approximation with tanh."""
+
+MLPS = (*GATES, "plain", "erf")
 """What `config.model.mlp` may be."""
 
 
@@ -204,7 +227,7 @@ class SelfAttention(nnx.Module):
       num_kv_heads: K, of keys and values.
       head_dim: H.
       bias: on which maps, of "qkvo".
-      qk_norm: epsilon of an RMS normalisation, with a gain, of every query and key; None for none.
+      qk_norm: makes a normalisation of every query, and of every key; None for none.
       method: of attention.
       causal: whether keys after the query are hidden.
       linear: makes the maps.
@@ -212,7 +235,7 @@ class SelfAttention(nnx.Module):
 
     def __init__(
         self, *, hidden_size: int, num_heads: int, num_kv_heads: int, head_dim: int, bias: str,
-        qk_norm: float | None, method: Method, causal: bool, linear: Linears,
+        qk_norm: Callable[[], RMSNorm] | None, method: Method, causal: bool, linear: Linears,
     ):  # fmt: skip
         self.head_dim = head_dim
         self.q_proj = linear(hidden_size, num_heads * head_dim, use_bias="q" in bias)
@@ -222,8 +245,8 @@ class SelfAttention(nnx.Module):
             num_heads * head_dim, hidden_size, use_bias="o" in bias, split=LINES,
             into_residual=True,
         )  # fmt: skip
-        self.q_norm = None if qk_norm is None else RMSNorm(head_dim, qk_norm)
-        self.k_norm = None if qk_norm is None else RMSNorm(head_dim, qk_norm)
+        self.q_norm = None if qk_norm is None else qk_norm()
+        self.k_norm = None if qk_norm is None else qk_norm()
         self.attention = Attention(
             method, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, causal=causal
         )
@@ -241,12 +264,13 @@ class SelfAttention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """down(silu(gate x) * up x), or down(gelu(up x)).
+    """down(silu(gate x) * up x), down(gelu(gate x) * up x), or down(gelu(up x)).
 
     Args:
       hidden_size: D.
       intermediate_size: inside.
-      kind: "gated" (SwiGLU), "plain" (GELU by its approximation with tanh) or "erf" (GELU).
+      kind: "gated" (SwiGLU), "geglu", "plain" (GELU) or "erf" (GELU as it is defined, where the
+        others take its approximation with tanh).
       use_bias: on every map.
       linear: makes the maps.
     """
@@ -257,7 +281,7 @@ class MLP(nnx.Module):
     ):  # fmt: skip
         self.kind = kind
         up = hidden_size, intermediate_size
-        self.gate_proj = linear(*up, use_bias=use_bias) if kind == "gated" else None
+        self.gate_proj = linear(*up, use_bias=use_bias) if kind in GATES else None
         self.up_proj = linear(*up, use_bias=use_bias)
         self.down_proj = linear(
             intermediate_size, hidden_size, use_bias=use_bias, split=LINES, into_residual=True
@@ -269,7 +293,7 @@ class MLP(nnx.Module):
         if self.gate_proj is None:
             inner = jax.nn.gelu(up, approximate=self.kind == "plain")
         else:
-            inner = jax.nn.silu(dense(self.gate_proj, x)) * up
+            inner = GATES[self.kind](dense(self.gate_proj, x)) * up
         return dense(self.down_proj, inner)
 
 

@@ -24,6 +24,11 @@ LLAMA = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": LENGTH,
     "rms_norm_eps": 1e-5, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
+GEMMA3 = LLAMA | {
+    "rms_norm_eps": 1e-6, "head_dim": 8, "num_hidden_layers": 5, "sliding_window": 7,
+    "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
+    "query_pre_attn_scalar": 24, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1,
+}  # fmt: skip
 NEOX = {
     "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2, "max_position_embeddings": LENGTH, "initializer_range": 0.3,
@@ -113,6 +118,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3_longrope_short": (
         "Phi3ForCausalLM",
         PHI3 | {"max_position_embeddings": 4 * LENGTH, "rope_parameters": LONGROPE},
+    ),
+    "gemma3": ("Gemma3ForCausalLM", GEMMA3),
+    "gemma3_linear": (
+        "Gemma3ForCausalLM",
+        GEMMA3 | {"query_pre_attn_scalar": 8, "tie_word_embeddings": False, "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e3},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}},
     ),
 }  # fmt: skip
 

@@ -29,7 +29,8 @@ def test_golden_values_are_theirs(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["llama_dynamic", "llama_yarn", "mistral", "qwen2_windows", "phi3_longrope_short"]
+    "name",
+    ["llama_dynamic", "llama_yarn", "mistral", "qwen2_windows", "phi3_longrope_short", "gemma3"],
 )
 def test_beyond_the_training_length(tmp_path, name):
     """Where a scaling follows the length, or a window shows."""
@@ -43,7 +44,9 @@ def test_beyond_the_training_length(tmp_path, name):
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["qwen3", "gpt2", "gpt_neox", "phi3_longrope", "roformer"])
+@pytest.mark.parametrize(
+    "name", ["qwen3", "gpt2", "gpt_neox", "phi3_longrope", "gemma3", "roformer"]
+)
 def test_transformers_loads_what_is_exported(tmp_path, name):
     model = peers.make(name)
     peers.save(model, tmp_path / "theirs")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lenext.attention import make_method
+from lenext.attention import make_method, make_pattern
 from lenext.errors import UserError
 from lenext.importing.recipes import KINDS, pattern, read_recipe
 from tests.importing.conftest import GOLDEN, copy
@@ -178,6 +178,81 @@ def test_published_gpt_neox_configs(tmp_path, name, hidden, heads, inside, layer
     assert recipe.makes("gpt_neox.layers.5.attention.masked_bias")
 
 
+GEMMA = {
+    "architectures": ["Gemma3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "attn_logit_softcapping": None, "bos_token_id": 2, "eos_token_id": [1, 106],
+    "final_logit_softcapping": None, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+    "initializer_range": 0.02, "max_position_embeddings": 32768, "model_type": "gemma3_text",
+    "num_attention_heads": 4, "num_key_value_heads": 1, "pad_token_id": 0,
+    "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000,
+    "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512, "torch_dtype": "bfloat16",
+    "use_cache": True, "vocab_size": 262144,
+}  # fmt: skip
+LOCAL, GLOBAL = (f"softmax(base={base},pairing='halves'" for base in ("10000.0", "1000000.0"))
+
+
+def read_gemma(tmp_path, **more):
+    content = {k: x for k, x in (GEMMA | more).items() if x != "gone"}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    return read_recipe(tmp_path)
+
+
+def test_published_gemma3_configs(tmp_path):
+    """1B, whose 26 layers are four times six and two, and 270M; and the text part of 27B."""
+    recipe = read_gemma(
+        tmp_path, cache_implementation="hybrid", hidden_size=1152, intermediate_size=6912,
+        num_hidden_layers=26, sliding_window_pattern=6,
+    )  # fmt: skip
+    local = f"{LOCAL})+windowed(window=512)"
+    assert recipe.model["method"] == "|".join([local] * 5 + [f"{GLOBAL})"])
+    assert recipe.model["tied_head"]
+    kinds = (["sliding_attention"] * 5 + ["full_attention"]) * 3
+    small = read_gemma(
+        tmp_path, _sliding_window_pattern=6, layer_types=kinds, use_bidirectional_attention=False,
+        hidden_size=640, intermediate_size=2048, num_hidden_layers=18,
+    )  # fmt: skip
+    assert small.model["method"] == recipe.model["method"]
+    large = read_gemma(
+        tmp_path, hidden_size=5376, head_dim=128, num_attention_heads=32, num_key_value_heads=16,
+        num_hidden_layers=62, intermediate_size=21504, query_pre_attn_scalar=168,
+        sliding_window=1024, rope_scaling={"factor": 8.0, "rope_type": "linear"},
+    )  # fmt: skip
+    layers = make_pattern(large.model["method"], train_length=131072).over(62)
+    scales = {"logit_scale": pytest.approx(168**-0.5)}
+    assert vars(layers[61 - 1].similarity) == vars(layers[5].similarity) == scales
+    assert (layers[5].position.base, layers[5].position.scale) == (1e6, 8.0)
+    assert layers[61].position == make_method("softmax(pairing='halves')", train_length=8).position
+    assert layers[61].visibility.window == 1024
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0 is not supported"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 is not supported"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention=True is not"),
+        ({"layer_types": ["full_attention"]}, "layer_types: should be 2 times full_attention or"),
+        ({"layer_types": [["x"], 1]}, "layer_types: should be 2 times full_attention or"),
+        ({"rope_parameters": {"rope_theta": 1e6}}, "rope_parameters: should be an object of full"),
+        ({"rope_parameters": {"full_attention": 3}}, "should be an object"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads=3: should divide"),
+        ({"sliding_window": 0}, "sliding_window=0: should be a whole number"),
+        ({"hidden_activation": "silu"}, "hidden_activation='silu' is not supported, only 'gelu_"),
+        (
+            {"rope_parameters": {"full_attention": {"type": "linear", "factor": 2.0}},
+             "rope_scaling": {"type": "linear", "factor": 8.0}},
+            "rope_scaling and rope_parameters differ",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_not_supported_of_gemma3(tmp_path, changes, message):
+    sizes = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2}
+    with pytest.raises(UserError) as error:
+        read_gemma(tmp_path, **sizes, **changes)
+    assert message in str(error.value)
+    assert str(tmp_path / "config.json") in str(error.value)
+
+
 def published_phi3(tmp_path, **more):
     """What the config.json files of microsoft's have in common, and `more`."""
     content = {
@@ -263,7 +338,15 @@ def test_qwen_has_none_where_the_window_is_null(tmp_path):
 
 @pytest.mark.parametrize(
     ("methods", "expected"),
-    [("aaaa", "a"), ("abab", "a|b"), ("aabb", "a|a|b|b"), ("aba", "a|b|a"), ("a", "a")],
+    [
+        ("aaaa", "a"),
+        ("abab", "a|b"),
+        ("aabb", "a|a|b|b"),
+        ("aba", "a|b"),
+        ("abca", "a|b|c"),
+        ("aab", "a|a|b"),
+        ("a", "a"),
+    ],
 )
 def test_pattern(methods, expected):
     assert pattern(list(methods)) == expected

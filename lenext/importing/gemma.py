@@ -1,0 +1,102 @@
+"""Gemma 3's language models as their config.json says it."""
+
+from collections.abc import Mapping
+
+from lenext.errors import UserError
+from lenext.importing.keys import Keys
+from lenext.importing.rope import rope_method
+from lenext.importing.rules import Recipe, Rule, linear, pattern
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+BASES = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
+"""By kind of layer: the key of RoPE's base in older files, and its default."""
+
+NORMS = {
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "attention_post_norm",
+    "pre_feedforward_layernorm": "mlp_norm",
+    "post_feedforward_layernorm": "mlp_post_norm",
+}
+
+
+def gemma3(keys: Keys) -> Recipe:
+    """Layers with a window and layers without, of two RoPE bases; four norms; gains of 1 + w."""
+    heads, kv_heads = keys.whole("num_attention_heads"), keys.whole("num_key_value_heads")
+    layers, tied = keys.whole("num_hidden_layers"), keys.flag("tie_word_embeddings", True)
+    length, size = keys.whole("max_position_embeddings"), keys.whole("head_dim", 256)
+    keys.only("hidden_activation", "gelu_pytorch_tanh")
+    keys.only("attention_bias", False)
+    keys.only("attn_logit_softcapping", None)
+    keys.only("final_logit_softcapping", None)
+    keys.only("use_bidirectional_attention", False)
+    keys.only("is_causal", True)
+    keys.asked.add("cache_implementation")
+    if heads % kv_heads:
+        raise UserError(
+            f"{keys.path}: num_key_value_heads={kv_heads}: should divide "
+            f"num_attention_heads={heads}"
+        )
+    model = {
+        "family": "decoder",
+        "method": _methods(keys, layers, length, size),
+        "vocab_size": keys.whole("vocab_size"),
+        "hidden_size": keys.whole("hidden_size"),
+        "intermediate_size": keys.whole("intermediate_size"),
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "key_size": size,
+        "mlp": "geglu",
+        "norm": "centred_rms",
+        "norm_epsilon": keys.number("rms_norm_eps", 1e-6),
+        "post_norm": True,
+        "qk_norm": True,
+        "scaled_embedding": True,
+        "tied_head": tied,
+    }
+    rules = [
+        Rule("model.embed_tokens.weight", ("embedding.embedding",)),
+        Rule("model.norm.weight", ("norm.scale",)),
+    ]
+    if not tied:
+        rules += linear("lm_head", "head", bias=False)
+    for i in range(layers):
+        theirs, ours = f"model.layers.{i}", f"layers.{i}"
+        for name, norm in NORMS.items():
+            rules.append(Rule(f"{theirs}.{name}.weight", (f"{ours}.{norm}.scale",)))
+        attention, inner = f"{theirs}.self_attn", f"{ours}.self_attention"
+        for name in "qkvo":
+            rules += linear(f"{attention}.{name}_proj", f"{inner}.{name}_proj", bias=False)
+        for name in "qk":
+            rules.append(Rule(f"{attention}.{name}_norm.weight", (f"{inner}.{name}_norm.scale",)))
+        for name in ("gate", "up", "down"):
+            rules += linear(f"{theirs}.mlp.{name}_proj", f"{ours}.mlp.{name}_proj", bias=False)
+    copies = {"lm_head.weight": "model.embed_tokens.weight"} if tied else {}
+    return Recipe(model, length, rules, copies, prefixes=("model.",))
+
+
+def _methods(keys: Keys, layers: int, length: int, size: int) -> str:
+    """The method of each kind of layer, in the order of the layers."""
+    every = keys.whole("sliding_window_pattern", keys.whole("_sliding_window_pattern", 6))
+    usual = [SLIDING if (i + 1) % every else FULL for i in range(layers)]
+    kinds = keys.get("layer_types", usual)
+    if not isinstance(kinds, list) or len(kinds) != layers or not {*map(str, kinds)} <= {*BASES}:
+        raise UserError(f"{keys.path}: layer_types: should be {layers} times {FULL} or {SLIDING}")
+    newer, older = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
+    if not isinstance(newer, Mapping) or not newer.keys() <= BASES.keys():
+        raise UserError(
+            f"{keys.path}: rope_parameters: should be an object of {FULL} and {SLIDING}"
+        )
+    scalar = keys.number("query_pre_attn_scalar", 256)
+    scale = "" if scalar == size else f",logit_scale={scalar**-0.5!r})"
+    window = keys.whole("sliding_window", 4096) if SLIDING in kinds else 0
+    keys.asked.add("sliding_window")
+    methods = {}
+    for kind, (key, default) in BASES.items():
+        said = {"rope_theta": keys.number(key, default), "rope_parameters": newer.get(kind)}
+        if kind == FULL:  # as transformers does: what was published has a scaling there alone
+            said["rope_scaling"] = older
+        method = rope_method(Keys(keys.path, said), length)
+        methods[kind] = method.removesuffix(")") + scale if scale else method
+    methods[SLIDING] += f"+windowed(window={window})"
+    return pattern([methods[kind] for kind in kinds])
