@@ -8,16 +8,27 @@ from lenext.attention.grammar import Pattern, split_list
 from lenext.errors import UserError
 
 
-def read_methods(text: str, train_length: int, trained: Sequence[Method] = ()) -> Pattern[Method]:
+def read_methods(
+    text: str, train_length: int, trained: Sequence[Method] = (), *, head_dim: int = 0
+) -> Pattern[Method]:
     """The methods of a pattern over layers, see `lenext.attention.make_pattern`.
 
+    Args:
+      text: the pattern.
+      train_length: L.
+      trained: of every layer, what its weights were trained with.
+      head_dim: H, that options which count dimensions are to fit; 0 where it is not known.
+
     Raises:
-      UserError: for an unknown method or option, or none at all.
+      UserError: for an unknown method or option, or none at all; for an option that H does not fit.
     """
     if isinstance(text, str) and not text.strip():
         raise UserError(f"method {text!r}: should name at least one method")
     try:
-        return make_pattern(text, train_length=train_length, trained=trained)
+        methods = make_pattern(text, train_length=train_length, trained=trained)
+        for method in methods if head_dim else ():
+            method.position.turned(head_dim)
+        return methods
     except ValueError as error:
         raise UserError(str(error)) from None
 

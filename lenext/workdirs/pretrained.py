@@ -46,9 +46,12 @@ class Pretrained(NamedTuple):
         """The method of each layer by a pattern, "a|b", in which a name may be "trained".
 
         Raises:
-          UserError: for an unknown method or option.
+          UserError: for an unknown method or option, or one that does not fit its heads.
         """
-        return read_methods(text, self.config.data.train_length, model_methods(self.model))
+        return read_methods(
+            text, self.config.data.train_length, model_methods(self.model),
+            head_dim=self.config.model.key_size,
+        )  # fmt: skip
 
     def sources_of(self, name: str) -> dict[str, list[str]]:
         """The sources from outside lenext of a method, in which a name may be "trained"."""

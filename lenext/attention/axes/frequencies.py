@@ -176,6 +176,11 @@ class Llama3(BandedRope):
         return partly(self.extension(rows, lengths), 1.0 - kept)
 
 
+def over(factors: tuple) -> np.ndarray:
+    """1 / factors, [P]."""
+    return 1 / np.asarray(factors, np.float64)
+
+
 @dataclasses.dataclass(frozen=True)
 class LongRope(ScaledRope):
     """LongRoPE (arXiv 2402.13753): each pair's frequency over a factor of its own.
@@ -198,29 +203,28 @@ class LongRope(ScaledRope):
             return self.rotary
         return self.rotary and self.short_factors is not None
 
+    def turned(self, head_dim):  # noqa: D102
+        turned = super().turned(head_dim)
+        pairs = turned // 2
+        for factors in (self.factors, self.short_factors):
+            if factors is not None and len(factors) != pairs:
+                raise ValueError(f"{len(factors)} factors: should be {pairs}, one a pair")
+        return turned
+
     def extension(self, rows, lengths):  # noqa: D102
         if self.scale is None:
             return lengthening(lengths, self.original_length or rows.train_length)
         return float(self.scale)
 
     def ratio(self, rows, lengths):  # noqa: D102
-        if self.factors is None:
-            slowed = 1 / self.extension(rows, lengths)
-        else:
-            slowed = self._over(self.factors, rows)
+        slowed = 1 / self.extension(rows, lengths) if self.factors is None else over(self.factors)
         if self.short_factors is None:
             return slowed
-        short, length = self._over(self.short_factors, rows), self.original_length
+        short, length = over(self.short_factors), self.original_length
         length = length or rows.train_length
         if isinstance(lengths, int):
             return slowed if lengths > length else short
         return jnp.where((lengths > length)[:, :, None], slowed, short).astype(jnp.float32)
-
-    def _over(self, factors: tuple, rows: Rows) -> np.ndarray:
-        pairs = self.turned(rows.head_dim) // 2
-        if len(factors) != pairs:
-            raise ValueError(f"{len(factors)} factors: should be {pairs}, one a pair")
-        return 1 / np.asarray(factors, np.float64)
 
     def magnitude(self, rows, lengths):  # noqa: D102
         before, factor = super().magnitude(rows, lengths), self.attention_factor
