@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lenext.attention.axes import (
@@ -165,7 +165,8 @@ def make_method(
     A part after + replaces every axis in which its entry differs from softmax. A rotation that
     replaces another keeps its base, its pairing of dimensions and how many of them turn, and goes
     on from its frequencies and gain where their scale is set: "llama3(scale=8)+rerope" clamps
-    distances, and its pairs turn as Llama 3's. A dot product that replaces another keeps its scale.
+    distances, and its pairs turn as Llama 3's. A dot product that replaces another keeps its scale and
+    its bound.
 
     Args:
       name: catalogue names joined by +, each with options of its own in brackets if need be; one
@@ -173,8 +174,8 @@ def make_method(
       train_length: L, the length in tokens that the weights were (or will be) trained at.
       trained: what the weights at hand were trained with. RoPE's base, its pairing of dimensions,
         how many of them turn and a scale that is set are of the weights as L is, so other rotations
-        take them where the name does not say, and scales count from there; and so is a dot
-        product's scale.
+        take them where the name does not say, and scales count from there; and so are a dot
+        product's scale and bound.
       **options: options of the chosen axes, given to every axis that has them (`method_options`
         lists them); or an axis name with the catalogue name to take that axis from, such as
         temperature="infoscale". position="none" turns rotation off and leaves gain and bias.
@@ -269,7 +270,7 @@ def _overruled(parts: Sum) -> list[str]:
         kept = isinstance(was, position.Rope) and (
             was.scaled() is not None or dict(part.options).keys() & {*position.OF_WEIGHTS}
         )
-        kept = kept or "logit_scale" in dict(part.options)
+        kept = kept or dict(part.options).keys() & {*similarity.OF_WEIGHTS}
         if changed and replaced.keys() == changed.keys() and not kept:
             by, axes = (" and ".join(dict.fromkeys(x)) for x in (replaced.values(), replaced))
             end = "" if " and " in by else "s"
@@ -342,18 +343,23 @@ def _compose(parts: Sum, trained: Method | None = None) -> dict[str, Any]:
 def _as_trained(choice: Axis, before: Sequence[Axis | None]) -> Axis:
     """The choice with what is of the weights in the first of its kind that it replaces.
 
-    Of a rotation that is its base, pairing, dimensions and scale; of a dot product its scale.
+    Of a rotation that is its base, pairing, dimensions and scale; of a dot product its scale and
+    its bound.
     """
     if isinstance(choice, position.Rope):
         was = next((x for x in before if isinstance(x, position.Rope)), None)
         if was is not None:
-            same = {name: getattr(was, name) for name in position.OF_WEIGHTS}
+            same = _options_of(was, position.OF_WEIGHTS)
             return dataclasses.replace(choice, **same, trained=was.scaled())
     if isinstance(choice, similarity.Dot):
         was = next((x for x in before if isinstance(x, similarity.Dot)), None)
         if was is not None:
-            return dataclasses.replace(choice, logit_scale=was.logit_scale)
+            return dataclasses.replace(choice, **_options_of(was, similarity.OF_WEIGHTS))
     return choice
+
+
+def _options_of(choice: Axis, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(choice, name) for name in names}
 
 
 def _with_options(parts: Sum, options: dict[str, Any]) -> Sum:

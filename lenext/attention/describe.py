@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
+from lenext.attention.axes import position, similarity
 from lenext.attention.axes.method import AXES, Axis, Method, init_params, unsuited_axes
-from lenext.attention.axes.position import OF_WEIGHTS
 from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, overruled_parts
 from lenext.attention.compute.attend import attention_weights
 from lenext.attention.compute.fused import why_not_fused
@@ -84,8 +84,8 @@ A part after `+` replaces every axis in which its entry differs from softmax, an
 alone. A part that changes nothing, because later parts replace all that it chose, is named in the
 results. A rotation that replaces another keeps its base, its pairing of dimensions and how many of
 them turn, and goes on from its frequencies where their scale is set: in `llama3(scale=8)+rerope`
-distances are clamped, and pairs turn as Llama 3's. A dot product keeps the scale of the one that it
-replaces. An unknown name or option is refused, with the names that there are.
+distances are clamped, and pairs turn as Llama 3's. A dot product keeps the scale and the bound of
+the one that it replaces. An unknown name or option is refused, with the names that there are.
 
 ## The catalogue
 
@@ -106,16 +106,17 @@ composition of several: its options, its temperature by length, a row of its wei
 ## Options
 
 All rotations (RoPE) also have softmax's `base`, `pairing` and `rotary_dim` (how many dimensions of
-a head turn, the first ones; None: all), and all dot products its `logit_scale` (None: 1/√H). Where
-the default of another is None it follows the training length, the length at hand, or another
-option, as the catalogue says.
+a head turn, the first ones; None: all), and all dot products its `logit_scale` (None: 1/√H) and
+`softcap` (c in c·tanh(logit / c); None: no bound). Where the default of another is None it follows
+the training length, the length at hand, or another option, as the catalogue says.
 
 | method | options with their defaults, and what they may be |
 |---|---|
 {options}
 """
 
-SHARED = (*OF_WEIGHTS, "logit_scale")  # options that every RoPE or dot product has, told once
+# Options that every RoPE or dot product has, told once.
+SHARED = (*position.OF_WEIGHTS, *similarity.OF_WEIGHTS)
 
 
 def markdown_page() -> str:

@@ -18,7 +18,7 @@ class ModelConfig:
       num_layers: depth.
       num_heads: N, of queries. A GAU has one.
       num_kv_heads: K, heads of keys and values, by which N is divided; 0 for N. Decoder only, as
-        the next nine.
+        the next ten.
       mlp: "gated" (SwiGLU), "geglu" (its gate by GELU in place of SiLU), "plain" (GELU) or "erf"
         (GELU as it is defined; the others take its approximation with tanh).
       norm: "rms", with a gain; "centred_rms", with a gain of 1 + the parameter; or "layer", with a
@@ -31,6 +31,7 @@ class ModelConfig:
         "qkvo".
       parallel_residual: a layer's MLP reads what its attention reads, not what that gives.
       tied_head: the head is the embedding.
+      logit_softcap: logits over the vocabulary are kept within +-this, by its tanh; 0 for no bound.
       type_vocab_size: token types (segments of a sentence pair), of encoders and GAUs.
       norm_epsilon: added to the mean square before its root; 0 for the family's own.
       remat: the backward pass computes each layer anew: less memory for more time.
@@ -58,6 +59,7 @@ class ModelConfig:
     attention_bias: str = ""
     parallel_residual: bool = False
     tied_head: bool = True
+    logit_softcap: float = 0.0
     type_vocab_size: int = 2
     norm_epsilon: float = 0.0
     remat: bool = False

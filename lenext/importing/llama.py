@@ -37,12 +37,14 @@ def write_llama_source(folder: Path, config: Config, vocab_size: int, workdir: P
     }
     kind = kinds.get((model.attention_bias, model.qk_norm))
     shape = (model.family, model.mlp, model.norm, model.max_positions, model.use_bias)
-    others = (model.parallel_residual, model.post_norm, model.scaled_embedding)
+    others = (
+        model.parallel_residual, model.post_norm, model.scaled_embedding, model.logit_softcap
+    )  # fmt: skip
     if kind is None or shape != ("decoder", "gated", "rms", 0, False) or any(others):
         raise UserError(
             f"workdir {workdir}: only a decoder with mlp=gated, norm=rms, no learned positions, "
-            "and no use_bias, parallel_residual, post_norm or scaled_embedding has a form in other "
-            "libraries (Llama's, Qwen2's or Qwen3's)"
+            "and no use_bias, parallel_residual, post_norm, scaled_embedding or logit_softcap has "
+            "a form in other libraries (Llama's, Qwen2's or Qwen3's)"
         )
     if kind[0] == "llama" and not shared:
         raise UserError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from lenext.errors import UserError
 from lenext.files import read_json
-from lenext.importing.gemma import gemma3
+from lenext.importing.gemma import gemma
 from lenext.importing.keys import Keys
 from lenext.importing.neox import neox
 from lenext.importing.rope import rope_method
@@ -389,9 +389,14 @@ def _of_llama(**what: Any) -> Callable[[Keys], Recipe]:
     return lambda keys: _llama(keys, **what)
 
 
+def _of_gemma(**what: Any) -> Callable[[Keys], Recipe]:
+    return lambda keys: gemma(keys, **what)
+
+
 KINDS: dict[str, Callable[[Keys], Recipe]] = {
     "gau_alpha": _gau_alpha,
-    "gemma3_text": gemma3,
+    "gemma2": _of_gemma(third=False),
+    "gemma3_text": _of_gemma(third=True),
     "gpt2": _gpt2,
     "gpt_neox": neox,
     "llama": _of_llama(attention_bias="asked", qk_norm=False, windows="none"),

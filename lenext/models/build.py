@@ -79,7 +79,7 @@ def check_sizes(config: Config) -> None:
         config, "model", 1, "hidden_size", "intermediate_size", "key_size", "num_layers",
         "num_heads", "type_vocab_size",
     )  # fmt: skip
-    check_least(config, "model", 0, "vocab_size", "max_positions", "norm_epsilon")
+    check_least(config, "model", 0, "vocab_size", "max_positions", "norm_epsilon", "logit_softcap")
     check_bounds(config, "model", "dropout")
     if config.key_size % 2:
         raise UserError(

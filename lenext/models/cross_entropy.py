@@ -53,7 +53,7 @@ def cross_entropy(
 
     def figures(rows, weights, _):
         (hidden, targets), (matrix, bias) = rows, weights
-        return _cross_entropy(hidden, Head(matrix, bias, head.axes), targets, chunk)
+        return _cross_entropy(hidden, head._replace(matrix=matrix, bias=bias), targets, chunk)
 
     # On a mesh too, so that no turn of the loop over its chunks has to gather one.
     weights = whole((head.matrix, head.bias))
@@ -66,7 +66,7 @@ def _cross_entropy(hidden: Array, head: Head, targets: Array, chunk: int | None)
     if chunk < size:
         flat = hidden.reshape(-1, hidden.shape[-1])
         inputs = _Inputs(flat, head.matrix, head.bias, targets.reshape(-1))
-        figures = _cut(inputs, head.axes, chunk)
+        figures = _cut(inputs, _Form(head.axes, head.softcap), chunk)
         return CrossEntropy(*(x.reshape(targets.shape) for x in figures))
     logits = head(hidden)
     log_z = jax.nn.logsumexp(logits, axis=-1)
@@ -85,6 +85,11 @@ def default_chunk(tokens: int) -> int:
     return max(LEAST_CHUNK, CHUNK_ENTRIES // max(tokens, 1))
 
 
+class _Form(NamedTuple):
+    axes: str
+    softcap: float
+
+
 class _Inputs(NamedTuple):
     hidden: Float[Array, "N D"]
     matrix: Float[Array, "..."]
@@ -96,12 +101,12 @@ Figures = tuple[Float[Array, " N"], Float[Array, " N"], Float[Array, " N"]]
 """Loss, correct and log_z."""
 
 
-def _figures(inputs: _Inputs, axes: str, chunk: int) -> Figures:
+def _figures(inputs: _Inputs, form: _Form, chunk: int) -> Figures:
     targets = inputs.targets
 
     def add(number: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         top, total, best, target_logits = carry
-        _, ids, logits = _chunk(inputs, axes, chunk, number)
+        _, ids, logits = _chunk(inputs, form, chunk, number)
         place = _likeliest(logits)
         chunk_top = jnp.max(logits, axis=-1)
         # Of equals the first counts, as in argmax.
@@ -114,29 +119,35 @@ def _figures(inputs: _Inputs, axes: str, chunk: int) -> Figures:
 
     zeros = jnp.zeros(len(targets), jnp.float32)
     start: tuple[Array, ...] = (zeros - jnp.inf, zeros, jnp.zeros_like(targets), zeros)
-    top, total, best, target_logits = jax.lax.fori_loop(0, _count(inputs, axes, chunk), add, start)
+    top, total, best, target_logits = jax.lax.fori_loop(
+        0, _count(inputs, form.axes, chunk), add, start
+    )
     log_z = top + jnp.log(total)
     return log_z - target_logits, (best == targets).astype(jnp.float32), log_z
 
 
-def _forward(inputs: _Inputs, axes: str, chunk: int) -> tuple[Figures, tuple[_Inputs, Array]]:
-    figures = _figures(inputs, axes, chunk)
+def _forward(inputs: _Inputs, form: _Form, chunk: int) -> tuple[Figures, tuple[_Inputs, Array]]:
+    figures = _figures(inputs, form, chunk)
     return figures, (inputs, figures[2])
 
 
 def _backward(
-    axes: str, chunk: int, kept: tuple[_Inputs, Array], slopes: Figures
+    form: _Form, chunk: int, kept: tuple[_Inputs, Array], slopes: Figures
 ) -> tuple[tuple[Array | None, ...]]:
     inputs, log_z = kept
     hidden, matrix, bias, targets = inputs
     of_loss, _, of_log_z = slopes
+    axes = form.axes
     axis = axes.index("v")
 
     def add(number: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden_slope, matrix_slope, bias_slope = carry
-        start, ids, logits = _chunk(inputs, axes, chunk, number)
+        start, ids, logits = _chunk(inputs, form, chunk, number)
         slope = (of_loss + of_log_z)[:, None] * jnp.exp(logits - log_z[:, None])
         slope -= jnp.where(ids[None] == targets[:, None], of_loss[:, None], 0.0)
+        if form.softcap:  # of tanh; what another chunk had stands at -inf
+            bound = jnp.where(ids[None] < 0, 0.0, logits / form.softcap)
+            slope *= 1 - bound**2
         part = jax.lax.dynamic_slice_in_dim(matrix, start, chunk, axis).astype(hidden.dtype)
         hidden_slope += jnp.einsum(f"nv,{axes}->nd", slope, part)
         part_slope = jnp.einsum(f"nv,nd->{axes}", slope, hidden)
@@ -160,14 +171,14 @@ def _count(inputs: _Inputs, axes: str, chunk: int) -> int:
 
 
 def _chunk(
-    inputs: _Inputs, axes: str, chunk: int, number: Array
+    inputs: _Inputs, form: _Form, chunk: int, number: Array
 ) -> tuple[Array, Int[Array, " C"], Float[Array, "N C"]]:
     """Where a chunk starts, its ids and their logits.
 
     The last chunk reaches back where the vocabulary is no multiple; what the one before had gets
     the id -1 and logits of -inf there, which count for nothing.
     """
-    axis = axes.index("v")
+    axis = form.axes.index("v")
     first = number.astype(jnp.int32) * chunk
     start = jnp.minimum(first, inputs.matrix.shape[axis] - chunk)
     ids = start + jnp.arange(chunk, dtype=jnp.int32)
@@ -175,7 +186,7 @@ def _chunk(
     bias = inputs.bias
     if bias is not None:
         bias = jax.lax.dynamic_slice_in_dim(bias, start, chunk)
-    logits = Head(matrix, bias, axes)(inputs.hidden)
+    logits = Head(matrix, bias, *form)(inputs.hidden)
     fresh = ids >= first
     return start, jnp.where(fresh, ids, -1), jnp.where(fresh[None], logits, -jnp.inf)
 

@@ -130,5 +130,5 @@ class Decoder(LanguageModel):
 
     def head_weights(self) -> Head:  # noqa: D102
         if self.head is None:
-            return Head(self.embedding.embedding[...], None, "vd")
-        return Head(self.head.kernel[...], None, "dv")
+            return Head(self.embedding.embedding[...], None, "vd", self.config.logit_softcap)
+        return Head(self.head.kernel[...], None, "dv", self.config.logit_softcap)

@@ -61,11 +61,13 @@ class Head(NamedTuple):
       matrix: in the type of the parameters.
       bias: likewise, or None.
       axes: of the matrix, "vd" (an embedding) or "dv" (a linear map).
+      softcap: keeps logits within +-softcap, by softcap * tanh(logit / softcap); 0 for no bound.
     """
 
     matrix: Float[Array, "..."]
     bias: Float[Array, " V"] | None
     axes: str
+    softcap: float = 0.0
 
     def __call__(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Float32 logits: the product is of hidden's type, its sums are float32."""
@@ -75,9 +77,9 @@ class Head(NamedTuple):
         logits = jnp.einsum(
             f"...d,{self.axes}->...v", x, matrix, preferred_element_type=jnp.float32
         ).reshape(*hidden.shape[:-1], -1)
-        if self.bias is None:
-            return logits
-        return logits + self.bias.reshape((1,) * (logits.ndim - 1) + (-1,))
+        if self.bias is not None:
+            logits = logits + self.bias.reshape((1,) * (logits.ndim - 1) + (-1,))
+        return self.softcap * jnp.tanh(logits / self.softcap) if self.softcap else logits
 
 
 @dataclasses.dataclass(frozen=True)

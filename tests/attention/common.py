@@ -81,6 +81,7 @@ COMPOSITIONS = [
     "rerope(window=20)+infoscale",
     "rerope(rotary_dim=6,logit_scale=0.3)+infoscale",
     "yarn(rotary_dim=12)",
+    "softmax(softcap=0.7)+alibi+log_length",
 ]
 
 # What the transformers library computes, by golden/make_golden.py.

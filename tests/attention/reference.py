@@ -357,6 +357,9 @@ def reference_rows(
     logits = factor * similarity(
         axes, q, k, delta, (place, k_pos[:, None, :] - start), train_length, keys
     )
+    if "softcap" in axes["similarity"][1]:
+        cap = axes["similarity"][1]["softcap"]
+        logits = cap * np.tanh(logits / cap)
     logits += bias(axes, delta, place, heads, train_length, learned.get("position"))
     return logits, weighting(axes, logits, seen, n, q.shape[-1]), seen, n
 

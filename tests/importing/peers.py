@@ -126,6 +126,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e3},
             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}},
     ),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        GEMMA3 | {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0,
+                  "layer_types": None, "num_hidden_layers": 3},
+    ),
 }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def test_beyond_the_training_length(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen3", "gpt2", "gpt_neox", "phi3_longrope", "gemma3", "roformer"]
+    "name", ["qwen3", "gpt2", "gpt_neox", "phi3_longrope", "gemma2", "gemma3", "roformer"]
 )
 def test_transformers_loads_what_is_exported(tmp_path, name):
     model = peers.make(name)

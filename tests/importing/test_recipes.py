@@ -218,17 +218,43 @@ def test_published_gemma3_configs(tmp_path):
         sliding_window=1024, rope_scaling={"factor": 8.0, "rope_type": "linear"},
     )  # fmt: skip
     layers = make_pattern(large.model["method"], train_length=131072).over(62)
-    scales = {"logit_scale": pytest.approx(168**-0.5)}
-    assert vars(layers[61 - 1].similarity) == vars(layers[5].similarity) == scales
+    dot = make_method("softmax", train_length=8, logit_scale=168**-0.5).similarity
+    assert layers[60].similarity == layers[5].similarity == dot
     assert (layers[5].position.base, layers[5].position.scale) == (1e6, 8.0)
     assert layers[61].position == make_method("softmax(pairing='halves')", train_length=8).position
     assert layers[61].visibility.window == 1024
 
 
+def test_published_gemma2_configs(tmp_path):
+    """2B, and 27B, whose scale is not that of its heads; bounds are there where nobody says so."""
+    shared = {"model_type": "gemma2", "rope_local_base_freq": "gone", "rope_theta": 10000.0,
+              "max_position_embeddings": 8192, "sliding_window": 4096}  # fmt: skip
+    small = read_gemma(
+        tmp_path, **shared, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26,
+        attn_logit_softcapping=50.0, final_logit_softcapping=30.0, cache_implementation="hybrid",
+    )  # fmt: skip
+    capped = f"{LOCAL},softcap=50.0)"
+    assert small.model["method"] == f"{capped}+windowed(window=4096)|{capped}"
+    assert (small.model["logit_softcap"], small.model["qk_norm"]) == (30.0, False)
+    large = read_gemma(
+        tmp_path, **shared, hidden_size=4608, intermediate_size=36864, num_hidden_layers=46,
+        head_dim=128, query_pre_attn_scalar=144, attn_logit_softcapping="gone",
+        final_logit_softcapping="gone",
+    )  # fmt: skip
+    scaled = f"{LOCAL},logit_scale={144**-0.5},softcap=50.0)"
+    assert large.model["method"] == f"{scaled}+windowed(window=4096)|{scaled}"
+    assert large.model["logit_softcap"] == 30.0
+    none = read_gemma(
+        tmp_path, **shared, hidden_size=64, intermediate_size=32, num_hidden_layers=2
+    )  # where null says there is none
+    assert none.model["method"] == f"{LOCAL})+windowed(window=4096)|{LOCAL})"
+    assert none.model["logit_softcap"] == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0 is not supported"),
+        ({"final_logit_softcapping": -1}, "final_logit_softcapping=-1: should be a number above 0"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 is not supported"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention=True is not"),
         ({"layer_types": ["full_attention"]}, "layer_types: should be 2 times full_attention or"),

@@ -16,16 +16,19 @@ from lenext.models.parts import Head
 Z_LOSS = 0.3
 
 
-def reference(hidden, matrix, bias, targets, weights):
+def reference(hidden, matrix, bias, targets, weights, softcap=0.0):
     """Figures, and the gradient of the mean of loss + Z_LOSS log_z^2, in float64; matrix [V, D]."""
     logits = hidden @ matrix.T + bias
+    if softcap:
+        logits = softcap * np.tanh(logits / softcap)
     log_z = np.log(np.exp(logits).sum(axis=-1))
     one_hot = np.eye(len(matrix))[targets]
     loss = log_z - (logits * one_hot).sum(axis=-1)
     correct = logits.argmax(axis=-1) == targets
     weights = weights / max(weights.sum(), 1.0)
     p = np.exp(logits - log_z[..., None])
-    slope = weights[..., None] * (p * (1 + 2 * Z_LOSS * log_z)[..., None] - one_hot)
+    bent = 1 - (logits / softcap) ** 2 if softcap else 1.0
+    slope = weights[..., None] * (p * (1 + 2 * Z_LOSS * log_z)[..., None] - one_hot) * bent
     flat = slope.reshape(-1, len(matrix))
     grads = slope @ matrix, flat.T @ hidden.reshape(len(flat), -1), flat.sum(axis=0)
     return (loss, correct, log_z), grads
@@ -41,13 +44,13 @@ def example(batch, length, width, size, seed=0):
     )  # fmt: skip
 
 
-def ours(hidden, matrix, bias, targets, weights, *, axes, chunk, dtype="float32"):
+def ours(hidden, matrix, bias, targets, weights, *, axes, chunk, dtype="float32", softcap=0.0):
     """As `reference`, from the code under test; bias None for none."""
     weights = jnp.asarray(weights, jnp.float32)
 
     def objective(hidden, matrix, bias):
         figures = cross_entropy(
-            hidden, Head(matrix, bias, axes), jnp.asarray(targets, jnp.int32), chunk=chunk
+            hidden, Head(matrix, bias, axes, softcap), jnp.asarray(targets, jnp.int32), chunk=chunk
         )
         each = figures.loss + Z_LOSS * jnp.square(figures.log_z)
         return jnp.sum(each * weights) / jnp.maximum(jnp.sum(weights), 1.0), figures
@@ -60,16 +63,22 @@ def ours(hidden, matrix, bias, targets, weights, *, axes, chunk, dtype="float32"
     return figures, (grads[0], of_matrix, grads[2])
 
 
-def check(inputs, axes, chunk, atol=1e-5):
-    figures, grads = ours(*inputs, axes=axes, chunk=chunk)
+def check(inputs, axes, chunk, atol=1e-5, softcap=0.0):
+    figures, grads = ours(*inputs, axes=axes, chunk=chunk, softcap=softcap)
     filled = (*inputs[:2], 0.0 if inputs[2] is None else inputs[2], *inputs[3:])
-    expected, expected_grads = reference(*filled)
+    expected, expected_grads = reference(*filled, softcap=softcap)
     np.testing.assert_array_equal(figures.correct, expected[1])
     np.testing.assert_allclose(figures.loss, expected[0], atol=atol)
     np.testing.assert_allclose(figures.log_z, expected[2], atol=atol)
     for name, found, right in zip(("hidden", "matrix", "bias"), grads, expected_grads, strict=True):
         if found is not None:
             np.testing.assert_allclose(found, right, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("chunk", [5, None], ids=["chunks", "at once"])
+def test_logits_that_are_bounded(chunk):
+    """As Gemma 2's; the last chunk reaches back."""
+    check(example(2, 5, 4, 13), "vd", chunk, softcap=1.5)
 
 
 def test_a_row_by_hand():

@@ -261,6 +261,15 @@ class Similarity(Axis):
         """The keys' side of the product."""
         return k
 
+    @property
+    def bounds(self) -> bool:
+        """Whether `bounded` changes logits, as no fused kernel here does."""
+        return False
+
+    def bounded(self, logits: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
+        """What becomes of the products, temperature and gain included, before a bias is added."""
+        return logits
+
 
 class Temperature(Axis):
     """A factor on the similarity, one a row (never on bias or mask)."""

@@ -19,20 +19,34 @@ def unit(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + EPSILON)
 
 
+OF_WEIGHTS = ("logit_scale", "softcap")
+"""Options of a dot product that are of the weights, and so of one that replaces it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Dot(Similarity):
     """Scaled dot product, q . k / sqrt(H) (Vaswani et al. 2017, eq. 1).
 
-    `logit_scale` is a factor in place of 1 / sqrt(H), which weights trained with it keep.
+    `logit_scale` is a factor in place of 1 / sqrt(H), and `softcap` keeps logits, temperature
+    included, within +-softcap: softcap * tanh(logit / softcap), as in Gemma 2 (arXiv 2408.00118).
+    Weights trained with them keep them.
     """
 
     trained_kind: ClassVar[str] = "dot"
     logit_scale: float | None = option(None, float, above=0.0)
+    softcap: float | None = option(None, float, above=0.0)
 
     def of_queries(self, q):  # noqa: D102
         if self.logit_scale is None:
             return q / math.sqrt(q.shape[-1])
         return q * self.logit_scale
+
+    @property
+    def bounds(self):  # noqa: D102
+        return self.softcap is not None
+
+    def bounded(self, logits):  # noqa: D102
+        return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,8 @@ def why_not_fused(method: Method, num_heads: int, head_dim: int) -> str | None:
     inner_size = naive.inner_size(method.similarity, head_dim)
     if inner_size != head_dim:
         return f"its similarity multiplies vectors of {inner_size} dimensions, not of {head_dim}"
+    if method.similarity.bounds:
+        return "its similarity bounds the logits"
     if not method.visibility.sees_all and method.visibility.plain_window() is None:
         return "its rows see something other than all keys or a window"
     wheres, gain, bias = _position_shapes(method, num_heads, head_dim)

@@ -110,6 +110,9 @@ def logits(
     gain, bias = position.gain(rows), position.bias(rows, params.get("position", {}))
     if gain is not None:
         value = gain_of(position, gain, "B? N? T? S?", sizes) * value
+    value = checked(
+        method.similarity.bounded(value), method.similarity, "bounded", "B N T S", sizes
+    )
     if bias is not None:
         value = value + checked(bias, position, "bias", "B? N? T? S?", sizes)
     return value

@@ -216,8 +216,10 @@ class TestPartialRotation:
             np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
     def test_stays_with_the_weights(self):
-        trained = make_method("softmax(rotary_dim=4,logit_scale=0.5,base=100)", train_length=64)
-        kept = "(rotary_dim=4,logit_scale=0.5,base=100)"
+        trained = make_method(
+            "softmax(rotary_dim=4,logit_scale=0.5,softcap=9,base=100)", train_length=64
+        )
+        kept = "(rotary_dim=4,logit_scale=0.5,softcap=9,base=100)"
         for name in ("rerope", "ntk", "infoscale", "p_rope"):
             expected = make_method(name + kept, train_length=64)
             for text in (name, f"trained+{name}", f"softmax+{name}"):

@@ -46,6 +46,8 @@ def test_options_and_compositions():
     assert reason("alibi+infoscale") == BIAS
     assert reason("yarn(scale=4)+cosscale+ssmax+windowed") is None
     assert reason("lssa(phi='exp')") == WEIGHTS
+    assert reason("softmax(softcap=50)") == "its similarity bounds the logits"
+    assert reason("yarn(scale=4,rotary_dim=8,logit_scale=0.1)") is None
     factors = make_method("longrope(factors=(1.0, 2.0))", train_length=8)
     assert why_not_fused(factors, 4, 4) is None
     with pytest.raises(ValueError, match="2 factors: should be 8"):
