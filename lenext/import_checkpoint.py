@@ -1,15 +1,18 @@
 """Makes a workdir of another library's checkpoint.
 
-    python -m lenext.import_checkpoint --source=DIR --workdir=DIR
+    python -m lenext.import_checkpoint --source=DIR|FILE.gguf --workdir=DIR
 
 --source is a folder with config.json and weights (model.safetensors, pytorch_model.bin, or the
 shards of either): of Hugging Face's Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3, Phi-3, GPT-NeoX,
-GPT-2 or RoFormer, or of GAU-α in PyTorch. Its tokeniser comes along, and what it says of the start
-and the end of a text (data.bos, data.eos). The workdir is as any run's: lenext.evaluate and
-lenext.generate take it, and lenext.train goes on from it by configs/finetune.py.
+GPT-2 or RoFormer, or of GAU-α in PyTorch; or a GGUF file of llama.cpp, of the architectures llama,
+qwen2 or qwen3, quantised or not, which takes the package gguf. Its tokeniser comes along, and what
+it says of the start and the end of a text (data.bos, data.eos). The workdir is as any run's:
+lenext.evaluate and lenext.generate take it, and lenext.train goes on from it by
+configs/finetune.py.
 
-  --source=DIR          the folder
+  --source=DIR          the folder, or the file
   --workdir=DIR         what to make
+  --tokenizer=FILE      a tokenizer.json or vocab.txt in place of its own; none for no tokeniser
   --train_length=0      tokens that the weights count as trained at; 0 for what config.json says
   --layers=0            how many layers to take, the first; 0 for all
   --param_dtype=float32 or bfloat16: in which weights are kept
@@ -36,10 +39,11 @@ def main() -> None:
     Raises:
       UserError: for flags that do not fit, or what `import_checkpoint` refuses.
     """
-    source = flags.DEFINE_string("source", "", "Folder of the checkpoint.")
+    source = flags.DEFINE_string("source", "", "Folder or GGUF file of the checkpoint.")
     workdir_flag = flags.DEFINE_string("workdir", "", "Folder to make.")
     train_length = flags.DEFINE_integer("train_length", 0, "Trained at; 0 for what it says.")
     layers = flags.DEFINE_integer("layers", 0, "How many, the first; 0 for all.", lower_bound=0)
+    tokenizer = flags.DEFINE_string("tokenizer", "", "In place of its own.")
     param_dtype = flags.DEFINE_enum("param_dtype", "float32", DTYPES, "In which weights are kept.")
     cli.parse_flags()
     cli.end_on_sigterm()
@@ -55,6 +59,7 @@ def main() -> None:
         train_length=train_length.value,
         layers=layers.value,
         param_dtype=param_dtype.value,
+        tokenizer=tokenizer.value,
     )
     stored = read_run_config(workdir)
     assert stored is not None  # it was written just now

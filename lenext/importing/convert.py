@@ -1,4 +1,4 @@
-"""Folders of other libraries' checkpoints to workdirs, and back."""
+"""Other libraries' checkpoints to workdirs, and back."""
 
 import contextlib
 import json
@@ -28,6 +28,7 @@ from lenext.importing.llama import write_llama_source
 from lenext.importing.read_back import check_with_transformers
 from lenext.importing.recipes import read_recipe
 from lenext.importing.rules import Recipe, Rule
+from lenext.importing.source import Source, open_source
 from lenext.importing.tensors import DTYPES, Tensor, open_tensors
 from lenext.importing.tokenizer import KEPT, read_tokenizer
 from lenext.models import (
@@ -56,32 +57,50 @@ def import_checkpoint(
     train_length: int = 0,
     layers: int = 0,
     param_dtype: str = "float32",
+    tokenizer: str = "",
 ) -> Recipe:
     """Makes a workdir of a folder: its config, its parameters as step 0, and its tokeniser.
 
     Tensors are read one at a time. Nothing stands in the workdir's place until all of it is there.
 
     Args:
-      source: a folder with config.json and weights, see `lenext.importing.recipes.KINDS`.
+      source: a folder with config.json and weights, see `lenext.importing.recipes.KINDS`, or a
+        GGUF file, see `lenext.importing.gguf_model.ARCHITECTURES`.
       workdir: to make.
       train_length: L, the length that the weights are taken to be trained at; 0 for what
         config.json says.
       layers: how many of its layers are taken, the first; 0 for all.
       param_dtype: in which weights are kept, see `lenext.config.ModelConfig`.
+      tokenizer: a tokenizer.json or a vocabulary to take in place of what lies there; "none" for
+        none.
 
     Returns:
-      What the folder was found to be.
+      What the source was found to be.
 
     Raises:
-      UserError: for a folder that is none of these, asks for something that is not supported, or
+      UserError: for a source that is none of these, asks for something that is not supported, or
         whose weights are not what its config says; for a workdir that is there already.
     """
     _check_free(workdir, "workdir")
-    whole = read_recipe(source)
-    recipe = read_recipe(source, layers=layers) if layers else whole
+    with open_source(source, with_tokenizer=not tokenizer) as opened:
+        return _import(source, opened, workdir, train_length, layers, param_dtype, tokenizer)
+
+
+def _import(
+    source: Path,
+    opened: Source,
+    workdir: Path,
+    train_length: int,
+    layers: int,
+    param_dtype: str,
+    tokenizer_instead: str,
+) -> Recipe:
+    folder = opened.folder
+    whole = read_recipe(folder, said=opened.said)
+    recipe = read_recipe(folder, layers=layers, said=opened.said) if layers else whole
     tensors = {
         name: tensor
-        for name, tensor in open_tensors(source).items()
+        for name, tensor in opened.tensors().items()
         if _is_known(recipe, name) or not _is_known(whole, name)  # not of a layer that is left out
     }
     config = make_config(recipe, train_length)
@@ -100,10 +119,10 @@ def import_checkpoint(
         "--layers takes the first few",
     )  # fmt: skip
     _check_tensors(recipe, held, tensors, _shapes(params, places))
-    tokenizer = read_tokenizer(source, config.model.vocab_size)
+    tokenizer = read_tokenizer(folder, config.model.vocab_size, instead=tokenizer_instead)
     config.data.eos = tokenizer.eos
     with _making(workdir, "workdir") as beside:
-        _keep_source(beside / SOURCE, source, recipe, tensors)
+        _keep_source(beside / SOURCE, folder, recipe, tensors)
         fingerprint = ""
         if tokenizer.name:
             config.data.tokenizer = str(workdir / tokenizer.name)
@@ -192,17 +211,18 @@ def _match_names(
     held: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in tensors.items():
         form = recipe.form(name)
+        called = tensor.name or name
         if form in held:
-            raise UserError(f"{tensor.file}: tensors {held[form][0]} and {name} are the same one")
+            raise UserError(f"{tensor.file}: tensors {held[form][0]} and {called} are the same one")
         if form is not None:
-            held[form] = name, tensor
+            held[form] = called, tensor
         elif not recipe.makes(name):
             raise UserError(
-                f"{tensor.file}: tensor {name} is not known in a model of {source / 'config.json'}"
+                f"{tensor.file}: tensor {called} is not known in a model of {recipe.said}"
             )
     for rule in recipe.rules:
         if rule.theirs not in held:
-            raise UserError(f"{source}: tensor {rule.theirs} is missing, by config.json")
+            raise UserError(f"{source}: tensor {rule.theirs} is missing, by {recipe.said.name}")
     return held
 
 
@@ -227,7 +247,7 @@ def _check_tensors(
     tensors: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Checks that tensors are what config.json makes of them.
+    """Checks that tensors are what config.json, or a GGUF file's metadata, makes of them.
 
     Raises:
       UserError: for one of another shape or type; for one that differs from what it repeats, or
@@ -239,7 +259,7 @@ def _check_tensors(
         if tensor.shape != should:
             raise UserError(
                 f"{tensor.file}: tensor {name} is {list(tensor.shape)}, and {list(should)} by "
-                "config.json"
+                f"{recipe.said.name}"
             )
         if tensor.dtype not in FLOATS:
             raise UserError(
@@ -252,7 +272,7 @@ def _check_tensors(
             if one.shape != other.shape or not np.array_equal(one.read(), other.read()):
                 raise UserError(
                     f"{one.file}: tensor {name} differs from {other_name}, which it repeats by "
-                    "config.json"
+                    f"{recipe.said.name}"
                 )
     for name, tensor in tensors.items():
         if recipe.form(name) is None and tensor.dtype not in DTYPES.values():

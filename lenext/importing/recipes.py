@@ -14,17 +14,19 @@ from lenext.files import read_json
 from lenext.importing.gemma import gemma
 from lenext.importing.keys import Keys
 from lenext.importing.neox import neox
+from lenext.importing.refused import check_supported
 from lenext.importing.rope import rope_method
 from lenext.importing.rules import Recipe, Rule, layer_norm, linear, pattern
 from lenext.importing.tensors import open_tensors
 
 
-def read_recipe(folder: Path, *, layers: int = 0) -> Recipe:
+def read_recipe(folder: Path, *, layers: int = 0, said: Path | None = None) -> Recipe:
     """The recipe of a folder's config.json.
 
     Args:
       folder: that holds it.
       layers: how many of its layers, the first; 0 for all.
+      said: the file that says so in its place, and has as many tensors as layers.
 
     Raises:
       UserError: there is none, its model is of no kind known here, or it asks for something that
@@ -39,17 +41,21 @@ def read_recipe(folder: Path, *, layers: int = 0) -> Recipe:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     content = read_json(path)
+    path = said or path
     kind = content.get("model_type") if isinstance(content, dict) else None
+    if isinstance(content, dict):
+        check_supported(path, content)
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{path}: model_type={kind!r}: should be one of {', '.join(KINDS)}")
     if layers:
         content = _first_layers(path, content, layers)
     keys = Keys(path, content)
-    _check_layers(folder, keys)
+    if said is None:
+        _check_layers(folder, keys)
     keys.only("quantization_config", None)
     recipe = KINDS[kind](keys)
     keys.check_rest()
-    return recipe._replace(config=content)
+    return recipe._replace(config=content, said=path)
 
 
 MANY_LAYERS = 1024

@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ class Recipe(NamedTuple):
       computed: numbers that one of them must have had, by name and shape.
       prefixes: that names may lack, or have beside.
       config: what config.json says.
+      said: the file that does, for messages: it, or a GGUF file.
     """
 
     model: dict[str, Any]
@@ -58,6 +60,7 @@ class Recipe(NamedTuple):
     computed: Mapping[str, Callable[[tuple[int, ...]], np.ndarray]] = MappingProxyType({})
     prefixes: Sequence[str] = ()
     config: Mapping[str, Any] = MappingProxyType({})
+    said: Path = Path("config.json")
 
     def form(self, name: str) -> str | None:
         """The name of a parameter as the rules have it; None for a tensor that is none."""

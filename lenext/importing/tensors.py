@@ -30,12 +30,14 @@ class Tensor(NamedTuple):
       dtype: "float32", "bfloat16", …
       read: gives its numbers, in that type.
       file: where it lies.
+      name: that it has there, where it has another one than it is known by.
     """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
     file: Path
+    name: str = ""
 
 
 def open_tensors(folder: Path) -> dict[str, Tensor]:

@@ -42,26 +42,41 @@ class Found(NamedTuple):
     eos: str
 
 
-def read_tokenizer(source: Path, vocab_size: int) -> Found:
+def read_tokenizer(source: Path, vocab_size: int, *, instead: str = "") -> Found:
     """A folder's tokeniser.
 
     Args:
       source: the folder.
       vocab_size: of the model.
+      instead: a file to take in place of what lies there; "none" for none.
 
     Raises:
       UserError: a file of it cannot be read, or text has more ids than the model.
     """
     declared = [_read_object(source / name) for name in (SETTINGS, SPECIAL)]
     name = next((name for name in TOKENIZERS if (source / name).is_file()), "")
+    path = source / name
+    if instead:
+        path = Path(instead)
+        named = {".json": JSON, ".txt": VOCABULARY, "": ""}
+        if path.suffix not in named or (not path.suffix and instead != NONE):
+            raise UserError(
+                f"--tokenizer={instead}: should be a tokenizer.json, a vocabulary (.txt), or {NONE}"
+            )
+        name = named[path.suffix]
     content, found = b"", None
     if name:
-        found = get_tokenizer(str(source / name), eos=NONE)
-        content = (source / name).read_bytes()
-    elif _kind(source) == "gpt2" and all((source / name).is_file() for name in BYTE_LEVEL):
+        found = get_tokenizer(str(path), eos=NONE)
+        content = path.read_bytes()
+    elif (
+        not instead
+        and _kind(source) == "gpt2"
+        and all((source / name).is_file() for name in BYTE_LEVEL)
+    ):
         name = JSON
         content = _read_byte_level(source, declared).to_str().encode()
-        found = read_tokenizer_json(content, str(source / BYTE_LEVEL[0]), eos=NONE)
+        path = source / BYTE_LEVEL[0]
+        found = read_tokenizer_json(content, str(path), eos=NONE)
     if name == VOCABULARY and _kind(source) == "roformer":
         print(
             f"warning: {source / VOCABULARY} is read as BERT's WordPiece; RoFormer's own "
@@ -70,7 +85,7 @@ def read_tokenizer(source: Path, vocab_size: int) -> Found:
         )
     if found is not None and found.text_size > vocab_size:
         raise UserError(
-            f"{source / name}: has ids up to {found.text_size - 1}, and the model has "
+            f"{path}: has ids up to {found.text_size - 1}, and the model has "
             f"{vocab_size} by config.json"
         )
     assert found is None or isinstance(found, VocabularyTokenizer)
