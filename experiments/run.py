@@ -47,6 +47,7 @@ NAMES = (
     "softplus_table",
     "passkey",
     "associative_recall",
+    "real_model",
 )
 
 FILE_END = ".py"
@@ -136,13 +137,16 @@ def listing(runs: Sequence[Run], folders: Sequence[Path]) -> list[str]:
 def state(run: Run, folders: Sequence[Path]) -> str:
     """How far a run is, in words."""
     found = find_outcome(run, folders)
+    if found is None and run.imported:
+        return f"imported, {len(run.rows)} methods to evaluate"
     if found is None:
         steps = max(trained_steps(run, folder) for folder in folders)
         return f"step {steps:,} of {run.steps:,}" if steps else "to be trained"
     if found[1]["stopped"]:
         return "diverged"
     left = missing(run, folders)
-    return f"trained, {len(left)} of {len(run.rows)} methods to evaluate" if left else "done"
+    known = "imported" if run.imported else "trained"
+    return f"{known}, {len(left)} of {len(run.rows)} methods to evaluate" if left else "done"
 
 
 def remake(experiment: Experiment, folder: Path) -> list[Path]:

@@ -301,10 +301,11 @@ def provenance_notes(content: dict[str, Any]) -> list[str]:
         f"{x:,}" if isinstance(x, int) else " or ".join(f"{y:,}" for y in x)
         for x in (content["tokens"], content["steps"])
     )
-    notes = [
-        f"Size {content['size']}: {steps} steps, {tokens} tokens a training; seeds "
-        f"{', '.join(map(str, content['seeds']))}; {len(content['runs'])} trainings.",
-    ]
+    trained = (
+        f"{steps} steps, {tokens} tokens a training; seeds "
+        f"{', '.join(map(str, content['seeds']))}; {len(content['runs'])} trainings"
+    )
+    notes = [f"Size {content['size']}: {trained if content['steps'] else 'no training'}."]
     if told := counts(content["records"]):
         protocol = content["records"][0]["protocol"]
         notes.append(

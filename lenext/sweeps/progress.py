@@ -47,6 +47,8 @@ class Rates(NamedTuple):
         for folder in folders:
             for path in folder.glob("*/outcome.json"):
                 outcome = read_outcome(path)
+                if not outcome["seconds"]:  # of a model that was imported
+                    continue
                 config = to_config(read_run_config(path.parent) or {})
                 if not outcome["stopped"]:
                     training.append(training_operations(config) / outcome["seconds"])
@@ -62,7 +64,7 @@ class Rates(NamedTuple):
         for run in runs:
             seconds = len(missing(run, folders)) * evaluation_operations(run.config)
             seconds /= self.evaluation
-            if run.key not in trained and find_outcome(run, folders) is None:
+            if run.steps and run.key not in trained and find_outcome(run, folders) is None:
                 left = 1 - max(trained_steps(run, folder) for folder in folders) / run.steps
                 seconds += left * training_operations(run.config) / self.training
             trained.add(run.key)

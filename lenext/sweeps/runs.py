@@ -1,5 +1,7 @@
 """The runs of an experiment: each trained and evaluated once, and found again by what it is.
 
+A model that was imported is a run that has no training: it is evaluated where it lies.
+
 A training lies in a folder named by a hash of what its config changes of the defaults (but for the
 sections `eval` and `mesh`) and of `TRAINING_VERSION`, so that experiments share trainings. In it
 lies each method's evaluation, in a file named by the method, the section `eval` and
@@ -28,6 +30,7 @@ from lenext.reporting.records import Cell, is_of, read_cell
 from lenext.training import train
 from lenext.training.branch import spell_method
 from lenext.workdirs.calibration import is_calibrated
+from lenext.workdirs.checkpoints import newest_step, weights_identity
 from lenext.workdirs.provenance import provenance
 from lenext.workdirs.versions import FIGURES_VERSION, TRAINING_VERSION, changes, outside_sources
 
@@ -54,11 +57,13 @@ class Run:
       name: what it was trained as; runs that differ in nothing but the seed share it.
       config: all of it; of `config.eval` all but the methods counts.
       rows: the methods to evaluate, by the name that each has in tables.
+      imported: the workdir of a model that is evaluated as it is, in place of a training.
     """
 
     name: str
     config: Config
     rows: Mapping[str, str]
+    imported: Path | None = None
 
     @property
     def seed(self) -> int:
@@ -67,8 +72,8 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Of the training."""
-        return self.config.training.steps
+        """Of the training; 0 where there is none."""
+        return 0 if self.imported else self.config.training.steps
 
     @property
     def tokens(self) -> int:
@@ -77,9 +82,10 @@ class Run:
 
     @functools.cached_property
     def key(self) -> str:
-        """What it is trained with."""
+        """What it is trained with, or which weights it has."""
         changed = _changes(self.config, NO_TRAINING)
-        return _digest([changed, TRAINING_VERSION, self._outside(), *self._tokenizer()])
+        known = [changed, TRAINING_VERSION, self._outside(), *self._tokenizer()]
+        return _digest([*known, *self._weights()])
 
     def evaluation_key(self, method: str) -> str:
         """What is evaluated of a method."""
@@ -91,6 +97,11 @@ class Run:
         path = Path(self.config.data.tokenizer)
         return [hashlib.sha256(path.read_bytes()).hexdigest()] if path.is_file() else []
 
+    def _weights(self) -> list[str]:
+        """What tells imported ones from all others."""
+        step = newest_step(self.imported) if self.imported else None
+        return [] if step is None or not self.imported else [weights_identity(self.imported, step)]
+
     def _outside(self, *methods: str) -> dict[str, list[str]]:
         return outside_sources([self.config.model.method, *methods])
 
@@ -101,8 +112,12 @@ class Run:
         return config
 
     def workdir(self, folder: Path) -> Path:
-        """Where it is trained."""
+        """Where it is trained, and what is known of it is kept."""
         return folder / self.key
+
+    def weights(self, folder: Path) -> Path:
+        """The workdir that is evaluated."""
+        return self.imported or self.workdir(folder)
 
     def results(self, folder: Path, method: str) -> Path:
         """What is kept of a method's evaluation."""
@@ -223,10 +238,11 @@ def train_run(run: Run, folder: Path) -> dict[str, Any]:
         return read_outcome(path)
     first, start, stopped = trained_steps(run, folder), time.perf_counter(), None
     try:
-        train(run.config, run.workdir(folder))
+        if run.imported is None:
+            train(run.config, run.workdir(folder))
     except TrainingError as error:
         stopped = str(error)
-    seconds = time.perf_counter() - start
+    seconds = 0.0 if run.imported else time.perf_counter() - start
     outcome = {
         "stopped": stopped,
         "seconds": seconds * run.steps / max(1, run.steps - first),
@@ -238,7 +254,7 @@ def train_run(run: Run, folder: Path) -> dict[str, Any]:
 
 def evaluate_method(run: Run, method: str, folder: Path) -> None:
     """Evaluates a method on a run's weights, calibrated before if that is what it wants."""
-    config, workdir = run.evaluation(method), run.workdir(folder)
+    config, workdir = run.evaluation(method), run.weights(folder)
     length = config.data.train_length
     trained = read_methods(spell_method(config).model.method, length)
     wants = is_calibrated(read_methods(method, length, trained))

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 
 from experiments import claims, report
 from experiments.claims import CLAIMS, INFOSCALE, SOFTPLUS, judged
-from experiments.run import NAMES
 from experiments.softplus_table import count_spikes, variant
 from lenext.reporting.pages import heading_slug, html_page
 from tests.training.common import REPOSITORY
@@ -317,7 +316,7 @@ def test_every_link_of_the_committed_results_has_its_target(committed):
     assert len(committed.ids) == len(set(committed.ids))
     for address in committed.addresses:
         assert address.startswith("data:") or address.removeprefix("#") in committed.ids
-    for name in NAMES:
+    for name in report.load(REPOSITORY / "experiments" / "results"):
         assert f"#{name}" in committed.links
 
 

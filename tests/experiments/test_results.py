@@ -32,7 +32,7 @@ def test_tables_are_what_their_json_gives(name, tmp_path):
         pytest.skip(f"{name} has no committed results")
     content = json.loads(path.read_text())
     assert content["size"] in sizes.SIZES
-    assert len(content["seeds"]) >= 3
+    assert len(content["seeds"]) >= 3 or not content["steps"]  # of what others have trained
     files = run.read(name).report(content)
     assert files[".md"] == (RESULTS / f"{name}.md").read_text()
     for end in files:

@@ -9,19 +9,24 @@ import threading
 import time
 
 import matplotlib.image
+import numpy as np
 import pytest
 from absl.testing import flagsaver
+from safetensors.numpy import load_file, save_file
 
+from experiments import real_model
 from experiments import run as runner
 from experiments.sizes import SIZES, with_changes
 from lenext.attention.catalogue import BUILT_IN, CATALOGUE
-from lenext.config import plain
+from lenext.config import plain, read_methods
 from lenext.errors import UserError
+from lenext.importing import import_checkpoint
 from lenext.reporting.pictures import draw_metrics
 from lenext.reporting.records import Row
 from lenext.reporting.tables import metric_table, page, provenance_notes
 from lenext.sweeps import runs as experiment_runs
 from lenext.sweeps.experiment import Experiment, _pooled, collect
+from lenext.sweeps.progress import ASSUMED, Rates
 from lenext.sweeps.runs import Run, alone, over_seeds, train_run
 from tests.training.common import REPOSITORY, Outcome, snapshot, tiny_config, tiny_decoder_config
 
@@ -425,12 +430,35 @@ def test_tables_of_a_json_that_is_none(call, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["passkey.json"]
 
 
+IMPORTED = ("real_model",)
+"""What trains nothing: its model is fetched."""
+
+
+def import_tiny(folder, seed=0):
+    """A Llama whose ids are bytes, in place of a model that would be fetched."""
+    source = folder / "llama"
+    source.mkdir(parents=True)
+    golden = REPOSITORY / "tests" / "importing" / "golden" / "llama_tied"
+    config = json.loads((golden / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"vocab_size": 258}))
+    tensors = load_file(golden / "model.safetensors")
+    table = np.random.default_rng(seed).standard_normal((258, 16))
+    tensors["model.embed_tokens.weight"] = table.astype(np.float32)
+    save_file(tensors, source / "model.safetensors")
+    import_checkpoint(source, folder / "run")
+    return folder / "run"
+
+
 @pytest.mark.parametrize("name", runner.NAMES)
 def test_every_experiment_runs_at_its_smallest(name, call, data_dir, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     # Of what earlier cases trained, as experiments share it.
     shared = data_dir.parent / "smoke_runs"
-    outcome = call(name, "--size=smoke", f"--runs={shared}", f"--results={tmp_path}")
+    words = [name, "--size=smoke", f"--runs={shared}", f"--results={tmp_path}"]
+    if name in IMPORTED:
+        monkeypatch.setattr(real_model, "WORKDIR", import_tiny(tmp_path / "tiny"))
+        words.append("--config.data.tokenizer=bytes")
+    outcome = call(*words)
     assert outcome.code == 0, outcome.err
     content = json.loads((tmp_path / f"{name}.json").read_text())
     assert content.keys() >= KEYS
@@ -443,14 +471,49 @@ def test_every_experiment_runs_at_its_smallest(name, call, data_dir, monkeypatch
     for record in content["records"]:
         low, high = record["interval"] or [record["value"]] * 2
         assert low <= record["value"] <= high
-        # Of places in a text, one document may have all the needles.
-        assert record["interval"] or record["metric"] == "retrieved_by_place"
+        # Of places in a text, one document may have all the needles; a fetched model reads but one.
+        assert record["interval"] or record["metric"] == "retrieved_by_place" or name in IMPORTED
     assert call(name, "--tables", f"--results={tmp_path}").code == 0
     assert (tmp_path / f"{name}.md").read_bytes() == table
 
 
+def test_an_imported_model_is_evaluated_where_it_lies(monkeypatch, tmp_path, capsys):
+    """Nothing is trained or copied, and what is kept goes by its weights."""
+    keys = []
+    for seed in (0, 1):
+        workdir = import_tiny(tmp_path / str(seed), seed)
+        monkeypatch.setattr(real_model, "WORKDIR", workdir)
+        (run,) = real_model.runs("smoke")
+        assert (run.steps, run.tokens, run.weights(tmp_path / "runs")) == (0, 0, workdir)
+        keys.append(run.key)
+        before = snapshot(workdir)
+        runs = tmp_path / "runs"
+        assert runner.state(run, [runs]) == "imported, 3 methods to evaluate"
+        with alone(run, runs):
+            outcome = train_run(run, runs)
+        assert (outcome["stopped"], outcome["seconds"]) == (None, 0.0)
+        assert snapshot(workdir) == before
+        assert not (run.workdir(runs) / "checkpoints").exists()
+        assert Rates.measured([runs]) == Rates(ASSUMED, ASSUMED)
+    assert keys[0] != keys[1]
+
+
+def test_a_model_that_was_not_fetched(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(real_model, "WORKDIR", tmp_path / "nowhere")
+    outcome = call("real_model", "--dry-run")
+    assert outcome.code == 2
+    assert "nowhere: holds no model; `make smollm2` fetches and imports it" in outcome.err
+
+
+def test_the_methods_of_a_model_that_is_fetched():
+    own = read_methods("softmax(base=100000.0,pairing='halves')", 8192)
+    for method in real_model.METHODS:
+        read_methods(method, 8192, own)
+    assert real_model.EXPERIMENT.baseline == real_model.METHODS[0]
+
+
 @pytest.mark.parametrize("size", [size for size in SIZES if size != "smoke"])
-@pytest.mark.parametrize("name", runner.NAMES)
+@pytest.mark.parametrize("name", [name for name in runner.NAMES if name not in IMPORTED])
 def test_larger_sizes_compare_equal_budgets(name, size):
     runs = runner.read(name).runs(size)
     budgets = {
