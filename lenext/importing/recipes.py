@@ -14,7 +14,7 @@ from lenext.files import read_json
 from lenext.importing.gemma import gemma
 from lenext.importing.keys import Keys
 from lenext.importing.neox import neox
-from lenext.importing.refused import check_supported
+from lenext.importing.refused import check_supported, hint
 from lenext.importing.rope import rope_method
 from lenext.importing.rules import Recipe, Rule, layer_norm, linear, pattern
 from lenext.importing.tensors import open_tensors
@@ -37,7 +37,9 @@ def read_recipe(folder: Path, *, layers: int = 0, said: Path | None = None) -> R
         if not folder.is_dir():
             raise UserError(f"{folder}: should be a folder that holds config.json and weights")
         if not path.exists():
-            raise UserError(f"{folder}: holds no config.json; looked for that and weights")
+            raise UserError(
+                f"{folder}: holds no config.json; looked for that and weights{hint(folder)}"
+            )
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     content = read_json(path)

@@ -44,3 +44,16 @@ def check_supported(path: Path, content: Mapping[str, Any]) -> None:
         if said or kind in KINDS.get(what, ()):
             by = f"by {said[0]}" if said else f"as {kind}"
             raise UserError(f"{path}: the model has {what} ({by}), which is not supported")
+
+
+def hint(folder: Path) -> str:
+    """Where a model may lie whose config.json was looked for in another folder; "" for nowhere."""
+    snapshots = sorted(folder.glob("snapshots/*/config.json"))
+    if snapshots:
+        return f"; it is a hub's cache, which has them in {snapshots[-1].parent}"
+    files = sorted(folder.glob("*.gguf"))
+    if files:
+        return f"; of GGUF files, name one: --source={files[0]}"
+    if (folder / "params.json").is_file():
+        return "; it is in Meta's own form, and Hugging Face's is often in the folder above"
+    return ""

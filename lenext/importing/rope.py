@@ -12,7 +12,11 @@ OF_ALL = {
     "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings",
     "partial_rotary_factor",
 }  # fmt: skip
-YARN = {"beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"}
+# "finetuned" is told by models older than transformers' own YaRN, and has no effect.
+YARN = {
+    "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate",
+    "finetuned",
+}  # fmt: skip
 LLAMA3 = {"low_freq_factor", "high_freq_factor"}
 LONGROPE = {"short_factor", "long_factor", "attention_factor"}
 
@@ -47,7 +51,7 @@ def rope_method(
         raise UserError(
             f"{keys.path}: rope_scaling and rope_parameters differ; take one of them out"
         )
-    scaling = older or newer
+    scaling = _of_all_layers(keys, older or newer)
     keys.asked.add("original_max_position_embeddings")
     if head_dim:
         default_share = keys.number(share, default_share)
@@ -139,6 +143,25 @@ def _factors(given: Mapping[str, Any], key: str, pairs: int, where: str) -> tupl
         count = f"{len(factors)} numbers" if isinstance(factors, list) else repr(factors)
         raise UserError(f"{where}: {key}: should be {pairs or 'some'} numbers, and is {count}")
     return tuple(read_number(x, f"{where}: {key}") for x in factors)
+
+
+def _of_all_layers(keys: Keys, scaling: Any) -> Any:
+    """What is said once, or by type of layer, as transformers 5 may write it, and alike for all.
+
+    Raises:
+      UserError: types of layers differ.
+    """
+    types = keys.content.get("layer_types")
+    named = types if isinstance(types, list) else ()
+    if not isinstance(scaling, Mapping) or not scaling or not all(key in named for key in scaling):
+        return scaling
+    first, *others = scaling.values()
+    if any(other != first for other in others):
+        raise UserError(
+            f"{keys.path}: rope_parameters: differ between {' and '.join(scaling)}, which is not "
+            f"supported in a {keys.content.get('model_type')}"
+        )
+    return first
 
 
 def _attention_factor(given: Mapping[str, Any], scale: float, number: Any) -> float:

@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from lenext.attention import make_method, make_pattern
 from lenext.errors import UserError
+from lenext.importing import import_checkpoint
 from lenext.importing.recipes import KINDS, pattern, read_recipe
-from tests.importing.conftest import GOLDEN, copy
+from lenext.models import load_pretrained
+from tests.importing.conftest import GOLDEN, copy, golden_rows
 
 
 def changed(tmp_path, name, **changes):
@@ -376,3 +379,105 @@ def test_qwen_has_none_where_the_window_is_null(tmp_path):
 )
 def test_pattern(methods, expected):
     assert pattern(list(methods)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, "a mixture of experts (by num_local_"),
+        ({"model_type": "qwen3_moe", "num_experts": 128}, "a mixture of experts (by num_experts)"),
+        ({"model_type": "dbrx"}, "a mixture of experts (as dbrx)"),
+        ({"model_type": "minicpm3", "kv_lora_rank": 256}, "multi-head latent attention (by kv_"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "an encoder beside its decoder (by is_"),
+        ({"model_type": "llava", "vision_config": {"a": 1}}, "a vision part (by vision_config)"),
+        ({"model_type": "qwen2_audio", "audio_config": {"a": 1}}, "an audio part (by audio_"),
+        ({"model_type": "llama", "num_experts": 8}, "a mixture of experts (by num_experts)"),
+    ],
+)  # fmt: skip
+def test_kinds_of_models_that_are_refused_by_name(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError) as refused:
+        read_recipe(tmp_path)
+    assert str(refused.value).startswith(f"{path}: the model has {message}")
+    assert str(refused.value).endswith("), which is not supported")
+
+
+def test_what_says_that_there_is_none_of_it(tmp_path):
+    folder = changed(tmp_path, "llama", is_encoder_decoder=False, num_experts=0, vision_config=None)
+    assert read_recipe(folder).train_length == 24
+
+
+def test_rotations_by_type_of_layer(tmp_path):
+    """As transformers 5 may say them; of a family that has one, all are to be the same."""
+    same = {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}
+    other, types = same | {"factor": 4.0}, ["full_attention", "sliding_attention"]
+    plain = changed(tmp_path / "a", "qwen2_windows", rope_parameters=same, layer_types=types)
+    wanted = read_recipe(plain).model["method"]
+    assert wanted.startswith("pi(base=500.0,pairing='halves',scale=2.0)|")
+    nested = changed(
+        tmp_path / "b", "qwen2_windows", rope_parameters=dict.fromkeys(types, same),
+        layer_types=types,
+    )  # fmt: skip
+    assert read_recipe(nested).model["method"] == wanted
+    differ = changed(
+        tmp_path / "c", "qwen2_windows", layer_types=types,
+        rope_parameters=dict(zip(types, (same, other), strict=True)),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="differ between full_attention and sliding_attention"):
+        read_recipe(differ)
+
+
+def test_older_keys_of_a_rotation(tmp_path):
+    """As in the files of Llama 2, of YaRN's authors, and of Llama 3.1 before transformers 5."""
+    for i, (scaling, method) in enumerate(
+        [
+            ({"type": "linear", "factor": 2.0}, "pi(base=700.0,pairing='halves',scale=2.0)"),
+            (None, "softmax(base=700.0,pairing='halves')"),
+            (
+                {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 6,
+                 "finetuned": True},
+                "yarn(base=700.0,pairing='halves',scale=4.0,original_length=6,",
+            ),
+        ]
+    ):  # fmt: skip
+        folder = changed(
+            tmp_path / str(i), "llama", rope_parameters="gone", rope_theta=700.0,
+            rope_scaling=scaling,
+        )  # fmt: skip
+        assert read_recipe(folder).model["method"].startswith(method)
+
+
+def test_a_hub_cache_as_it_lies(tmp_path):
+    """Links to files named by their hashes; several formats, and another model's, side by side."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0a1b2c"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for i, file in enumerate(sorted((GOLDEN / "llama").iterdir())):
+        (blobs / f"{i:064x}").write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(f"../../blobs/{i:064x}")
+    for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot",
+                 "consolidated.safetensors", "model.gguf"):  # fmt: skip
+        (snapshot / name).write_bytes(b"another format")
+    (snapshot / "original").mkdir()
+    (snapshot / "original" / "params.json").write_text("{}")
+    (snapshot / "original" / "consolidated.00.pth").write_bytes(b"another format")
+    import_checkpoint(snapshot, tmp_path / "run")
+    tokens, mask = golden_rows()
+    logits = np.asarray(load_pretrained(tmp_path / "run")(tokens, mask=mask))
+    expected = np.load(GOLDEN / "llama" / "logits.npy")
+    np.testing.assert_allclose(logits[mask], expected[mask], atol=1e-4, rtol=0)
+
+    for folder, message in (
+        (tmp_path, rf"looked for that and weights; it is a hub's cache, .* in {snapshot}$"),
+        (
+            snapshot / "original",
+            r"original: holds no config\.json; .* is often in the folder above$",
+        ),
+        (blobs, r"blobs: holds no config\.json; looked for that and weights$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_recipe(folder)
+    (blobs / "m.gguf").write_bytes(b"")
+    with pytest.raises(UserError, match=r"of GGUF files, name one: --source=.*m\.gguf$"):
+        read_recipe(blobs)
