@@ -68,23 +68,55 @@ class Architecture(NamedTuple):
 
 def _llama_config(keys: Keys, gguf: GGUF) -> dict[str, Any]:
     return {
+        "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in gguf.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in gguf.tensors,
     }
 
 
 def _qwen2_config(keys: Keys, gguf: GGUF) -> dict[str, Any]:
-    return {"use_sliding_window": False}
+    return {"hidden_act": "silu", "use_sliding_window": False}
 
 
 def _qwen3_config(keys: Keys, gguf: GGUF) -> dict[str, Any]:
     return {
+        "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in gguf.tensors,
         "use_sliding_window": False,
     }
 
 
+def _gemma3_config(keys: Keys, gguf: GGUF) -> dict[str, Any]:
+    """What the metadata leaves open is as llama.cpp has it."""
+    layers, heads = keys.whole("gemma3.block_count"), _same(keys, "attention.head_count")
+    hidden = keys.whole("gemma3.embedding_length")
+    size = keys.whole("gemma3.attention.key_length", max(1, hidden // heads))
+    slides = keys.get("gemma3.attention.sliding_window_pattern", 6)
+    if not isinstance(slides, list):
+        every = keys.whole("gemma3.attention.sliding_window_pattern", 6)
+        slides = [bool((i + 1) % every) for i in range(min(layers, len(gguf.tensors)))]
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "layer_types": ["sliding_attention" if x else "full_attention" for x in slides],
+        "sliding_window": keys.whole("gemma3.attention.sliding_window"),
+        "rope_local_base_freq": keys.number("gemma3.rope.freq_base_swa", 10000.0),
+        # By the number of layers the largest, 27B, is told from the others.
+        "query_pre_attn_scalar": hidden // heads if layers == 62 else size,
+    }
+
+
 ARCHITECTURES = {
+    "gemma3": Architecture(
+        "gemma3_text",
+        gains_plus_one=True,
+        layer=LAYER
+        | {
+            "post_attention_norm": "post_attention_layernorm",
+            "ffn_norm": "pre_feedforward_layernorm",
+            "post_ffw_norm": "post_feedforward_layernorm",
+        },
+        config=_gemma3_config,
+    ),
     "llama": Architecture("llama", turned=True, config=_llama_config),
     "qwen2": Architecture("qwen2", config=_qwen2_config),
     "qwen3": Architecture("qwen3", config=_qwen3_config),
@@ -137,7 +169,7 @@ def unpack_gguf(gguf: GGUF, folder: Path, *, with_tokenizer: bool) -> dict[str, 
         part = theirs.partition(".layers.")[2].partition(".")[2].rpartition(".")[0]
         if architecture.turned and part in heads:
             tensor = _halved(tensor, heads[part])
-        if architecture.gains_plus_one and part.endswith("norm"):
+        if architecture.gains_plus_one and theirs.endswith("norm.weight"):
             tensor = _less_one(tensor)
         if theirs in tensors:
             raise UserError(f"{path}: tensors {tensors[theirs].name} and {name} are the same one")
@@ -236,7 +268,6 @@ def _read_config(keys: Keys, kind: str, architecture: Architecture, gguf: GGUF) 
         "num_attention_heads": heads,
         "num_key_value_heads": _same(keys, "attention.head_count_kv", heads),
         "head_dim": size,
-        "hidden_act": "silu",
         "rms_norm_eps": keys.number(f"{kind}.attention.layer_norm_rms_epsilon", 1e-6),
         "max_position_embeddings": length,
         "tie_word_embeddings": "output.weight" not in gguf.tensors,

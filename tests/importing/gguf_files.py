@@ -17,12 +17,19 @@ NAMES = {
 }  # fmt: skip
 
 
-def converted_name(name):
+GEMMA3 = NAMES | {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def converted_name(name, names=NAMES):
     stem, ending = name.rsplit(".", 1)
-    if stem in NAMES:
-        return f"{NAMES[stem]}.{ending}"
+    if stem in names:
+        return f"{names[stem]}.{ending}"
     number, part = stem.removeprefix("model.layers.").split(".", 1)
-    return f"blk.{number}.{NAMES[part]}.{ending}"
+    return f"blk.{number}.{names[part]}.{ending}"
 
 
 def converted(name, array, heads, kv_heads):
@@ -82,7 +89,9 @@ def sizes(name):
     import gguf
 
     config = json.loads((GOLDEN / name / "config.json").read_text())
-    scaling = config["rope_parameters"]
+    scaling, local = config["rope_parameters"], None
+    if "full_attention" in scaling:
+        scaling, local = scaling["full_attention"], scaling["sliding_attention"]
     calls = [
         ("add_context_length", config["max_position_embeddings"]),
         ("add_embedding_length", config["hidden_size"]),
@@ -94,6 +103,14 @@ def sizes(name):
         ("add_rope_freq_base", scaling["rope_theta"]),
         ("add_file_type", 0),
     ]
+    if local is not None:
+        kind, slides = config["model_type"].removesuffix("_text"), "sliding_attention"
+        pattern = [x == slides for x in config["layer_types"]]
+        calls += [
+            ("add_float32", f"{kind}.rope.freq_base_swa", local["rope_theta"]),
+            ("add_sliding_window", config["sliding_window"]),
+            ("add_array", f"{kind}.attention.sliding_window_pattern", pattern),
+        ]
     size = config.get("head_dim")
     if size:
         calls += [("add_key_length", size), ("add_value_length", size)]
@@ -114,15 +131,17 @@ def convert_golden(name, path, *, calls=None, change=None):
     """A golden checkpoint as a file in float32; `calls` say other things, `change` alters it."""
     config, own = sizes(name)
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    kind, tensors = config["model_type"], {}
+    kind, tensors = config["model_type"].removesuffix("_text"), {}
     for theirs, x in load_file(GOLDEN / name / "model.safetensors").items():
-        ours = converted_name(theirs)
+        gemma = kind == "gemma3"
+        ours = converted_name(theirs, GEMMA3 if gemma else NAMES)
         x = np.asarray(x, np.float32)
+        x = x + 1 if gemma and theirs.endswith("norm.weight") else x
         tensors[ours] = (
             converted(ours, x, heads, kv_heads) if kind == "llama" and "blk" in ours else x
         )
     scaling = config["rope_parameters"]
-    if scaling["rope_type"] == "llama3":
+    if scaling.get("rope_type") == "llama3":
         size = config["head_dim"]
         tensors["rope_freqs.weight"] = llama3_factors(scaling, scaling["rope_theta"], size)
     if change is not None:
