@@ -5,9 +5,9 @@
 --source is a folder with config.json and weights (model.safetensors, pytorch_model.bin, or the
 shards of either): of Hugging Face's Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3, Phi-3, GPT-NeoX,
 GPT-2 or RoFormer, or of GAU-α in PyTorch; or a GGUF file of llama.cpp, of the architectures llama,
-qwen2, qwen3 or gemma3, quantised or not, which takes the package gguf. Its tokeniser comes along, and what
-it says of the start and the end of a text (data.bos, data.eos). The workdir is as any run's:
-lenext.evaluate and lenext.generate take it, and lenext.train goes on from it by
+qwen2, qwen3 or gemma3, quantised or not, which takes the package gguf. Its tokeniser comes along,
+and what it says of the start and the end of a text (data.bos, data.eos). The workdir is as any
+run's: lenext.evaluate and lenext.generate take it, and lenext.train goes on from it by
 configs/finetune.py.
 
   --source=DIR          the folder, or the file

@@ -191,13 +191,13 @@ def fetch(run: Run, folder: Path, folders: Sequence[Path]) -> None:
 
 
 def read_outcome(path: Path) -> dict[str, Any]:
-    """How a training ended, as `train_run` wrote it.
+    """How a training ended, as `train_run` wrote it; of an imported model in 0 seconds.
 
     Raises:
       UserError: it is not what was written.
     """
     outcome = read_json(path)
-    if not is_of(outcome, OUTCOME) or not outcome["seconds"] > 0:
+    if not is_of(outcome, OUTCOME) or not outcome["seconds"] >= 0:
         raise UserError(f"{path}: should say how a training ended; remove it to end it again")
     return outcome
 
