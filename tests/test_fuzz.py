@@ -32,6 +32,7 @@ FOUND = [
     ("an experiment's evaluation", 78),  # another number of documents
     ("an experiment's evaluation", 347),  # a number whose sums overflow
     ("dilution.json", 21),  # a record less
+    ("dilution.json", 2104),  # half of a surrogate pair, found once half is written
     ("dilution.json", 34),  # a key less
 ]
 

@@ -125,10 +125,12 @@ def write(experiment: Experiment, content: Content, folder: Path) -> list[Path]:
     """Writes NAME.json and the files of the report; returns their paths."""
     make_folder(folder, "results")
     files = {".json": json.dumps(content, indent=1) + "\n"} | dict(experiment.report(content))
+    # All encoded, and so known to be text, before any is written.
+    encoded = {end: x.encode() if isinstance(x, str) else x for end, x in files.items()}
     paths = []
-    for end, text in files.items():
+    for end, data in encoded.items():
         paths.append(folder / f"{experiment.name}{end}")
-        write_atomically(paths[-1], text)
+        write_atomically(paths[-1], data)
     return paths
 
 
