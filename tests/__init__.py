@@ -17,6 +17,8 @@ def share_checks_of_inner_functions() -> None:
     It would at every call of the outer one, as that defines the inner one anew: each time a
     millisecond, and a sixth of the time of the tests of training.
     """
+    if jaxtyping.jaxtyped.__module__ == __name__:
+        return
     decorate, templates, running = jaxtyping.jaxtyped, {}, threading.local()
 
     def jaxtyped(fn=None, *, typechecker):
