@@ -42,7 +42,13 @@ PUBLISHED = [
         "MiniCPM4, the first of long_factor and the last",
         "longrope(scale=4,factors=(0.9977997200264581,31.02392307921529))",
     ),
-    ("Phi-3.5-mini, the first of short_factor", "longrope(factors=(1.0,1.02))"),
+    (
+        "Phi-3.5-mini, the first two of long_factor and of short_factor",
+        "longrope(factors=(1.08,1.11),short_factors=(1.0,1.02))",
+    ),
+    ("Pythia, rotary_pct of a quarter of 64", "softmax(rotary_dim=16)"),
+    ("Gemma 2 27B, query_pre_attn_scalar 144", "softmax(logit_scale=0.08333333333333333)"),
+    ("Gemma 2, attn_logit_softcapping", "softmax(softcap=50)"),
     ("ReRoPE (Su 2023), w = 512 at L = 4096", "rerope(window=512)"),
     ("Leaky ReRoPE (Su 2023), k = 16", "leaky_rerope(window=128,leak=16)"),
     ("InvLeaky ReRoPE (Su 2023, kexue.fm/archives/9728)", "leaky_rerope(window=128,leak=0.0625)"),
@@ -98,7 +104,8 @@ def test_llama3_by_a_step():
 
 
 def test_factors_below_one():
-    """They hasten a pair: MiniCPM4's first."""
+    """They hasten a pair: MiniCPM4's first. Both sides of a logit have its gain's square root."""
     method = dict(PUBLISHED)["MiniCPM4, the first of long_factor and the last"]
     expected = np.array([1, 0.01]) / [0.9977997200264581, 31.02392307921529]
-    assert_turns(make_method(method, train_length=2048), 4, expected, DISTANCES)
+    gain = 1 + np.log(4) / np.log(2048)
+    assert_turns(make_method(method, train_length=2048), 4, expected, DISTANCES, gain=gain)

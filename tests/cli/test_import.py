@@ -375,7 +375,10 @@ def test_a_way_back_that_is_lost(call, fails, folder, tmp_path, content):
     path = run / "source" / "tensors.json"
     path.unlink() if content is None else path.write_text(content)
     said = fails("export_checkpoint", f"--workdir={run}", f"--target={tmp_path / 'back'}")
-    assert said == f"{path}: should hold the type of each tensor that was imported"
+    right = "should hold the type of each tensor that was imported"
+    right = {"[": "should be JSON", None: "cannot be read"}.get(content, right)
+    assert str(path) in said
+    assert right in said
     assert not (tmp_path / "back").exists()
 
 
