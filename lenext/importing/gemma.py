@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from lenext.errors import UserError
 from lenext.importing.keys import Keys
 from lenext.importing.rope import rope_method
-from lenext.importing.rules import Recipe, Rule, linear, pattern
+from lenext.importing.rules import Recipe, Rule, beside_layers, linear, pattern
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 BASES = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
@@ -57,12 +57,7 @@ def gemma(keys: Keys, *, third: bool) -> Recipe:
         "tied_head": tied,
         "logit_softcap": _softcap(keys, "final_logit_softcapping", 0 if third else 30.0),
     }
-    rules = [
-        Rule("model.embed_tokens.weight", ("embedding.embedding",)),
-        Rule("model.norm.weight", ("norm.scale",)),
-    ]
-    if not tied:
-        rules += linear("lm_head", "head", bias=False)
+    rules, copies = beside_layers(tied=tied)
     for i in range(layers):
         theirs, ours = f"model.layers.{i}", f"layers.{i}"
         for name, norm in NORMS.items():
@@ -74,7 +69,6 @@ def gemma(keys: Keys, *, third: bool) -> Recipe:
             rules.append(Rule(f"{attention}.{name}_norm.weight", (f"{inner}.{name}_norm.scale",)))
         for name in ("gate", "up", "down"):
             rules += linear(f"{theirs}.mlp.{name}_proj", f"{ours}.mlp.{name}_proj", bias=False)
-    copies = {"lm_head.weight": "model.embed_tokens.weight"} if tied else {}
     return Recipe(model, length, rules, copies, prefixes=("model.",))
 
 

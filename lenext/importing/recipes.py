@@ -16,7 +16,7 @@ from lenext.importing.keys import Keys
 from lenext.importing.neox import neox
 from lenext.importing.refused import check_supported, hint
 from lenext.importing.rope import rope_method
-from lenext.importing.rules import Recipe, Rule, layer_norm, linear, pattern
+from lenext.importing.rules import Recipe, Rule, beside_layers, layer_norm, linear, pattern
 from lenext.importing.tensors import open_tensors
 
 
@@ -159,12 +159,7 @@ def _llama(
         "use_bias": mlp_bias,
         "attention_bias": "" if mlp_bias else attention_bias,
     }
-    rules = [
-        Rule("model.embed_tokens.weight", ("embedding.embedding",)),
-        Rule("model.norm.weight", ("norm.scale",)),
-    ]
-    if not tied:
-        rules += linear("lm_head", "head", bias=False)
+    rules, copies = beside_layers(tied=tied)
     for i in range(layers):
         theirs, ours = f"model.layers.{i}", f"layers.{i}"
         rules += [
@@ -190,7 +185,6 @@ def _llama(
                 *(f"{ours}.mlp.{name}_proj" for name in names),
                 bias=mlp_bias,
             )
-    copies = {"lm_head.weight": "model.embed_tokens.weight"} if tied else {}
     made = [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(layers)]
     return Recipe(model, length, rules, copies, made, prefixes=("model.",))
 

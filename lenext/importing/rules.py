@@ -83,6 +83,17 @@ def linear(theirs: str, *ours: str, bias: bool, heads: int = 1) -> list[Rule]:
     return [*rules, Rule(f"{theirs}.bias", biases, heads=heads)] if bias else rules
 
 
+def beside_layers(*, tied: bool) -> tuple[list[Rule], dict[str, str]]:
+    """Rules of what Llama and its kin have beside their layers; and what a tied head repeats."""
+    rules = [
+        Rule("model.embed_tokens.weight", ("embedding.embedding",)),
+        Rule("model.norm.weight", ("norm.scale",)),
+    ]
+    if tied:
+        return rules, {"lm_head.weight": "model.embed_tokens.weight"}
+    return rules + linear("lm_head", "head", bias=False), {}
+
+
 def layer_norm(theirs: str, ours: str) -> list[Rule]:
     """A layer normalisation of PyTorch's."""
     return [
