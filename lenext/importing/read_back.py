@@ -25,8 +25,8 @@ def check_with_transformers(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import torch
-            import transformers
+            import torch  # pyright: ignore[reportMissingImports]
+            import transformers  # pyright: ignore[reportMissingImports]
     except ImportError:
         return ""
     kind = str(recipe.config["model_type"])
