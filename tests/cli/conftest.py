@@ -25,6 +25,8 @@ def call(monkeypatch, capsys):
     def call(program, *words):
         monkeypatch.setattr(sys, "argv", [f"lenext.{program}", *map(str, words)])
         monkeypatch.chdir(REPOSITORY)
+        # Of which runpy warns: another test may have imported it.
+        monkeypatch.delitem(sys.modules, f"lenext.{program}", raising=False)
         monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back at the end
         monkeypatch.setattr("lenext.interrupts.end", sys.exit)
         verbosity = absl_logging.get_verbosity()
