@@ -200,12 +200,19 @@ def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+def mutate_front(content: bytes, rng: random.Random) -> bytes:
+    """A change before the numbers, which are at the end of a GGUF file, and most of it."""
+    end = min(len(content), 4096)
+    return mutate_bytes(content[:end], rng) + content[end:]
+
+
 INNER = {
     ".json": mutate_json,
     ".jsonl": mutate_json,
     ".gz": mutate_gzip,
     ".safetensors": mutate_header,
     ".bin": mutate_archive,
+    ".gguf": mutate_front,
 }
 
 
@@ -365,6 +372,26 @@ def _byte_level(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": True}))
 
 
+def _gguf(folder: Path) -> None:
+    """A golden Llama with a tokeniser of bytes and one merge."""
+    import gguf
+
+    from tests.importing.gguf_files import convert_golden, sizes
+
+    rows = 37
+    normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
+    words = [*map(chr, range(ord("a"), ord("a") + rows - 2)), "th", "</s>"]
+    calls = [
+        ("add_tokenizer_model", "gpt2"), ("add_tokenizer_pre", "llama-bpe"),
+        ("add_token_list", words), ("add_token_types", [normal] * (rows - 1) + [control]),
+        ("add_token_merges", ["t h"]), ("add_bos_token_id", rows - 1),
+        ("add_eos_token_id", rows - 1), ("add_add_bos_token", True),
+        ("add_chat_template", "{{ messages }}"),
+    ]  # fmt: skip
+    path = folder / "model.gguf"
+    convert_golden("llama_llama3", path, calls=[*sizes("llama_llama3")[1], *calls])
+
+
 class _NoCheckpoints:
     """Stands for `Checkpoints`, of which nothing is a stranger's: Orbax takes most of the time."""
 
@@ -381,14 +408,14 @@ class _NoCheckpoints:
         pass
 
 
-def _import(folder: Path) -> None:
+def _import(folder: Path, source: str = "") -> None:
     from lenext.config import to_config
     from lenext.data import open_tokenizer
     from lenext.importing import import_checkpoint
     from lenext.workdirs.workdir import read_run_config
 
     with mock.patch("lenext.importing.convert.Checkpoints", _NoCheckpoints):
-        import_checkpoint(folder, folder / "out")
+        import_checkpoint(folder / source, folder / "out")
     try:
         config = to_config(read_run_config(folder / "out") or {})
         if config.data.tokenizer:
@@ -526,6 +553,13 @@ def _run(folder: Path) -> None:
 
 class _Enough(BaseException):
     """What was to be read is."""
+
+
+def _export(folder: Path) -> None:
+    from lenext.importing import export_checkpoint
+
+    export_checkpoint(folder / "run", folder / "out")
+    shutil.rmtree(folder / "out")
 
 
 def _load_run(folder: Path) -> None:
@@ -707,6 +741,7 @@ TARGETS = {
     "index": Target(_sharded, "model.safetensors.index.json", _import),
     "pickle": Target(_golden("gau_alpha"), "pytorch_model.bin", _import),
     "index of pickles": Target(_sharded_pickle, "pytorch_model.bin.index.json", _import),
+    "GGUF": Target(_gguf, "model.gguf", functools.partial(_import, source="model.gguf")),
     "tokenizer.json": Target(_tokenizer, "tokenizer.json", _tokenize("tokenizer.json")),
     "vocab.txt": Target(_vocabulary, "vocab.txt", _tokenize("vocab.txt")),
     "txt": Target(_txt, "some.txt", _read_texts),
@@ -714,6 +749,8 @@ TARGETS = {
     "jsonl.gz": Target(_jsonl_gz, "some.jsonl.gz", _read_texts),
     "meta.json": Target(_cache, "*/meta.json", _read_cache),
     "a run's config.json": Target(_run, "run/config.json", _load_run),
+    "an export's config.json": Target(_run, "run/source/config.json", _export),
+    "an export's tensors.json": Target(_run, "run/source/tensors.json", _export),
     "seal": Target(_sealed, "seals/2.json", _newest),
     "metrics.jsonl": Target(_run, "run/metrics.jsonl", _resume_metrics),
     "calibration.json": Target(_run, "run/calibration.json", _load_calibrated),
