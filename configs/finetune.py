@@ -6,6 +6,16 @@ The argument is the other run's workdir. Model and tokeniser are that run's; the
 the rate are to be said: --config.data.dataset=text_files --config.data.files=FOLDER. To train what
 a method learns and nothing else: --config.optimizer.frozen="*,!layers.*.attention.learned", with
 --config.model.method for the method.
+
+A real one, `make smollm2`, at 1024 tokens a sequence. The backward pass computes each layer anew, so
+that 4 GB are enough:
+
+    python -m lenext.train --config=configs/finetune.py:runs/smollm2 --workdir=runs/smollm2_tuned \
+        --config.data.dataset=stdlib_packages --config.data.train_length=1024 \
+        --config.data.batch_size=2 --config.model.remat=True --config.training.steps=20
+
+The length of sequences is L of what is named from then on; `trained` stays what it was. Evaluations
+during training that are of length L follow it.
 """
 
 from pathlib import Path
@@ -27,4 +37,7 @@ def get_config(arg: str | None = None) -> Config:
     )  # fmt: skip
     config.optimizer.update(learning_rate=1e-5, warmup_steps=20)
     config.data.batch_size = 8
+    for evaluator in config.evaluators.values():
+        if evaluator.get("length") == config.data.train_length:
+            evaluator.length = config.data.get_ref("train_length")
     return config

@@ -120,8 +120,11 @@ def test_a_tuned_model_goes_back(call, folder, text, tmp_path):
         "train", f"--config=configs/finetune.py:{run}", f"--workdir={tuned}", *text,
         "--config.training.steps=2", "--config.evaluators.validation.split=train",
         "--config.evaluators.validation.tokens=48", "--config.evaluators.validation.documents=2",
+        "--config.data.train_length=16",
     )  # fmt: skip
     assert trained.code == 0, trained.err
+    config = json.loads((tuned / "config.json").read_text())
+    assert config["evaluators"]["validation"]["length"] == 16  # as those that are trained on
     done = call("export_checkpoint", f"--workdir={tuned}", f"--target={back}")
     assert done.code == 0, done.err
     ours, theirs = load_file(back / "model.safetensors"), load_file(folder / "model.safetensors")
