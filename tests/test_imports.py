@@ -32,8 +32,8 @@ ROOMS = {
         "attention", "config", "data", "errors", "files", "models", "parallel", "workdirs",
     ),
     "sweeps": (
-        "attention", "config", "errors", "evaluation", "files", "models", "reporting", "training",
-        "workdirs",
+        "attention", "config", "data", "errors", "evaluation", "files", "models", "reporting",
+        "training", "workdirs",
     ),
     "cli": ("attention", "config", "errors", "interrupts", "parallel", "workdirs"),
 }  # fmt: skip

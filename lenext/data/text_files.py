@@ -246,6 +246,17 @@ def files_fingerprint(
     return digest.hexdigest()[:12]
 
 
+def fingerprint_of(files: str, field: str) -> str:
+    """Returns the fingerprint that `TextFiles` of these has, without preparing anything.
+
+    Raises:
+      UserError: as `TextFiles`.
+    """
+    root, paths, _ = find_files(files)
+    facts = {path: look_at(root, path) for path in paths}
+    return files_fingerprint(facts, field, split_by_name(paths))
+
+
 def read_parts(
     root: Path, path: str, field: str, halves: Counter[str] | None = None
 ) -> Iterator[Part]:

@@ -5,8 +5,8 @@ A model that was imported is a run that has no training: it is evaluated where i
 A training lies in a folder named by a hash of what its config changes of the defaults (but for the
 sections `eval` and `mesh`) and of `TRAINING_VERSION`, so that experiments share trainings. In it
 lies each method's evaluation, in a file named by the method, the section `eval` and
-`FIGURES_VERSION`. A method that was registered from outside lenext counts by its source, and a
-tokeniser's file by what it holds; no other code does, see `lenext.workdirs.versions`.
+`FIGURES_VERSION`. A method that was registered from outside lenext counts by its source, a user's
+texts and a tokeniser's file by what they hold; no other code does, see `lenext.workdirs.versions`.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lenext.config import Config, base_config, plain, read_methods
+from lenext.data.text_files import fingerprint_of
 from lenext.errors import MISREAD, TrainingError, UserError
 from lenext.evaluation import evaluate_run
 from lenext.files import read_json, write_atomically
@@ -84,7 +85,7 @@ class Run:
     def key(self) -> str:
         """What it is trained with, or which weights it has."""
         changed = _changes(self.config, NO_TRAINING)
-        known = [changed, TRAINING_VERSION, self._outside(), *self._tokenizer()]
+        known = [changed, TRAINING_VERSION, self._outside(), *self._files()]
         return _digest([*known, *self._weights()])
 
     def evaluation_key(self, method: str) -> str:
@@ -92,10 +93,12 @@ class Run:
         settings = _changes(self.evaluation(method), NO_FIGURES)
         return _digest([settings, FIGURES_VERSION, self._outside(method)])
 
-    def _tokenizer(self) -> list[str]:
-        """What the file of a tokeniser holds, for its path says nothing of that."""
-        path = Path(self.config.data.tokenizer)
-        return [hashlib.sha256(path.read_bytes()).hexdigest()] if path.is_file() else []
+    def _files(self) -> list[str]:
+        """What the files of a tokeniser and of text hold, for their paths say nothing of that."""
+        data = self.config.data
+        path = Path(data.tokenizer)
+        found = [hashlib.sha256(path.read_bytes()).hexdigest()] if path.is_file() else []
+        return found + ([fingerprint_of(data.files, data.field)] if data.files else [])
 
     def _weights(self) -> list[str]:
         """What tells imported ones from all others."""
