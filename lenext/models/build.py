@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from lenext.attention import Method
@@ -81,6 +82,12 @@ def check_sizes(config: Config) -> None:
     )  # fmt: skip
     check_least(config, "model", 0, "vocab_size", "max_positions", "norm_epsilon", "logit_softcap")
     check_bounds(config, "model", "dropout")
+    least = float(jnp.finfo(jnp.float32).tiny)  # what is below, XLA takes for 0
+    if 0 < config.norm_epsilon < least:
+        raise UserError(
+            f"config.model.norm_epsilon={config.norm_epsilon}: should be 0, for the family's own, "
+            f"or at least {least:.3g}, as float32 holds it"
+        )
     if config.key_size % 2:
         raise UserError(
             f"config.model.key_size={config.key_size}: should be even, for rotary pairs"

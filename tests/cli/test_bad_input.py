@@ -123,6 +123,7 @@ class TestTraining:
             ("model.dtype=float16", "config.model.dtype='float16': should be one of float32, bfl"),
             ("model.num_layers=0", "config.model.num_layers=0: should be at least 1"),
             ("model.dropout=1.0", "config.model.dropout=1.0: should be from 0 to below 1"),
+            ("model.norm_epsilon=1e-40", "config.model.norm_epsilon=1e-40: should be 0, for the"),
             ("model.key_size=7", "config.model.key_size=7: should be even"),
             ("data.dataset=wikipedia", "unknown dataset 'wikipedia'; choose from: stdlib_source"),
             ("data.tokenizer=words", "'words'"),

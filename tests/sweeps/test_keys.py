@@ -13,9 +13,9 @@ from tests.training.common import tiny_config
 def key(data_dir):
     """Returns the key of a training on files."""
 
-    def key(files):
+    def key(files, tokenizer="bytes"):
         config = tiny_config(data_dir)
-        config.data.update(dataset="text_files", files=str(files))
+        config.data.update(dataset="text_files", files=str(files), tokenizer=tokenizer)
         return Run("", config, {}).key
 
     return key
@@ -33,6 +33,17 @@ def test_texts_count_by_what_they_hold(key, tmp_path):
     assert key(path) == before
     (tmp_path / "b.txt").write_text("and another")
     assert key(tmp_path) not in (before, changed)
+
+
+def test_a_tokenizer_counts_by_what_it_holds(key, tmp_path):
+    (tmp_path / "a.txt").write_text("one text")
+    words = tmp_path / "vocab.txt"
+    found = set()
+    for vocabulary in ("[UNK]", "[UNK]\none", "[UNK]\ntext"):
+        words.write_text(vocabulary)
+        found.add(key(tmp_path / "a.txt", str(words)))
+    assert len(found) == 3
+    assert key(tmp_path / "a.txt", "bytes") not in found
 
 
 def test_the_fingerprint_is_that_of_the_dataset(tmp_path):
