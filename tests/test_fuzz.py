@@ -22,6 +22,7 @@ FOUND = [
     ("calibration.json", 2200),  # a number beyond float32
     ("cell", 10),  # other documents
     ("cell", 2025),  # NUL in a picture
+    ("cell", 30234),  # positions that are an empty list
     ("results.json", 2210),  # a headline that no cell has
     ("results.json", 2),  # a key less
     ("outcome.json", 13),  # no JSON
