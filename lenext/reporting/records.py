@@ -84,7 +84,7 @@ def read_cell(content: Any) -> Cell:
     if not is_of(vars(cell), kinds):
         raise ValueError("should be a cell")
     for sums in cell.sums:
-        if not is_of(sums, SUMS) or sums["positions"] is not None and len(sums["positions"]) != 2:
+        if not is_of(sums, SUMS) or (sums["positions"] is not None and len(sums["positions"]) != 2):
             raise ValueError("should be sums of a metric")
         if not f"{sums['metric']}{cell.protocol}".isprintable():
             raise ValueError("should be names")
