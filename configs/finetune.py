@@ -7,8 +7,8 @@ the rate are to be said: --config.data.dataset=text_files --config.data.files=FO
 a method learns and nothing else: --config.optimizer.frozen="*,!layers.*.attention.learned", with
 --config.model.method for the method.
 
-A real one, `make smollm2`, at 1024 tokens a sequence. The backward pass computes each layer anew, so
-that 4 GB are enough:
+A real one, `make smollm2`, at 1024 tokens a sequence. The backward pass computes each layer anew,
+so that 4 GB are enough:
 
     python -m lenext.train --config=configs/finetune.py:runs/smollm2 --workdir=runs/smollm2_tuned \
         --config.data.dataset=stdlib_packages --config.data.train_length=1024 \
