@@ -23,6 +23,9 @@ FOUND = [
     ("cell", 10),  # other documents
     ("cell", 2025),  # NUL in a picture
     ("cell", 30234),  # positions that are an empty list
+    ("cell", 31449),  # an infinite sum
+    ("results.json", 30355),  # a margin of 10^308
+    ("results.json", 30760),  # half of a surrogate pair in how it was trained
     ("results.json", 2210),  # a headline that no cell has
     ("results.json", 2),  # a key less
     ("outcome.json", 13),  # no JSON

@@ -64,6 +64,8 @@ def read_results(folder: Path, name: str) -> Found:
         settings = source["config"]["eval"]
         check_least(settings, "eval", 1, "bootstrap")
         check_seed(settings["seed"], "eval.seed")
+        if not source["trained"]["model"]["method"].isprintable():
+            raise ValueError
         kept = next(f for f in (path / "cells", path.parent / "cells") if f.is_dir())
         cells: dict[str, dict[int, Cell]] = {}
         asked = {}

@@ -29,5 +29,6 @@ def ratios(
 
 def interval(samples: Float[np.ndarray, " times"], level: float = 0.95) -> Interval:
     """The central share `level` of the samples that are no NaN."""
-    low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    method = "nearest" if np.isinf(samples).any() else "linear"  # nothing is between infinities
+    low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2], method=method)
     return float(low), float(high)

@@ -253,7 +253,10 @@ def _column(
     def apart(label: str, other: str) -> list[float] | None:
         """The interval of their difference."""
         ours, theirs = samples[label], samples[other]
-        return None if ours is None or theirs is None else ends(ours - theirs)
+        if ours is None or theirs is None:
+            return None
+        with np.errstate(invalid="ignore"):  # of two infinite figures it is no number
+            return ends(ours - theirs)
 
     def alike(label: str, other: str) -> bool:
         low, high = apart(label, other) or [means[label] - means[other]] * 2
@@ -352,5 +355,5 @@ def _reach(
 
     -1 where the first one is no number.
     """
-    within = losses <= losses[0] * (1 + margin)
+    within = losses / (1 + margin) <= losses[0]
     return np.cumprod(within, axis=0).sum(axis=0) - 1

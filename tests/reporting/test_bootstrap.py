@@ -23,6 +23,11 @@ def test_interval_of_one_value():
     assert interval(np.full(50, 0.3)) == (0.3, 0.3)
 
 
+def test_interval_of_samples_that_are_infinite():
+    assert interval(np.array([np.inf] * 5 + [1.0, 2.0, np.nan])) == (1.0, np.inf)
+    assert interval(np.full(3, np.inf)) == (np.inf, np.inf)
+
+
 @given(documents, st.integers(1, 40), st.integers(0, 2**32))
 def test_resamples_are_documents_and_follow_from_the_seed(count, times, seed):
     draws = resample(count, times, seed)
