@@ -14,6 +14,8 @@ FOUND = [
     ("pickle", 56),  # NUL in a name
     ("tokenizer_config.json", 62),  # half of a surrogate pair, which the library takes for no text
     ("vocab.json", 20),  # an id near 2^31
+    ("meta.json", 30024),  # another type of ids
+    ("meta.json", 30437),  # NUL, which NumPy takes for one of bool
     ("seal", 54),  # an escape sequence in a warning
     ("seal", 96),  # a long one
     ("a run's config.json", 16),  # null

@@ -28,6 +28,7 @@ META = "meta.json"  # written last: a folder without it is nothing
 JOINED = {"joined": True}  # in META: a document's ids are those of its whole text
 IN_PARTS = "text_files"  # whose documents may come in several texts
 # Text handed to the tokeniser at once: enough to keep its threads busy.
+DTYPES = ("uint8", "uint16", "int32", "uint32")  # of ids; the first that is large enough
 BATCH_BYTES = 2**22
 BATCH_TEXTS = 4096
 
@@ -150,10 +151,7 @@ def cached_tokens(
 
 def smallest_dtype(vocab_size: int) -> np.dtype:
     """Returns the smallest of uint8, uint16, int32 and uint32 that holds ids below `vocab_size`."""
-    fits = (
-        d for d in (np.uint8, np.uint16, np.int32, np.uint32) if vocab_size - 1 <= np.iinfo(d).max
-    )
-    return np.dtype(next(fits))
+    return np.dtype(next(d for d in DTYPES if vocab_size - 1 <= np.iinfo(d).max))
 
 
 def _write(folder: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> int:
@@ -260,12 +258,16 @@ def _open(path: Path) -> Tokens | None:
         if sizes != meta["bytes"]:
             log.warning("%s is damaged: writing it anew", path)
             return None
+        if meta["dtype"] not in DTYPES:
+            raise ValueError
         tokens = _map(path / "tokens", np.dtype(meta["dtype"]))
         # As plain arrays over the same pages: what is read often should not pay for a subclass.
         offsets, name_offsets = (
             np.asarray(_map(path / name, np.dtype(np.int64)))
             for name in ("offsets", "name_offsets")
         )
+        if offsets[-1] != len(tokens):
+            raise ValueError
         return Tokens(
             tokens, offsets, Names(_map(path / "names", np.dtype(np.uint8)), name_offsets)
         )
