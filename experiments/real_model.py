@@ -48,11 +48,12 @@ def runs(size: str) -> list[Run]:
     config = to_config(stored)
     lengths, documents = ("256", 1) if size == "smoke" else ("2048,8192,16384", 3)
     longest = int(lengths.rpartition(",")[2])
+    tokens = longest * documents // 2  # so that at the longest length a document has one crop
     if size in ("gpu", "paper"):
-        documents = 24
+        documents, tokens = 24, 24 * longest
     config.data.dataset = "stdlib_packages"
     config.eval.update(
-        lengths=lengths, documents=documents, tokens=documents * longest, batch_tokens=longest,
+        lengths=lengths, documents=documents, tokens=tokens, batch_tokens=longest,
         protocol="full_context", split="validation",
     )  # fmt: skip
     methods = few_at_smoke(size, METHODS, 3)
