@@ -22,7 +22,7 @@ from lenext.config import Config, base_config, check_positions, read_methods
 from lenext.config.checks import check_least
 from lenext.data import get_tokenizer, open_tokenizer
 from lenext.data.frames import NONE
-from lenext.errors import UserError
+from lenext.errors import UserError, one_line
 from lenext.files import read_json, write_atomically
 from lenext.importing.llama import write_llama_source
 from lenext.importing.read_back import check_with_transformers
@@ -430,11 +430,8 @@ def _read_back(folder: Path, target: Path, *, imported: bool) -> None:
     if problem and not imported:
         raise UserError(f"target {target}: transformers could not read it ({problem})")
     if problem:
-        print(
-            f"warning: target {target}: transformers does not read it ({problem}), as what was "
-            "imported",
-            file=sys.stderr,
-        )
+        said = f"transformers does not read it ({problem}), as what was imported"
+        print(one_line(f"warning: target {target}: {said}"), file=sys.stderr)
 
 
 def _read_types(path: Path, recipe: Recipe) -> dict[str, str]:
