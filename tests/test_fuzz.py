@@ -17,6 +17,7 @@ FOUND = [
     ("meta.json", 30024),  # another type of ids
     ("meta.json", 30437),  # NUL, which NumPy takes for one of bool
     ("an export's config.json", 5054),  # ten thousand characters, of which transformers complains
+    ("meta.json", 40673),  # a name too long for a file
     ("seal", 54),  # an escape sequence in a warning
     ("seal", 96),  # a long one
     ("a run's config.json", 16),  # null

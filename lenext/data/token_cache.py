@@ -28,6 +28,7 @@ META = "meta.json"  # written last: a folder without it is nothing
 JOINED = {"joined": True}  # in META: a document's ids are those of its whole text
 IN_PARTS = "text_files"  # whose documents may come in several texts
 # Text handed to the tokeniser at once: enough to keep its threads busy.
+FILES = {"tokens", "offsets", "names", "name_offsets"}
 DTYPES = ("uint8", "uint16", "int32", "uint32")  # of ids; the first that is large enough
 BATCH_BYTES = 2**22
 BATCH_TEXTS = 4096
@@ -254,6 +255,8 @@ def _open(path: Path) -> Tokens | None:
     """Maps what is written in a folder; None if nothing is, or less than was said."""
     try:
         meta = json.loads((path / META).read_text())
+        if meta["bytes"].keys() != FILES:
+            raise ValueError
         sizes = {name: (path / name).stat().st_size for name in meta["bytes"]}
         if sizes != meta["bytes"]:
             log.warning("%s is damaged: writing it anew", path)
