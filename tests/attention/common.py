@@ -84,6 +84,30 @@ COMPOSITIONS = [
     "softmax(softcap=0.7)+alibi+log_length",
 ]
 
+# Every choice that a name of the catalogue makes, several of them a method: their axes do not meet.
+TOGETHER = [
+    "softmax",
+    "pi+softmax_plus",
+    "ntk+log_length+reweighted_softmax",
+    "yarn+infoscale",
+    "dynamic_ntk+entropy_matched",
+    "llama3+ssmax",
+    "longrope+ssa",
+    "rerope+llama4(floor=8)",
+    "leaky_rerope+mistral3",
+    "self_extend+cosscale",
+    "alibi+soft",
+    "nope+lssar",
+    "p_rope+lssa",
+    "kerple_log+sigmoid",
+    "fire+relu",
+    "scale_invariant+relu2",
+    "streaming_llm+softmax1",
+    "lm_infinite+sparsemax",
+    "windowed+adaptive",
+    "rerope_log+reweighted_sigmoid",
+]
+
 # What the transformers library computes, by golden/make_golden.py.
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "transformers.json").read_text())
 

@@ -371,6 +371,10 @@ def reference_weights(q, k, method, train_length, **kwargs):
 
 def reference_attend(q, k, v, method, train_length, **kwargs):
     """Output [B, T, N, Hv] of v [B, S, K, Hv]; see `reference_rows`."""
-    weights = reference_weights(q, k, method, train_length, **kwargs)
-    v = np.repeat(np.asarray(v, np.float64), q.shape[2] // v.shape[2], axis=2)
+    return weighted_sums(reference_weights(q, k, method, train_length, **kwargs), v)
+
+
+def weighted_sums(weights, v):
+    """Output [B, T, N, Hv] of weights [B, N, T, S] and v [B, S, K, Hv]."""
+    v = np.repeat(np.asarray(v, np.float64), weights.shape[1] // v.shape[2], axis=2)
     return np.einsum("bnts,bsnh->btnh", weights, v)

@@ -14,6 +14,8 @@ from tests.attention.common import (
     EVERY_METHOD,
     EVERY_NAME,
     HEADS,
+    SURFACE,
+    TOGETHER,
     TRAIN_LENGTH,
     V_DIM,
     everywhere,
@@ -25,7 +27,7 @@ from tests.attention.common import (
     unequal_params,
     value_and_grads,
 )
-from tests.attention.reference import reference_attend, reference_weights
+from tests.attention.reference import reference_attend, reference_weights, weighted_sums
 
 # Float32 against float64. Most methods stay below 1e-6; cosscale's factor 128 and LSSAR's 15th
 # power make a rounding of the logits some hundred times larger.
@@ -53,15 +55,22 @@ def problem(method: str, causal: bool):
     leaves, form = jax.tree.flatten(params)
     point = [q, k, v, *(np.asarray(x, np.float64) for x in leaves)]
 
-    def reference(q, k, v, *leaves):
+    def weights(q, k, _, *leaves):
         learned = jax.tree.unflatten(form, leaves)
-        return reference_attend(q, k, v, method, TRAIN_LENGTH, causal=causal, params=learned)
+        return reference_weights(q, k, method, TRAIN_LENGTH, causal=causal, params=learned)
+
+    made_weights = weights(*point)
+    assert made_weights.dtype == np.float64
 
     def slope(direction):
         def at(step):
-            return reference(*[x + step * d for x, d in zip(point, direction, strict=True)])
+            return weights(*[x + step * d for x, d in zip(point, direction, strict=True)])
 
-        return np.sum((at(STEP) - at(-STEP)) / (2 * STEP) * cotangent)
+        d_v = direction[2]
+        if np.any(d_v):  # the output is linear in the values
+            return np.sum(weighted_sums(made_weights, d_v) * cotangent)
+        d_weights = (at(STEP) - at(-STEP)) / (2 * STEP)
+        return np.sum(weighted_sums(d_weights, v) * cotangent)
 
     whole = [rng.normal(size=x.shape) for x in point]
     ends = np.zeros(LENGTH)[:, None, None]
@@ -72,12 +81,24 @@ def problem(method: str, causal: bool):
         "ends": [d * ends if i == 1 else 0 * d for i, d in enumerate(whole)],
     }
     derivatives = {name: (direction, slope(direction)) for name, direction in directions.items()}
-    return made, (q, k, v, cotangent, params), reference(*point), derivatives
+    return made, (q, k, v, cotangent, params), weighted_sums(made_weights, v), derivatives
 
 
-# The compositions share their parts' code: one way of computing them each, causal and not.
-CASES = list(itertools.product(EVERY_NAME, [False, True], ["naive", "blockwise"]))
+# The compositions share their parts' code: one way of computing them each, causal and not. So do
+# blocks that are not causal: they stand against every choice on an axis, if not in every method.
+CASES = list(itertools.product(EVERY_NAME, [False, True], ["naive"]))
+CASES += [(m, True, "blockwise") for m in EVERY_NAME]
 CASES += [case for m in COMPOSITIONS for case in [(m, False, "naive"), (m, True, "blockwise")]]
+CASES += [(m, False, "blockwise") for m in TOGETHER]
+AXES = ["position", "similarity", "temperature", "weighting", "visibility"]
+
+
+def test_together_they_make_every_choice():
+    def choices(methods):
+        made = [make_method(method, train_length=TRAIN_LENGTH) for method in methods]
+        return {(axis, type(getattr(method, axis))) for method in made for axis in AXES}
+
+    assert choices(SURFACE) <= choices(TOGETHER)
 
 
 # Blocks that do not divide 111. With causality the number of blocks is what takes the time to
