@@ -66,18 +66,23 @@ def test_sixteen_keys_and_eight_of_padding(name, implementation, form):
 
 @every_follower
 @pytest.mark.parametrize("implementation", ["naive", "blockwise"])
-@pytest.mark.parametrize("first", [12, 20])
-def test_documents_of_a_pack_equal_themselves_alone(name, implementation, first):
-    """Of 12 and 12, 12 and 20 and 20 and 12, with ids in any order; a query of no document."""
-    for second in (12, 20):
-        arguments = inputs(seed=2, batch=1, queries=first + second, keys=first + second)
-        ids = np.where(np.arange(first + second) < first, 7, -2)[None]
-        places = {"q_segment_ids": ids, "kv_segment_ids": ids}
-        places["length"] = np.where(ids == 7, first, second)
-        out = attended(*arguments, made(name), places, implementation=implementation)
-        one, other = alone(name, arguments, 0, first), alone(name, arguments, first, None)
-        np.testing.assert_allclose(out[:, :first], one, atol=EXACT)
-        np.testing.assert_allclose(out[:, first:], other, atol=EXACT)
+def test_documents_of_a_pack_equal_themselves_alone(name, implementation):
+    """Of 12 and 12, 12 and 20 and 20 and 12, with ids in any order; other tokens fill the row up.
+
+    The packs are rows of one batch, so that a row's lengths must not reach another's.
+    """
+    arguments = inputs(seed=2, batch=4, queries=40, keys=40)
+    first, second = np.array([[[12], [12], [20], [20]], [[12], [20], [12], [20]]])
+    place = np.arange(40)
+    ids = np.where(place < first, 7, np.where(place < first + second, -2, 3))
+    places = {"q_segment_ids": ids, "kv_segment_ids": ids}
+    places["length"] = np.select([ids == 7, ids == -2], [first, second], 40 - first - second)
+    out = attended(*arguments, made(name), places, implementation=implementation)
+    for i, (begin, end) in enumerate(zip(first[:, 0], (first + second)[:, 0], strict=True)):
+        row = [x[i : i + 1] for x in arguments]
+        one, other = alone(name, row, 0, begin), alone(name, row, begin, end)
+        np.testing.assert_allclose(out[i : i + 1, :begin], one, atol=EXACT)
+        np.testing.assert_allclose(out[i : i + 1, begin:end], other, atol=EXACT)
 
 
 @every_follower
