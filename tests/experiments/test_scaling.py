@@ -1,6 +1,9 @@
 """What programs exchange, counted by hand; the rest of the benchmark at sizes of seconds."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -89,6 +92,41 @@ def test_efficiencies_by_hand():
     assert scaling.seconds_at(record, rates, best=False) == 7.0
 
 
+WORKER = """
+import json, sys
+from experiments.benchmarks import scaling
+for line in sys.stdin:
+    name, *arguments = json.loads(line)
+    print(json.dumps(scaling.CHILDREN[name](*arguments)), flush=True)
+"""
+
+
+@pytest.fixture
+def one_for_two_devices(monkeypatch):
+    """One process of two devices for all that wants them; what wants one device has its own."""
+    start = scaling.in_a_process
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER], env=os.environ | {"XLA_FLAGS": flags}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert worker.stdin
+    assert worker.stdout
+
+    def in_a_process(name, devices, *arguments):
+        if devices == 1:
+            return start(name, devices, *arguments)
+        assert devices == 2
+        print(json.dumps([name, *arguments]), file=worker.stdin, flush=True)
+        return json.loads(worker.stdout.readline())
+
+    monkeypatch.setattr(scaling, "in_a_process", in_a_process)
+    yield
+    worker.communicate()
+    assert worker.returncode == 0
+
+
+@pytest.mark.usefixtures("one_for_two_devices")
 def test_runs(monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "gemm_rates", lambda: {"jax": 100.0})
     monkeypatch.setattr(scaling, "why_no_libtpu", lambda: "libtpu not installed: so says the test")

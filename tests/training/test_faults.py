@@ -159,7 +159,7 @@ class TestOfOneWorkdir:
 
 def test_several_processes_stop_together_and_go_on(config, tmp_path):
     """By SIGTERM, by the loss of either, and to the end: as one process that was left alone."""
-    config.training.update(steps=300, eval_every=100, checkpoint_every=50)
+    config.training.update(steps=200, eval_every=100, checkpoint_every=25)
     config.data.batch_size = 4
     train(config, tmp_path / "whole")
     workdir = tmp_path / "run"
@@ -174,7 +174,7 @@ def test_several_processes_stop_together_and_go_on(config, tmp_path):
     for number in (1, 0):
         lines = len(read_metrics(workdir))
         processes = Processes(config, workdir)
-        processes.wait_for(lines + 60)
+        processes.wait_for(lines + 40)
         processes.kill(number)
         code, _, err = processes.end()
         assert code == 137, err
@@ -188,6 +188,6 @@ def test_several_processes_stop_together_and_go_on(config, tmp_path):
     assert code == 0, err
     assert "resuming from step" in out
     ours, theirs = read_metrics(workdir), read_metrics(tmp_path / "whole")
-    assert len(ours) == len(theirs) == 300
+    assert len(ours) == len(theirs) == 200
     for record, expected in zip(ours, theirs, strict=True):
         assert record["loss"] == pytest.approx(expected["loss"], abs=1e-4)

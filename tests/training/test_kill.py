@@ -10,12 +10,12 @@ import pytest
 from lenext.training import train
 from tests.training.common import command, read_metrics
 
-STEPS = 200
+STEPS = 140
 
 
 @pytest.fixture
 def long_config(config):
-    """A few seconds of steps, with a checkpoint every few hundredths of one."""
+    """A second or two of steps, with a checkpoint every few hundredths of one."""
     config.training.update(steps=STEPS, log_every=1, eval_every=50, checkpoint_every=20)
     return config
 
