@@ -19,14 +19,12 @@ from lenext.workdirs.calibration import FILE, read_calibration, under_method
 from lenext.workdirs.pretrained import load_run
 from tests.training.common import tiny_config, tiny_decoder_config
 
-L = 8  # 128 times that, of which a row of attention is the longest there is, is a second's work
+L = 16
 METHOD = "rerope+entropy_matched"
-STEPS = 80
 
 
 def calibration_config(data_dir, make=tiny_config):
     config = make(data_dir)
-    config.data.train_length = config.evaluators.validation.length = L
     config.eval.update(
         methods=f"rerope,{METHOD}", batch_tokens=4096, probe_rows=16, bootstrap=10,
         calibration_documents=64, calibration_tokens=8192, documents=64, tokens=8192,
@@ -41,7 +39,7 @@ def calibrated(data_dir, tmp_path_factory):
     config.model.update(hidden_size=32, intermediate_size=64, key_size=16)
     config.data.batch_size = 32
     config.optimizer.learning_rate = 5e-3
-    config.training.update(steps=STEPS, log_every=STEPS, eval_every=STEPS, checkpoint_every=STEPS)
+    config.training.update(steps=1000, log_every=500, eval_every=1000, checkpoint_every=1000)
     workdir = tmp_path_factory.mktemp("calibrated")
     train(config, workdir)
     config.eval.lengths = str(64 * L)
@@ -110,7 +108,7 @@ def copy(calibrated, tmp_path):
 def test_what_is_stored_is_what_is_evaluated(copy):
     _, workdir = copy
     (entry,) = read_calibration(workdir)
-    assert (entry["method"], entry["step"], entry["weights"]) == (METHOD, STEPS, "params")
+    assert (entry["method"], entry["step"], entry["weights"]) == (METHOD, 1000, "params")
     assert np.shape(entry["entropy"]) == (2, 1)
     run = load_run(workdir)
     model, initial = under_method(run, workdir, read_methods(METHOD, L))
@@ -139,13 +137,13 @@ def test_an_uncalibrated_method_says_so(copy, capsys):
 def test_calibrations_stand_beside_each_other(copy):
     """And a pattern's layers without entropy matching have no parts."""
     config, workdir = copy
-    hybrid = "windowed(window=4)|lm_infinite(sinks=2)+entropy_matched"
+    hybrid = "windowed(window=8)|lm_infinite+entropy_matched"
     config.eval.update(methods=hybrid, lengths=str(32 * L), split="validation")
     evaluate(config, workdir, calibrate_first=True)
     first, second = read_calibration(workdir)
     assert (first["method"], second["method"]) == (METHOD, hybrid)
     assert second["parts"][0] == {}
-    # Rows see 17 keys at most, a little over 2 L: one slope does for all.
+    # Rows see 35 keys at most, a little over 2 L: one slope does for all.
     assert np.ptp(second["parts"][1]["temperature"]["slopes"]) == 0
     assert second["off"][str(32 * L)] < 0.05
     evaluate(config, workdir, calibrate_first=True)
@@ -158,13 +156,11 @@ def test_a_calibration_of_other_weights_is_refused(copy):
     content["calibrations"][0]["step"] = 200
     (workdir / FILE).write_text(json.dumps(content))
     config.eval.update(methods=METHOD, lengths=str(L), split="validation")
-    with pytest.raises(
-        UserError, match=f"on params of step 200, and these are params of step {STEPS}"
-    ):
+    with pytest.raises(UserError, match="on params of step 200, and these are params of step 1000"):
         evaluate(config, workdir)
-    content["calibrations"][0]["step"] = STEPS
+    content["calibrations"][0]["step"] = 1000
     for key, other, message in (
-        ("identity", "0" * 64, f"on other weights of step {STEPS}, which was trained anew since"),
+        ("identity", "0" * 64, "on other weights of step 1000, which was trained anew since"),
         ("sources", {"mine": ["Mine()", "0" * 64]}, "the source of .* has changed since it was"),
     ):
         was = content["calibrations"][0][key]
