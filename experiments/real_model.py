@@ -28,14 +28,14 @@ WORKDIR = Path("runs/smollm2")
 METHODS = (
     "trained",
     "trained+infoscale",
-    "trained+log_length",
-    "pi",
-    "ntk",
     "yarn",
     "rerope(window=4096)",
     "rerope(window=4096)+infoscale",
     "self_extend(window=2048)",
     "lm_infinite(window=4096)",
+    "trained+log_length",
+    "ntk",
+    "pi",
 )
 
 
