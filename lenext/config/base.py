@@ -100,8 +100,8 @@ def base_config() -> Config:
     config.eval = ConfigDict()  # what `python -m lenext.evaluate` sweeps
     config.eval.methods = "softmax"  # separated by commas; the first is the one compared with
     config.eval.lengths = "64,128,256,512,1024"
-    # For a GAU mlm15 or single_mask; for a decoder full_context, sliding_window, passkey or
-    # associative_recall.
+    # For a GAU mlm15 or single_mask; for a decoder full_context, sliding_window, passkey,
+    # associative_recall or ruler.
     config.eval.protocol = "mlm15"
     config.eval.split = "validation"
     config.eval.bos = ""  # in place of data.bos, if given
@@ -110,7 +110,13 @@ def base_config() -> Config:
     config.eval.tokens = 65536  # a length, at least; each document gives at least one crop
     config.eval.masks = 8  # single_mask: positions a crop, each masked in a pass of its own
     config.eval.needles = 1  # passkey, associative_recall: in a sequence
+    # ruler: what is asked, with commas, see lenext/data/ruler.py; documents is prompts a task.
+    config.eval.tasks = "niah_single_1,niah_multikey_2,vt"
     config.eval.stride = 32  # sliding_window: how many last tokens of a window are predicted
+    # full_context: nats by which a context of up to the training length L has to make a token
+    # likelier than one of up to `near` tokens (0: L / 8) for its loss to be told apart; 0: none is.
+    config.eval.far_margin = 0.0
+    config.eval.near = 0
     config.eval.batch_tokens = 4096  # in one forward pass, at least one sequence
     # A bucket holds a longest length and those above it / this: they are padded to it and share its
     # compiled pass. At 1.0 each length stands alone.

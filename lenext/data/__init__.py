@@ -9,6 +9,7 @@ from lenext.data.masking import mask_tokens, require_mask
 from lenext.data.pipeline import causal_lm_batches, masked_lm_batches, random_crops
 from lenext.data.positions import Pose
 from lenext.data.prepare import open_builder
+from lenext.data.ruler import RULER, share_found
 from lenext.data.stdlib_packages import StdlibPackages
 from lenext.data.stdlib_source import StdlibSource
 from lenext.data.tasks import TASKS
@@ -24,6 +25,7 @@ from lenext.data.tokenizers import (
 
 __all__ = [
     "DATASETS",
+    "RULER",
     "TASKS",
     "ByteTokenizer",
     "Corpus",
@@ -49,5 +51,6 @@ __all__ = [
     "random_crops",
     "read_tokenizer_json",
     "require_mask",
+    "share_found",
     "summary",
 ]

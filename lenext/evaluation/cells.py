@@ -17,7 +17,7 @@ import numpy as np
 
 from lenext.config import base_config, plain
 from lenext.errors import MISREAD, UserError
-from lenext.evaluation.protocols import Sequences
+from lenext.evaluation.protocols import Prompts, Sequences
 from lenext.evaluation.sweep import Settings
 from lenext.files import write_atomically
 from lenext.models import Model, model_methods
@@ -34,11 +34,17 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
-def digest_of(sequences: Sequences) -> str:
+def digest_of(sequences: Sequences | Prompts) -> str:
     """Of sequences: all that is asked, and of which documents."""
-    answers = sequences.answers._asdict() if sequences.answers else {}
-    arrays = sequences.batch | {"document": sequences.document} | answers
-    found = hashlib.sha256(str(sequences.ordered).encode())
+    arrays = sequences.batch | {"document": sequences.document}
+    if isinstance(sequences, Prompts):
+        arrays["place"] = sequences.place
+        said: Any = sequences.task, sequences.expected, sequences.draw, sequences.length
+    else:
+        arrays |= sequences.answers._asdict() if sequences.answers else {}
+        arrays |= {} if sequences.far is None else {"far": sequences.far}
+        said = sequences.ordered
+    found = hashlib.sha256(str(said).encode())
     for name, array in sorted(arrays.items()):
         found.update(f"{name} {array.dtype} {array.shape}".encode())
         found.update(np.ascontiguousarray(array).data)
@@ -90,7 +96,7 @@ class Cells:
 def cell_keys(
     run: Pretrained,
     models: dict[str, Model],
-    sequences: dict[int, Sequences],
+    sequences: Mapping[int, Sequences | Prompts],
     how: Settings,
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """By method as typed and length, all that a cell's figures follow from, as JSON values.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from lenext.evaluation.figures import Figures, HeadFigures
 from lenext.evaluation.protocols import Answers
@@ -23,12 +23,14 @@ class Metric(NamedTuple):
       numerator: one a document.
       denominator: one a document.
       positions: [from, to) where the metric is of these positions only.
+      counted: the denominator counts predictions: it is not of all of them.
     """
 
     name: str
     numerator: Float[np.ndarray, " D"]
     denominator: Float[np.ndarray, " D"]
     positions: tuple[int, int] | None = None
+    counted: bool = False
 
 
 def metrics_of(
@@ -39,6 +41,7 @@ def metrics_of(
     by_position: bool,
     byte_level: bool,
     answers: Answers | None = None,
+    far: Bool[np.ndarray, "C P"] | None = None,
 ) -> list[Metric]:
     """What there is to say of sequences, each metric summed over each document's sequences.
 
@@ -49,6 +52,7 @@ def metrics_of(
       by_position: prediction p was made from p + 1 tokens: loss by position has a meaning.
       byte_level: tokens are bytes.
       answers: of a task: what is "retrieved" has all of its tokens right.
+      far: predictions that need the far context: "far_loss" is the loss on these, if there are any.
     """
     documents, place = np.unique(document, return_inverse=True)
 
@@ -65,6 +69,9 @@ def metrics_of(
         found = [mean_loss, Metric("perplexity", loss, count), accuracy]
     if causal and byte_level:
         found.append(Metric("bits_per_byte", loss / math.log(2), count))
+    if far is not None and np.any(far * figures.weights):
+        some, counted = (total((x * far).sum(axis=1)) for x in (weighted, figures.weights))
+        found.append(Metric("far_loss", some, counted, counted=True))
     if answers:
         right, asked = _right(figures.correct, answers), np.ones(answers.place.shape)
         found.append(Metric("retrieved", total(right.sum(axis=1)), total(asked.sum(axis=1))))
@@ -73,12 +80,12 @@ def metrics_of(
             some, counted = total((right * here).sum(axis=1)), total(here.sum(axis=1))
             if counted.any():
                 where = (low, high)
-                found.append(Metric("retrieved_by_place", some, counted, positions=where))
+                found.append(Metric("retrieved_by_place", some, counted, where, counted=True))
     found += _head_metrics(figures.heads, total, rows) if figures.heads else []
     for low, high in buckets(figures.loss.shape[1]) if by_position else []:
         some = total(weighted[:, low:high].sum(axis=1))
         counted = total(figures.weights[:, low:high].sum(axis=1))
-        found.append(Metric("loss_by_position", some, counted, positions=(low, high)))
+        found.append(Metric("loss_by_position", some, counted, (low, high), counted=True))
     return found
 
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from lenext.data import (
+    RULER,
     TASKS,
     Corpus,
     Crops,
@@ -17,6 +19,7 @@ from lenext.data import (
     masked_crops,
     require_mask,
 )
+from lenext.data.ruler import Chat, Ids, Source, TooShort, make_prompt, spell_answers
 from lenext.errors import UserError
 
 
@@ -31,6 +34,8 @@ class CropSettings:
     masks: int = 8
     stride: int = 32
     needles: int = 1
+    tasks: tuple[str, ...] = ()
+    chat: Chat | None = None
     key: str = "config.eval.lengths"  # where the length was given, for messages
 
 
@@ -55,15 +60,42 @@ class Sequences(NamedTuple):
       document: index in the corpus of the document that each row was cut from.
       ordered: prediction p is made from p + 1 tokens, so that loss by position has a meaning.
       answers: where the protocol is a task's.
+      far: predictions that need the far context, see `lenext.evaluation.far`; None where that was
+        not asked.
     """
 
     batch: dict[str, np.ndarray]
     document: Int64[np.ndarray, " C"]
     ordered: bool = False
     answers: Answers | None = None
+    far: Bool[np.ndarray, "C P"] | None = None
 
 
-Prepare = Callable[[Corpus, Tokenizer, int, int, CropSettings], Sequences]
+class Prompts(NamedTuple):
+    """Prompts of one length, for a model that goes on from them.
+
+    Attributes:
+      batch: tokens [C, n]; answers [C, K, A], of `sizes` [C, K] tokens, the right one first.
+      document: which example each is; prompts of one number are of several tasks.
+      length: of a row, in tokens: of the prompt and room for an answer.
+      draw: tokens of that room.
+      task: the name of each prompt's.
+      place: where its first needle begins; -1 where that is not one.
+      expected: what is to stand in each one's answer.
+      tokenizer: gives text back.
+    """
+
+    batch: dict[str, np.ndarray]
+    document: Int64[np.ndarray, " C"]
+    length: int
+    draw: int
+    task: tuple[str, ...]
+    place: Int64[np.ndarray, " C"]
+    expected: tuple[tuple[str, ...], ...]
+    tokenizer: Tokenizer
+
+
+Prepare = Callable[[Corpus, Tokenizer, int, int, CropSettings], Sequences | Prompts]
 """(corpus, tokenizer, length, longest length of the sweep, settings) to sequences."""
 
 
@@ -180,6 +212,79 @@ def retrieval(
     return Sequences(batch, crops.document, answers=Answers(number, place))
 
 
+def ruler(
+    corpus: Corpus, tokenizer: Tokenizer, length: int, longest: int, settings: CropSettings
+) -> Prompts:
+    """Tasks of RULER's kind, `settings.documents` prompts of each (see `lenext.data.ruler`).
+
+    A prompt and room for twice its answer are `length` tokens. What is asked follows from (seed,
+    task, number) only, and is the same at all lengths; needles of the prompts of a task lie at
+    depths 0, 1 / (C - 1), … 1, in an order that follows from the seed.
+
+    Raises:
+      UserError: a task does not fit into the length, or the tokeniser cannot spell it.
+    """
+    del longest
+    count = settings.documents
+    asked = [(task, number) for task in settings.tasks for number in range(count)]
+    puzzles = [
+        RULER[task](np.random.default_rng((settings.seed, zlib.crc32(task.encode()), number)))
+        for task, number in asked
+    ]
+    answers = [spell_answers(puzzle, tokenizer, settings.chat) for puzzle in puzzles]
+    draw = max(2 * len(own[0]) for own in answers)
+    source = Source(tokenizer, _text_of(corpus, tokenizer))
+    depths = np.random.default_rng((settings.seed, length)).permutation(count) / max(1, count - 1)
+    prompts = []
+    for (task, number), puzzle in zip(asked, puzzles, strict=True):
+        rng = np.random.default_rng((settings.seed, zlib.crc32(task.encode()), number, length))
+        try:
+            prompts.append(
+                make_prompt(
+                    puzzle, length - draw, source, rng, depth=float(depths[number]),
+                    chat=settings.chat,
+                )
+            )  # fmt: skip
+        except TooShort as error:
+            raise UserError(
+                f"length {length}: should be at least {length + error.missing} for the task {task} "
+                f"of config.eval.tasks, {draw} tokens of it for the answer"
+            ) from None
+    widest = max(2, *(len(answer) for own in answers for answer in own))
+    filled = [[np.pad(a, (0, widest - len(a))) for a in own] for own in answers]
+    batch = {
+        "tokens": np.stack([prompt.tokens for prompt in prompts]).astype(np.int32),
+        "answers": np.array(filled, np.int32),
+        "sizes": np.array([[len(a) for a in own] for own in answers], np.int32),
+    }
+    return Prompts(
+        batch,
+        document=np.array([number for _, number in asked], np.int64),
+        length=length,
+        draw=draw,
+        task=tuple(task for task, _ in asked),
+        place=np.array([prompt.place for prompt in prompts], np.int64),
+        expected=tuple(puzzle.answers for puzzle in puzzles),
+        tokenizer=tokenizer,
+    )
+
+
+def _text_of(corpus: Corpus, tokenizer: Tokenizer) -> Callable[[np.random.Generator, int], Ids]:
+    """Running text of the corpus from any place on, its documents end to end and round again."""
+    around = {*tokenizer.frame.start, *tokenizer.frame.stops, tokenizer.frame.end} - {None}
+
+    def text(rng: np.random.Generator, n: int) -> Ids:
+        at, found, missing = int(rng.integers(len(corpus.tokens))), [], n
+        while missing > 0:
+            some = corpus.tokens[at : at + missing]
+            found.append(some[~np.isin(some, [*around])])
+            missing -= len(found[-1])
+            at = (at + len(some)) % len(corpus.tokens)
+        return np.concatenate([np.zeros(0, np.int64), *found])
+
+    return text
+
+
 def _crops(corpus: Corpus, length: int, settings: CropSettings, *, lookahead: int = 0) -> Crops:
     return evaluation_crops(
         corpus, length=length, documents=settings.documents, tokens=settings.tokens,
@@ -213,24 +318,54 @@ class Protocol(NamedTuple):
     headline: str
 
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, Protocol] = {
     "mlm15": Protocol("masked_lm", mlm15, "accuracy"),
     "single_mask": Protocol("masked_lm", single_mask, "accuracy"),
     "full_context": Protocol("causal_lm", full_context, "loss"),
     "sliding_window": Protocol("causal_lm", sliding_window, "loss"),
+    "ruler": Protocol("causal_lm", ruler, "retrieved"),
 } | {
     task: Protocol("causal_lm", functools.partial(retrieval, task=task), "retrieved")
     for task in TASKS
 }
 
+GENERATING = ("ruler",)
+"""Those that make `Prompts`."""
 
-def get_protocol(name: str, objective: str, key: str) -> Protocol:
+
+def read_tasks(text: str) -> tuple[str, ...]:
+    """Names of RULER's tasks from "niah_single_1,vt"; "all" for all of them.
+
+    Raises:
+      UserError: for a name that is none, or for none at all.
+    """
+    names = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if names == ("all",):
+        return tuple(RULER)
+    if not names or not set(names) <= set(RULER):
+        raise UserError(
+            f"config.eval.tasks={text!r}: should be all, or of {', '.join(RULER)}, with commas"
+        )
+    return names
+
+
+def get_protocol(name: str, objective: str, key: str, *, prompts: bool = False) -> Protocol:
     """The protocol called `name`, if it suits models of `objective`; `key` is where it was named.
+
+    Args:
+      name: of a protocol.
+      objective: of the model.
+      key: of the config, for messages.
+      prompts: it may be one that makes `Prompts`, for which a model has to generate.
 
     Raises:
       UserError: there is none of that name, or it is for other models.
     """
-    choices = [known for known, protocol in PROTOCOLS.items() if protocol.objective == objective]
+    choices = [
+        known
+        for known, protocol in PROTOCOLS.items()
+        if protocol.objective == objective and (prompts or known not in GENERATING)
+    ]
     if name not in choices:
         what = "masked language model" if objective == "masked_lm" else "causal language model"
         raise UserError(f"{key}={name!r}: should be one of {', '.join(choices)} for a {what}")

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from lenext.attention import Method
 from lenext.config import Config
 from lenext.config.checks import check_choices, check_least, check_seed
-from lenext.evaluation.figures import Pass, make_pass, run_pass
+from lenext.evaluation.answers import Asking, answer_metrics, make_asking, run_asking
+from lenext.evaluation.figures import Figures, Pass, make_pass, run_pass
 from lenext.evaluation.metrics import by_head, metrics_of
-from lenext.evaluation.protocols import Sequences
+from lenext.evaluation.protocols import Prompts, Sequences, read_tasks
 from lenext.models import Model, cache_bytes, forward_flops, unsuited
 from lenext.parallel.memory import Needs, check_fits, free_bytes, said
 from lenext.parallel.processes import is_first
@@ -50,8 +51,9 @@ def check_eval(config: Config) -> None:
         config, "eval", 1, "documents", "tokens", "batch_tokens", "bucket", "probe_rows",
         "bootstrap", "masks", "stride", "needles", "calibration_documents", "calibration_tokens",
     )  # fmt: skip
-    check_least(config, "eval", 0, "margin")
+    check_least(config, "eval", 0, "margin", "far_margin")
     check_seed(config.seed, "eval.seed")
+    read_tasks(config.tasks)
 
 
 def bucket_shapes(
@@ -92,7 +94,7 @@ def even_shapes(
 def sweep(
     models: Mapping[str, Model],
     trained: Sequence[Method],
-    sequences_by_length: Mapping[int, Sequences],
+    sequences_by_length: Mapping[int, Sequences | Prompts],
     settings: Settings,
     mesh: Mesh | None = None,
     *,
@@ -116,11 +118,12 @@ def sweep(
     Returns:
       What was measured, by name and length. Lengths go one after the other, as they are given.
     """
-    shapes = bucket_shapes(sequences_by_length, settings.bucket)
+    rows = {n: x for n, x in sequences_by_length.items() if isinstance(x, Sequences)}
+    shapes = bucket_shapes(rows, settings.bucket)
     if mesh is not None:
-        shapes = even_shapes(sequences_by_length, shapes, mesh.shape["sequence"])
+        shapes = even_shapes(rows, shapes, mesh.shape["sequence"])
     flops = {
-        (name, length): forward_flops(model, length, sequences.batch["targets"].shape[1])
+        (name, length): forward_flops(model, length, _predictions(sequences))
         for length, sequences in sequences_by_length.items()
         for name, model in models.items()
         if wanted is None or (name, length) in wanted
@@ -128,14 +131,17 @@ def sweep(
     if not flops:
         return {}
 
-    def compiled(name: str, length: int) -> Pass:
+    def compiled(name: str, length: int) -> Pass | Asking:
+        shape, sequences = shapes.get(length), sequences_by_length[length]
+        batch_size = max(1, settings.batch_tokens // (shape[0] if shape else length))
+        if isinstance(sequences, Prompts):
+            return make_asking(models[name], sequences, batch_size=batch_size)
         graphdef, params = nnx.split(models[name])
-        shape = shapes.get(length)
         return make_pass(
             graphdef,
             nnx.to_pure_dict(params),
-            sequences_by_length[length].batch,
-            batch_size=max(1, settings.batch_tokens // (shape[0] if shape else length)),
+            sequences.batch,
+            batch_size=batch_size,
             probe_rows=settings.probe_rows,
             pad_to=shape,
             mesh=mesh,
@@ -166,18 +172,27 @@ def sweep(
     return found
 
 
+def _predictions(sequences: Sequences | Prompts) -> int:
+    """At how many tokens of a row logits are made, those that are drawn included."""
+    if isinstance(sequences, Prompts):
+        return sequences.draw
+    return sequences.batch["targets"].shape[1]
+
+
 def _measure(
     model: Model,
     trained: Sequence[Method],
-    sequences: Sequences,
+    sequences: Sequences | Prompts,
     settings: Settings,
-    one: Pass,
+    one: Pass | Asking,
     flops: float,
     source: Mapping[str, Any],
     bar: tqdm,
 ) -> Cell:
-    """Runs a compiled pass over all of its sequences."""
-    length = sequences.batch["tokens"].shape[1]
+    """Runs what is compiled over all of its sequences."""
+    rows, length = sequences.batch["tokens"].shape
+    if isinstance(sequences, Prompts):
+        length = sequences.length
     where, start, done = bar.postfix, time.perf_counter(), 0
 
     def tick(rows: int) -> None:
@@ -187,22 +202,30 @@ def _measure(
         bar.set_postfix_str(f"{where}, {rate:,.0f} tokens/s", refresh=False)
         bar.update(rows * flops)
 
-    figures, cost = run_pass(one, tick)
-    metrics = metrics_of(
-        figures,
-        sequences.document,
-        causal=model.objective == "causal_lm",
-        by_position=sequences.ordered,
-        byte_level=settings.byte_level,
-        answers=sequences.answers,
-    )
-    counts = [m.denominator if m.positions else figures.weights for m in metrics]
+    figures: Figures | None = None
+    if isinstance(sequences, Prompts):
+        assert isinstance(one, Asking)
+        answered, cost = run_asking(one, tick)
+        metrics = answer_metrics(answered, sequences)
+    else:
+        assert isinstance(one, Pass)
+        figures, cost = run_pass(one, tick)
+        metrics = metrics_of(
+            figures,
+            sequences.document,
+            causal=model.objective == "causal_lm",
+            by_position=sequences.ordered,
+            byte_level=settings.byte_level,
+            answers=sequences.answers,
+            far=sequences.far,
+        )
+    counts = [m.denominator if figures is None or m.counted else figures.weights for m in metrics]
     return Cell(
         length=length,
         protocol=settings.protocol,
         documents=np.unique(sequences.document).tolist(),
-        sequences=len(sequences.document),
-        tokens=int(sequences.batch["tokens"].size),
+        sequences=rows,
+        tokens=rows * length,
         **cost._asdict(),
         flops=flops,
         cache_bytes=cache_bytes(model, length),
@@ -217,7 +240,7 @@ def _measure(
             }
             for metric, count in zip(metrics, counts, strict=True)
         ],
-        heads=by_head(figures.heads) if figures.heads else [],
+        heads=by_head(figures.heads) if figures and figures.heads else [],
         provenance=dict(source),
     )
 

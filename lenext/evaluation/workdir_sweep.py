@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,15 @@ from lenext.data import check_data, open_split, open_tokenizer, summary
 from lenext.errors import MISREAD, UserError, one_line
 from lenext.evaluation.calibrate import calibrate_run
 from lenext.evaluation.cells import Cells, cell_keys, digest
-from lenext.evaluation.protocols import CropSettings, Sequences, get_protocol
+from lenext.evaluation.far import check_far, with_far
+from lenext.evaluation.protocols import (
+    GENERATING,
+    CropSettings,
+    Prompts,
+    Sequences,
+    get_protocol,
+    read_tasks,
+)
 from lenext.evaluation.sweep import Settings, check_eval, sweep
 from lenext.files import check_writable, write_atomically
 from lenext.models import Model, check_sizes, in_words, model_methods
@@ -157,7 +166,22 @@ def evaluate_run(
     for name in methods:  # while their files are what was read
         run.sources_of(name)
     check_positions(config.model, max(lengths), "config.eval.lengths")
-    protocol = get_protocol(settings.protocol, run.model.objective, "config.eval.protocol")
+    protocol = get_protocol(
+        settings.protocol, run.model.objective, "config.eval.protocol", prompts=True
+    )
+    if calibrate_first and settings.protocol in GENERATING:
+        raise UserError(
+            f"--calibrate: with config.eval.protocol={settings.protocol} there are no documents to "
+            "calibrate on; should be done before, with full_context"
+        )
+    if mesh.size > 1 and settings.protocol in GENERATING:
+        raise UserError(
+            f"config.eval.protocol={settings.protocol}: is of one device, and there are "
+            f"{mesh.size}; hide the others (CUDA_VISIBLE_DEVICES, TPU_VISIBLE_CHIPS)"
+        )
+
+    if settings.far_margin:
+        check_far(config, run.config.data.train_length)
 
     with first_goes_first("data"):
         corpus = open_split(data, settings.split, tokenizer)
@@ -169,6 +193,7 @@ def evaluate_run(
         mask_rate=data.mask_rate,
         masks=settings.masks,
         needles=settings.needles,
+        tasks=read_tasks(settings.tasks),
         stride=settings.stride,
     )
     if calibrate_first:
@@ -179,6 +204,11 @@ def evaluate_run(
     }
     if folder is not None:
         check_writable(folder)
+    if settings.far_margin:
+        sequences = {
+            length: with_far(run, config, tokenizer.frame, own, workdir / FOLDER / CELLS, mesh)
+            for length, own in sequences.items()
+        }
     models, uncalibrated = {}, []
     for name, pattern in methods.items():
         models[name], initial = under_method(run, workdir, pattern)
@@ -225,7 +255,7 @@ def evaluate_run(
 def _resumed(
     run: Pretrained,
     models: dict[str, Model],
-    sequences: dict[int, Sequences],
+    sequences: Mapping[int, Sequences | Prompts],
     how: Settings,
     keys: dict[tuple[str, int], dict[str, Any]],
     cells: Cells,

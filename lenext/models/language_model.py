@@ -194,6 +194,20 @@ class LanguageModel(nnx.Module):
           length: of the text, in tokens, for methods that follow it; default: up to the last of
             these tokens. Where a prompt comes in parts, that of all of it.
         """
+        hidden, after = self.extend(tokens, first, caches, length)
+        return self.logits(hidden[:, -1:])[:, 0], after
+
+    def extend(
+        self,
+        tokens: Int[Array, "B T"],
+        first: Int[Array, ""],
+        caches: list[KVCache],
+        length: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], list[KVCache]]:
+        """Hidden states that the head reads of the T tokens given, and caches that hold these.
+
+        Arguments as of `step`.
+        """
         length = first + tokens.shape[1] if length is None else length
         positions = first + jnp.arange(tokens.shape[1], dtype=jnp.int32)
         x = self.embed(tokens, positions, None).astype(self.config.dtype)
@@ -212,4 +226,4 @@ class LanguageModel(nnx.Module):
 
             x, cache = layer(x, call, dropout_key=None)
             after.append(cache)
-        return self.logits(self.finish(x[:, -1:]))[:, 0], after
+        return self.finish(x), after

@@ -16,7 +16,10 @@ Record = dict[str, Any]
 RESAMPLES = 2000
 DEPTHS = 8
 """Parts of the places where needles begin, in records and pictures of what is retrieved."""
-HIGHER_IS_BETTER = {"accuracy": True, "retrieved": True, "loss": False}
+HIGHER_IS_BETTER = {
+    "accuracy": True, "retrieved": True, "preferred": True, "loss": False, "far_loss": False,
+}  # fmt: skip
+"""By metric; "retrieved:vt" is as "retrieved"."""
 TRANSFORMS = {"perplexity": np.exp}
 """What is made of a ratio of sums, of metrics where that is something else."""
 DERIVED = ("perplexity", "bits_per_byte")  # from the loss; a mean of perplexities is none
@@ -264,7 +267,8 @@ def _column(
 
     # What is no number is neither the best nor what others are the worst against.
     ranked = sorted((x for x in by_label if np.isfinite(means[x])), key=lambda label: means[label])
-    if metric in HIGHER_IS_BETTER and not HIGHER_IS_BETTER[metric]:
+    higher = HIGHER_IS_BETTER.get(metric.partition(":")[0])
+    if higher is False:
         ranked.reverse()
     records = []
     for row, sums in column:
@@ -286,7 +290,7 @@ def _column(
             "difference_interval": apart(label, baseline),
             "unsuited": sums.first.unsuited,
         }
-        if metric in HIGHER_IS_BETTER:
+        if higher is not None:
             for name, end in (("best", -1), ("worst", 0)):
                 record[name] = label in ranked and alike(label, ranked[end])
         records.append(record)
@@ -316,10 +320,12 @@ def effective_lengths(
       A record a row: "effective_length", None where the loss at L is no number; its 95 %
       "interval", by resampling documents and seeds, None where one document alone counts; "from",
       the length that stands for L; "longest", the longest one measured, so that where the two are
-      equal the row may hold further.
+      equal the row may hold further. Of a row without a loss there is none.
     """
     found = []
     for row in rows:
+        if not _sums_of(row, {"loss"}):
+            continue
         columns = {
             key[0]: sums
             for key, sums in sorted(_sums_of(row, {"loss"}).items(), key=lambda x: x[0][0])

@@ -133,8 +133,14 @@ def text_table(records: Records, metric: str) -> str:
 
 def footnotes(records: Records) -> list[str]:
     """What a table's reader has to know of its rows and columns."""
-    told = f"documents (predicted tokens) a length: {counts(records)}"
-    return [f"{told}; protocol {records[0]['protocol']}", *unsuited_notes(records)]
+    protocol = records[0]["protocol"]
+    told = f"{counted(protocol)} a length: {counts(records)}"
+    return [f"{told}; protocol {protocol}", *unsuited_notes(records)]
+
+
+def counted(protocol: str) -> str:
+    """What `counts` gives."""
+    return "prompts a task (in all)" if protocol == "ruler" else "documents (predicted tokens)"
 
 
 def unsuited_notes(records: Records) -> list[str]:
@@ -146,8 +152,8 @@ def unsuited_notes(records: Records) -> list[str]:
 
 
 def counts(records: Records) -> str:
-    """Documents, and in parentheses predictions, by length."""
-    by_length = {r["length"]: r for r in records if not r["positions"]}
+    """Documents, and in parentheses the first metric's predictions, by length."""
+    by_length = {r["length"]: r for r in reversed(records) if not r["positions"]}
     return ", ".join(
         f"{r['documents']} ({r['predictions']:,})" for _, r in sorted(by_length.items())
     )
@@ -308,9 +314,8 @@ def provenance_notes(content: dict[str, Any]) -> list[str]:
     notes = [f"Size {content['size']}: {trained if content['steps'] else 'no training'}."]
     if told := counts(content["records"]):
         protocol = content["records"][0]["protocol"]
-        notes.append(
-            f"Documents (predicted tokens) a length and seed: {told}; protocol {protocol}."
-        )
+        what = counted(protocol)
+        notes.append(f"{what[0].upper()}{what[1:]} a length and seed: {told}; protocol {protocol}.")
     notes.append(
         f"{seconds / 3600:.1f} hours on "
         + " and ".join(f"{m['cores']} cores of {m['cpu']} ({m['backend']})" for m in machines)
