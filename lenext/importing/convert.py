@@ -1,12 +1,10 @@
 """Other libraries' checkpoints to workdirs, and back."""
 
-import contextlib
 import json
 import math
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from lenext.config.checks import check_least
 from lenext.data import get_tokenizer, open_tokenizer
 from lenext.data.frames import NONE
 from lenext.errors import UserError, one_line
-from lenext.files import read_json, write_atomically
+from lenext.files import check_free, making_folder, read_json, write_atomically
 from lenext.importing.llama import write_llama_source
 from lenext.importing.read_back import check_with_transformers
 from lenext.importing.recipes import read_recipe
@@ -81,7 +79,7 @@ def import_checkpoint(
       UserError: for a source that is none of these, asks for something that is not supported, or
         whose weights are not what its config says; for a workdir that is there already.
     """
-    _check_free(workdir, "workdir")
+    check_free(workdir, "workdir")
     with open_source(source, with_tokenizer=not tokenizer) as opened:
         return _import(source, opened, workdir, train_length, layers, param_dtype, tokenizer)
 
@@ -121,7 +119,7 @@ def _import(
     _check_tensors(recipe, held, tensors, _shapes(params, places))
     tokenizer = read_tokenizer(folder, config.model.vocab_size, instead=tokenizer_instead)
     config.data.eos = tokenizer.eos
-    with _making(workdir, "workdir") as beside:
+    with making_folder(workdir, "workdir", SafetensorError) as beside:
         _keep_source(beside / SOURCE, folder, recipe, tensors)
         fingerprint = ""
         if tokenizer.name:
@@ -134,43 +132,6 @@ def _import(
             filled = _fill(params, places, recipe.rules, held)
             checkpoints.save(0, {"params": filled}, {"tokenizer": fingerprint}, {})
     return recipe
-
-
-def _check_free(folder: Path, name: str) -> None:
-    try:
-        free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    except OSError as error:
-        raise UserError(f"{name} {folder}: cannot be read ({error.strerror})") from None
-    if not free:
-        raise UserError(f"{name} {folder}: is there already; take another")
-
-
-@contextlib.contextmanager
-def _making(folder: Path, name: str) -> Iterator[Path]:
-    """Gives a folder to fill, which takes its place at the end, or is gone if there is an error.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    beside = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        yield beside
-        beside.chmod(0o755)  # mkdtemp's own is closed to others
-        if folder.exists():
-            folder.rmdir()
-        beside.rename(folder)
-    except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{name} {folder}: cannot be written ({reason})") from None
-    finally:
-        # Of a write that failed, threads may still be at work, and put back what is removed.
-        for _ in range(250):
-            if beside is None or not beside.exists():
-                break
-            shutil.rmtree(beside, ignore_errors=True)
-            time.sleep(0.02)
 
 
 def make_config(recipe: Recipe, train_length: int = 0) -> Config:
@@ -362,7 +323,7 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
       UserError: for a model or a method that the folder's config.json cannot say, or that cannot
         be read back; for a target that is there already.
     """
-    _check_free(target, "target")
+    check_free(target, "target")
     if read_run_config(workdir) is None:
         raise UserError(f"workdir {workdir}: holds no run")
     run = load_run(workdir, weights=weights, param_dtype="float32")  # which training may have moved
@@ -393,7 +354,7 @@ def _export(run: Pretrained, workdir: Path, target: Path, folder: Path, *, impor
         )
     params = named_parameters(run.model)
     types = _read_types(folder / "tensors.json", recipe)
-    with _making(target, "target") as beside:
+    with making_folder(target, "target", SafetensorError) as beside:
         shutil.copyfile(folder / "config.json", beside / "config.json")
         for name in (*TOKENIZERS, *KEPT):
             if (folder / name).exists():
