@@ -103,7 +103,7 @@ def base_config() -> Config:
     # For a GAU mlm15 or single_mask; for a decoder full_context, sliding_window, passkey,
     # associative_recall or ruler.
     config.eval.protocol = "mlm15"
-    config.eval.split = "validation"
+    config.eval.split = "validation"  # or "all", of text_files: each document that is there
     config.eval.bos = ""  # in place of data.bos, if given
     config.eval.weights = "params"  # or "ema", their moving average
     config.eval.documents = 64  # the longest documents of the split, at most

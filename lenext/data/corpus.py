@@ -25,7 +25,7 @@ class Corpus:
       names: one a document.
       fingerprint: hash of the data that the dataset was made from.
       name: the dataset's.
-      split: "train" or "validation", or "test" where the dataset has one.
+      split: "train" or "validation", "test" where the dataset has one, or "all" of text_files.
       notes: what a user should know of the files that it was made from.
     """
 
@@ -103,7 +103,7 @@ def load_corpus(
         with a text; its documents keep its order, and are named by it.
       split: "train" or "validation", or another that the dataset has. Where there is a test and
         no validation, test stands for it; of a TFDS dataset that has neither, the last tenth of
-        its train does.
+        its train does. Of text_files also "all", each document once and whole.
       tokenizer: turns each document into ids; its frame surrounds those of each.
       data_dir: where prepared datasets are kept; None is TFDS's own choice, TFDS_DATA_DIR or
         ~/tensorflow_datasets.

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from lenext.data.prepare import open_builder, open_named
 from lenext.data.stdlib_packages import StdlibPackages
 from lenext.data.stdlib_source import StdlibSource
-from lenext.data.text_files import TextFiles
+from lenext.data.text_files import SPLITS, TextFiles
 from lenext.data.token_cache import Text
 from lenext.errors import UserError
 
@@ -24,6 +24,7 @@ DATASETS = {
     "text_files": TextFiles,
 }
 NAMED = "tfds:"  # begins the name of any other TFDS dataset
+ALL = "all"  # of text_files, the split that is all of its documents
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,8 +75,9 @@ def open_texts(
 
     def read() -> Iterator[Text]:
         places = range(len(source))
-        # TFDS orders examples by a hash of its own, unless it was told not to.
-        if not builder.info.disable_shuffling:
+        # TFDS orders examples by a hash of its own, unless it was told not to; and splits are put
+        # together end to end. Parts of one document stay in order.
+        if not builder.info.disable_shuffling or split == ALL:
             places = sorted(places, key=lambda i: source[i]["path"])
         for example in map(source.__getitem__, places):
             yield example["path"].decode(), example["text"]
@@ -132,7 +134,7 @@ def choose_split(dataset: str, split: str, splits: list[str]) -> tuple[str, str]
     """Chooses what stands for a split.
 
     A dataset's own split does. Where there is no validation, test does; where neither is, the last
-    tenth of train does, and train is the rest.
+    tenth of train does, and train is the rest. Of text_files, all of them are a split, too.
 
     Args:
       dataset: its name, for the message.
@@ -145,6 +147,9 @@ def choose_split(dataset: str, split: str, splits: list[str]) -> tuple[str, str]
     Raises:
       UserError: nothing does.
     """
+    own = dataset == "text_files"
+    if split == ALL and own:
+        return "+".join(name for name in SPLITS if name in splits), "all"
     whole = not splits or "validation" in splits or "test" in splits
     if split == "train" and "train" in splits and not whole:
         return "train", "first"
@@ -154,7 +159,7 @@ def choose_split(dataset: str, split: str, splits: list[str]) -> tuple[str, str]
         return "test", "all"
     if split == "validation" and "train" in splits:
         return "train", "last"
-    raise _unknown_split(dataset, split, sorted(splits))
+    raise _unknown_split(dataset, split, [*sorted(splits), *[ALL] * own])
 
 
 def _places(size: int, part: str) -> range:

@@ -101,6 +101,13 @@ def test_choose_split(split, splits, expected):
     assert choose_split("x", split, splits) == expected
 
 
+def test_all_is_a_split_of_text_files_alone():
+    splits = ["test", "train", "validation"]
+    assert choose_split("text_files", "all", splits) == ("train+validation+test", "all")
+    with pytest.raises(UserError, match=r"^unknown split 'all' of x; choose from: test, train, v"):
+        choose_split("x", "all", splits)
+
+
 def test_field(load):
     corpus = load("tfds:made_up_texts/train-test", "train", field="title")
     assert set(texts(corpus)) == {f"T{i}" for i in range(25)}

@@ -346,6 +346,23 @@ def test_held_out_documents_are_never_trained_on(folder, load, held_out):
     assert load(folder) == {"train": train, "validation": held}
 
 
+@pytest.mark.parametrize("which", ["tenth", "named", "single"])
+def test_all_has_each_document_once_and_whole(folder, tokenizer, monkeypatch, which):
+    monkeypatch.setattr(text_files, "PART_BYTES", 100)
+    files = {f"{i}.txt": f"document {i}\n".encode() * (30 - i) for i in range(20)}
+    if which == "named":
+        names = ("validation/a.txt", "train/b.txt", "train/z.txt", "test/c.txt")
+        files = {name: name.encode() * 40 for name in names}
+    files = {"only.txt": b"some words\n" * 99} if which == "single" else files
+    write(folder, files)
+    data = folder.parent / "data"
+    corpus = load_corpus("text_files", "all", tokenizer, data, files=str(folder))
+    assert list(corpus.names) == sorted(files)
+    for i, name in enumerate(corpus.names):
+        assert corpus.document(i).astype("uint8").tobytes() == files[name]
+    assert corpus.describe()["split"] == "all"
+
+
 def test_test_is_a_split_of_its_own_beside_validation(folder, tokenizer):
     for split in ("train", "validation", "test"):
         write(folder, {f"wiki.{split}-{i}.jsonl": lines(f"{split} {i}") for i in range(2)})
