@@ -90,19 +90,19 @@ class TextFiles(ShardBasedBuilder):
             f"{path} (empty)" for path, fact in facts.items() if not fact.size
         ]
         if skipped:
-            notes.append(f"skipped {len(skipped)}: {_some(sorted(skipped))}")
+            notes.append(f"skipped {len(skipped)}: {some(sorted(skipped))}")
         broken = [f"{fact.broken:,} in {path}" for path, fact in facts.items() if fact.broken]
         if broken:
             done = "kept" if bytes_kept else "replaced"
-            notes.append(f"bytes that are no UTF-8, {done}: {_some(broken)}")
+            notes.append(f"bytes that are no UTF-8, {done}: {some(broken)}")
         # Of what was prepared before they were counted there is no count.
         halves = [f"{count:,} in {path}" for path, count in (self.info.metadata or {}).items()]
         if halves:
-            notes.append(f'halves of characters, replaced by "?": {_some(sorted(halves))}')
+            notes.append(f'halves of characters, replaced by "?": {some(sorted(halves))}')
         if nul := [f"{fact.nul:,} in {path}" for path, fact in facts.items() if fact.nul]:
-            notes.append(f"NUL bytes: {_some(nul)}")
+            notes.append(f"NUL bytes: {some(nul)}")
         if twins := _twins(facts, by_name):
-            notes.append(f"the same text twice: {_some(twins)}")
+            notes.append(f"the same text twice: {some(twins)}")
         return notes
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -129,8 +129,7 @@ class TextFiles(ShardBasedBuilder):
             for split, paths in chosen.items():
                 if paths and not any(self._parts(paths)):
                     raise UserError(
-                        f"text_files: all files for {split} in {self.root} are empty: "
-                        f"{_some(paths)}"
+                        f"text_files: all files for {split} in {self.root} are empty: {some(paths)}"
                     )
             splits = tuple(split for split, paths in chosen.items() if paths)
             return lambda split: self._parts(chosen[split]), splits
@@ -205,7 +204,7 @@ def look_at(root: Path, path: str) -> Facts:
     with errors_of(full), full.open("rb") as file:
         while block := file.read(PART_BYTES):
             if encoding is None:
-                encoding, mark = _mark_of(block)
+                encoding, mark = mark_of(block)
                 size -= mark
             digest.update(block)
             size += len(block)
@@ -277,21 +276,29 @@ def read_parts(
             for part in _text_parts(file):
                 yield path, part
         return
+    for name, text in read_lines(root, path, field):
+        try:
+            encoded = text.encode()
+        except UnicodeEncodeError:  # JSON can spell half a surrogate pair
+            encoded = text.encode(errors="replace")
+            if halves is not None:
+                halves[name] = encoded.count(b"?") - text.count("?")
+        for part in _text_parts(io.BytesIO(encoded)):
+            yield name, part
+
+
+def read_lines(root: Path, path: str, field: str) -> Iterator[tuple[str, str]]:
+    """Yields name and text of each document of a .jsonl or .jsonl.gz, empty ones too.
+
+    Raises:
+      UserError: as `read_parts`.
+    """
+    full = root / path
     with errors_of(full), _open(full) as file:
         for number, line in enumerate(file, start=1):
-            if line.isspace():
-                continue
-            text = _line_text(line, field, f"{full}, line {number}")
-            # Padded, so that documents sort by name as they stand in the file.
-            name = f"{path}:{number:09}"
-            try:
-                encoded = text.encode()
-            except UnicodeEncodeError:  # JSON can spell half a surrogate pair
-                encoded = text.encode(errors="replace")
-                if halves is not None:
-                    halves[name] = encoded.count(b"?") - text.count("?")
-            for part in _text_parts(io.BytesIO(encoded)):
-                yield name, part
+            if not line.isspace():
+                # Padded, so that documents sort by name as they stand in the file.
+                yield f"{path}:{number:09}", _line_text(line, field, f"{full}, line {number}")
 
 
 def cut_tenth(parts: Iterable[Part], size: int, split: str) -> Iterator[Part]:
@@ -391,7 +398,7 @@ def _open(path: Path):
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     file = opened(path, "rb")
     try:
-        encoding, mark = _mark_of(file.peek(4))
+        encoding, mark = mark_of(file.peek(4))
         if encoding == "utf-8-sig":
             file.read(mark)  # and what is broken beyond stays as it is
         return io.BufferedReader(_AsUtf8(file, encoding)) if encoding in WIDE else file
@@ -400,7 +407,7 @@ def _open(path: Path):
         raise
 
 
-def _mark_of(start: bytes) -> tuple[str, int]:
+def mark_of(start: bytes) -> tuple[str, int]:
     """The encoding that a file's byte-order mark names, "" without one, and the mark's bytes."""
     return next(((name, len(m)) for m, name in MARKS.items() if start.startswith(m)), ("", 0))
 
@@ -433,7 +440,7 @@ def _twins(facts: Mapping[str, Facts], by_name: Mapping[str, str] | None) -> lis
     return [f"{other} and {path}" for _, other, path in sorted(found)]
 
 
-def _some(names: list[str], count: int = 3) -> str:
+def some(names: list[str], count: int = 3) -> str:
     """The first few of many, and how many more there are."""
     more = f", and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more

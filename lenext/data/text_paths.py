@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from lenext.errors import UserError
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz")  # in lower case; files' may be in any
+LINES = (".jsonl", ".jsonl.gz")  # whose lines are documents
+SUFFIXES = (".txt", *LINES)  # in lower case; files' may be in any
 # What folders and files of splits are called, by the table of Hugging Face's `datasets`
 # (SPLIT_KEYWORDS in data_files.py).
 SPLIT_OF_WORD = {
@@ -50,7 +51,7 @@ class Found(NamedTuple):
     skipped: list[str]
 
 
-def find_files(files: str) -> Found:
+def find_files(files: str, suffixes: tuple[str, ...] = SUFFIXES, said: str = "text_files") -> Found:
     """Finds text files.
 
     A folder is searched to the bottom, through links to folders, too, but not in hidden files and
@@ -58,6 +59,8 @@ def find_files(files: str) -> Found:
 
     Args:
       files: folders, files and globs, separated by commas.
+      suffixes: of text files, in lower case.
+      said: begins messages: who wants to read them.
 
     Raises:
       UserError: `files` is empty, one of its entries leads to no text file, or a folder cannot be
@@ -83,14 +86,15 @@ def find_files(files: str) -> Found:
             roots.append(fixed)
             matches = _matches(path, fixed)
         else:
-            raise UserError(f"text_files: no file or folder {path}")
-        texts = {match for match in matches if _is_text(match) and match.is_file()}
+            raise UserError(f"{said}: no file or folder {path}")
+        texts = {match for match in matches if _is_text(match, suffixes) and match.is_file()}
         if not texts:
-            raise UserError(f"text_files: no {', '.join(SUFFIXES)} file in {path}")
+            raise UserError(f"{said}: no {', '.join(suffixes)} file in {path}")
         found |= texts
         for match in matches:
             if match not in texts:
-                left[match] = " (no file)" if _is_text(match) else "/" if match.is_dir() else ""
+                is_text = _is_text(match, suffixes)
+                left[match] = " (no file)" if is_text else "/" if match.is_dir() else ""
     root = Path(os.path.commonpath(roots))
     # The colon that follows a .jsonl's name in those of its documents takes part in the order.
     paths = [path.relative_to(root).as_posix() for path in found]
@@ -107,7 +111,7 @@ def find_files(files: str) -> Found:
 
 def is_txt(path: str) -> bool:
     """Whether a file is one document, not one a line."""
-    return path.lower().endswith(".txt")
+    return not path.lower().endswith(LINES)
 
 
 def split_by_name(paths: Iterable[str]) -> dict[str, str] | None:
@@ -179,8 +183,8 @@ def _named(path: str) -> _Named | None:
     return None
 
 
-def _is_text(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
+def _is_text(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(suffixes)
 
 
 def _search(top: Path, left: dict[Path, str]) -> list[Path]:
