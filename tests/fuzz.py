@@ -10,6 +10,7 @@ the same two make the same copy again.
 import contextlib
 import functools
 import gzip
+import importlib.util
 import io
 import json
 import math
@@ -508,6 +509,32 @@ def _read_texts(folder: Path) -> None:
             text.decode(errors="replace")
 
 
+def _html(folder: Path) -> None:
+    page = (
+        '<!doctype html><meta charset="iso-8859-1"><title>T</title><h1>Caf&eacute; &#8211;</h1>'
+        "<p>some <b>words<br></b><!-- and --><ul><li>one<li>two</ul><pre>\n x\n</pre><![CDATA[y]]>"
+        "<table><tr><td>a<td>b</table><script>no</script>\xfcber"
+    )
+    (folder / "some.html").write_bytes(page.encode("latin-1"))
+
+
+def _pdf(folder: Path) -> None:
+    from tests.data.pdf_files import make_pdf
+
+    (folder / "some.pdf").write_bytes(make_pdf(["some text", "of lines"], ["another page"]))
+
+
+def _read_documents(folder: Path) -> None:
+    from lenext.data.documents import SUFFIXES, read_documents
+    from lenext.data.text_paths import find_files
+
+    found = find_files(str(folder), SUFFIXES)
+    for path in found.paths:
+        for document in read_documents(found.root, path, "text"):
+            document.text.encode()
+            assert document.text or document.reason
+
+
 def _cache(folder: Path) -> Any:
     from lenext.data import get_tokenizer
     from lenext.data.token_cache import cached_tokens
@@ -747,6 +774,9 @@ TARGETS = {
     "txt": Target(_txt, "some.txt", _read_texts),
     "jsonl": Target(_jsonl, "some.jsonl", _read_texts),
     "jsonl.gz": Target(_jsonl_gz, "some.jsonl.gz", _read_texts),
+    "some.jsonl as documents": Target(_jsonl, "some.jsonl", _read_documents),
+    "html": Target(_html, "some.html", _read_documents),
+    "pdf": Target(_pdf, "some.pdf", _read_documents),
     "meta.json": Target(_cache, "*/meta.json", _read_cache),
     "a run's config.json": Target(_run, "run/config.json", _load_run),
     "an export's config.json": Target(_run, "run/source/config.json", _export),
@@ -761,6 +791,11 @@ TARGETS = {
     "dilution.json": Target(_results, "dilution.json", _report),
     "cell": Target(_evaluation, "one/eval/cells/32-0.json", _compare),
 }
+
+
+for _name, _package in {"html": "bs4", "pdf": "pypdf"}.items():
+    if importlib.util.find_spec(_package) is None:  # what the extra documents has
+        del TARGETS[_name]
 
 
 def prepare(names: Iterable[str], place: Path) -> dict[str, Path]:
