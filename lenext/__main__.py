@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "sweeps methods and lengths over a run's weights",
     "compare": "lays evaluations of several runs side by side",
     "generate": "samples from a decoder",
+    "documents": "makes an evaluation set of your own long documents",
     "methods": "lists the methods, or explains one",
     "import_checkpoint": "makes a run of another library's checkpoint",
     "export_checkpoint": "makes another library's checkpoint of a run",

@@ -39,7 +39,7 @@ ROOMS = {
 }  # fmt: skip
 COMMANDS = (
     "__init__", "__main__", "train", "evaluate", "generate", "methods", "import_checkpoint",
-    "export_checkpoint", "compare",
+    "export_checkpoint", "compare", "documents",
 )  # fmt: skip
 
 

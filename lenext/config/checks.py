@@ -14,15 +14,15 @@ from lenext.config.plain import differences, plain
 from lenext.errors import UserError
 
 
-def read_lengths(text: str) -> list[int]:
-    """Lengths from "64,256".
+def read_lengths(text: str, key: str = "config.eval.lengths") -> list[int]:
+    """Lengths from "64,256"; `key` is where they were given, for messages.
 
     Raises:
       UserError: for what is no whole number from 2 up.
     """
     words = [word.strip() for word in str(text).split(",") if word.strip()]
     if not words or not all(word.isdecimal() and int(word) >= 2 for word in words):
-        raise UserError(f"config.eval.lengths {text!r}: should be whole numbers of 2 and more")
+        raise UserError(f"{key} {text!r}: should be whole numbers of 2 and more")
     return list(dict.fromkeys(int(word) for word in words))
 
 
