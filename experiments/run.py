@@ -48,6 +48,7 @@ NAMES = (
     "passkey",
     "associative_recall",
     "real_model",
+    "needles",
 )
 
 FILE_END = ".py"

@@ -19,6 +19,7 @@ from lenext.config import (
 )
 from lenext.config.imports import load
 from lenext.data import check_data, open_split, open_tokenizer, summary
+from lenext.data.datasets import ALL
 from lenext.errors import MISREAD, UserError, one_line
 from lenext.evaluation.calibrate import calibrate_run
 from lenext.evaluation.cells import Cells, cell_keys, digest
@@ -45,6 +46,8 @@ from lenext.workdirs.provenance import joined, provenance
 FOLDER = "eval"
 CELLS = "cells"
 """Folder of the cells in DIR/eval, shared by all of its tables."""
+MOST_PANELS = 8
+"""Of by_depth.png, which has one a method."""
 MEASURED = ("git", "versions", "hardware")
 """What is told of the cells' provenance: one value, or a list where they differ."""
 COSTS = ("seconds", "compile_seconds", "peak_bytes", "flops", "cache_bytes")
@@ -169,6 +172,11 @@ def evaluate_run(
     protocol = get_protocol(
         settings.protocol, run.model.objective, "config.eval.protocol", prompts=True
     )
+    if calibrate_first and settings.split == ALL:
+        raise UserError(
+            "--calibrate: would measure on documents that config.eval.split=all evaluates; should "
+            "be done before, on the run's own data"
+        )
     if calibrate_first and settings.protocol in GENERATING:
         raise UserError(
             f"--calibrate: with config.eval.protocol={settings.protocol} there are no documents to "
@@ -338,9 +346,12 @@ def _write(found: Evaluated, records: list[Record], workdir: Path, folder: Path)
         "by_position.png": ("loss_by_position", plot_by_position),
         "by_depth.png": ("retrieved_by_place", plot_by_depth),
     }
+    shown = [*found.cells][:MOST_PANELS]
+    few = [record for record in records if record["method"] in shown]
+    drawn = {"by_position.png": records, "by_depth.png": few}
     for name, (metric, draw) in pictures.items():
         if metric in metrics:
-            write_atomically(folder / name, draw(records, train_length, heading))
+            write_atomically(folder / name, draw(drawn[name], train_length, heading))
         else:
             (folder / name).unlink(missing_ok=True)  # an earlier sweep's
     print(f"\n{workdir}: {heading}\n\n{text_table(records, found.headline)}\n")

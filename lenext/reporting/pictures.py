@@ -239,7 +239,7 @@ def plot_by_depth(records: Records, train_length: int, title: str) -> bytes:
             panel.axvline(inside - 0.5, color="white", linewidth=1, linestyle=(0, (4, 4)))
         figure.colorbar(image, ax=panels, label="retrieved", shrink=0.8)
         figure.supxlabel(f"length (tokens); trained at {train_length:,}, left of the dashes")
-        figure.supylabel("depth of the needle, of all where it may be")
+        figure.supylabel(textwrap.fill("depth of the needle, of all where it may be", 26 * rows))
         figure.suptitle(textwrap.fill(title, 34 * columns), fontsize=12)
         return png(figure, 160)
 

@@ -65,7 +65,9 @@ def collect(
             sources.append(results["provenance"])
             seconds += results["seconds"]
             row = rows.setdefault(label, Row(label, run.name, method, {}))
-            row.by_seed[run.seed] = cells  # pyright: ignore[reportIndexIssue]
+            # What was asked in two ways is one row.
+            both = [*row.by_seed.get(run.seed, ()), *cells]
+            row.by_seed[run.seed] = both  # pyright: ignore[reportIndexIssue]
         described.append(
             {
                 "name": run.name,

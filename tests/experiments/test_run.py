@@ -430,7 +430,7 @@ def test_tables_of_a_json_that_is_none(call, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["passkey.json"]
 
 
-IMPORTED = ("real_model",)
+IMPORTED = ("real_model", "needles")
 """What trains nothing: its model is fetched."""
 
 

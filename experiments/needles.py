@@ -1,0 +1,73 @@
+"""A real model's needles beside its loss: SmolLM2-135M-Instruct, trained at 8192 tokens.
+
+The loss of a text hardly tells whether a model still finds what stands far back. So the same
+weights are asked, in the same lengths, for a code that is hidden in a text and for the variables of
+a chain of assignments, and each method's loss on documents stands beside it.
+"""
+
+import dataclasses
+
+from experiments import real_model
+from experiments.sizes import check_size, few_at_smoke, with_changes
+from lenext.reporting.pictures import draw_metrics, plot_by_depth
+from lenext.reporting.tables import MARKS, metric_table, page, provenance_notes
+from lenext.sweeps.experiment import Content, Experiment
+from lenext.sweeps.runs import Run
+
+BARE = (
+    "trained",
+    "rerope(window=4096)",
+    "self_extend(window=2048)",
+    "lm_infinite(window=4096)",
+    "yarn",
+)
+METHODS = tuple(f"{method}{more}" for method in BARE for more in ("", "+infoscale"))
+TASKS = ("niah_single_2", "niah_multikey_1", "vt")
+METRICS = {"loss": "loss in nats", "retrieved": "share of answers drawn"}
+
+
+def runs(size: str) -> list[Run]:
+    """The model under each method, asked for needles; and the same, on documents."""
+    check_size(size)
+    (model,) = real_model.runs(size)
+    lengths = "1024" if size == "smoke" else "1024,2048,4096,8192,16384"
+    count = {"smoke": 1, "cpu": 2, "gpu": 32, "paper": 100}[size]
+    methods = {method: method for method in few_at_smoke(size, METHODS, 2)}
+    read = with_changes(model.config, eval__lengths=lengths)
+    asked = with_changes(
+        read, eval__protocol="ruler", eval__tasks=",".join(TASKS),
+        eval__documents=count,
+    )  # fmt: skip
+    return [dataclasses.replace(model, config=own, rows=methods) for own in (asked, read)]
+
+
+def report(content: Content) -> dict[str, str | bytes]:
+    """Tables of what is found and of the loss, and a picture of both."""
+    records, length = content["records"], content["config"]["data"]["train_length"]
+    shown = [r for r in records if "lm_infinite" not in r["method"]]  # eight panels at the most
+    title = f"SmolLM2-135M-Instruct, trained at {length} tokens: what it finds, beside its loss"
+    tasks = [m for m in dict.fromkeys(r["metric"] for r in records) if ":" in m]
+    sections = [
+        ("answers that the text drawn holds (higher is better)", "retrieved"),
+        ("right answers preferred to seven wrong ones (a guess: 0.125)", "preferred"),
+        *((metric.replace(":", ", "), metric) for metric in tasks),
+        ("loss in nats, on documents (lower is better)", "loss"),
+    ]
+    tables = [(heading, metric_table(records, metric)) for heading, metric in sections]
+    return {
+        ".md": page(title, tables, [MARKS, *provenance_notes(content)]),
+        ".png": draw_metrics(records, METRICS, length, title),
+        "_depth.png": plot_by_depth(shown, length, f"{title}, by depth"),
+    }
+
+
+EXPERIMENT = Experiment(
+    name="needles",
+    runs=runs,
+    baseline="trained",
+    metrics=(
+        "retrieved", "preferred", "retrieved_by_place", "loss",
+        *(f"{score}:{task}" for score in ("retrieved", "preferred") for task in TASKS),
+    ),
+    report=report,
+)  # fmt: skip
