@@ -342,16 +342,15 @@ def _write(found: Evaluated, records: list[Record], workdir: Path, folder: Path)
     write_atomically(folder / "results.md", text)
     write_atomically(folder / "results.png", plot(records, found.headline, train_length, heading))
     metrics = {record["metric"] for record in records}
-    pictures = {
-        "by_position.png": ("loss_by_position", plot_by_position),
-        "by_depth.png": ("retrieved_by_place", plot_by_depth),
-    }
     shown = [*found.cells][:MOST_PANELS]
     few = [record for record in records if record["method"] in shown]
-    drawn = {"by_position.png": records, "by_depth.png": few}
-    for name, (metric, draw) in pictures.items():
+    pictures = {
+        "by_position.png": ("loss_by_position", plot_by_position, records),
+        "by_depth.png": ("retrieved_by_place", plot_by_depth, few),
+    }
+    for name, (metric, draw, some) in pictures.items():
         if metric in metrics:
-            write_atomically(folder / name, draw(drawn[name], train_length, heading))
+            write_atomically(folder / name, draw(some, train_length, heading))
         else:
             (folder / name).unlink(missing_ok=True)  # an earlier sweep's
     print(f"\n{workdir}: {heading}\n\n{text_table(records, found.headline)}\n")
