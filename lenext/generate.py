@@ -10,11 +10,10 @@ from absl import flags
 
 from lenext import cli
 from lenext.config import check_positions
-from lenext.data import get_tokenizer
 from lenext.errors import UserError
-from lenext.models import model_methods, take_apart, unsuited
+from lenext.models import take_apart
 from lenext.models.generation import Sampling, generate
-from lenext.workdirs.calibration import under_method
+from lenext.workdirs.calibration import under_name
 from lenext.workdirs.pretrained import load_run
 
 USAGE = f"""{__doc__}
@@ -66,31 +65,15 @@ def main() -> None:
     run = load_run(workdir, imports=imports_flag.value)
     model, config = run.model, run.config
     if method_flag.value:
-        pattern = run.read_methods(method_flag.value)
-        cli.tell_overruled([method_flag.value])
-        trained = model_methods(model)
-        model, uncalibrated = under_method(run, workdir, pattern)
-        if uncalibrated:
-            cli.warn(f"{method_flag.value} is not calibrated (lenext.evaluate --calibrate)")
-        axes = ", ".join(unsuited(model, trained))
-        if axes:
-            cli.warn(
-                f"{method_flag.value} wants weights trained for it, which these were not ({axes})"
-            )
+        model, told = under_name(run, workdir, method_flag.value)
+        for line in told:
+            cli.warn(line)
     if model.objective != "causal_lm":
         raise UserError(
             f"workdir {workdir}: holds a masked language model; text is drawn from a decoder "
             "(config.model.family=decoder)"
         )
-    name = tokenizer_flag.value or config.data.tokenizer
-    tokenizer = get_tokenizer(name, bos=bos_flag.value or config.data.bos, eos=config.data.eos)
-    run.check_tokenizer(tokenizer, name)
-    if tokenizer.text_size > model.config.vocab_size:
-        raise UserError(
-            f"tokenizer {name}: has {tokenizer.text_size} ids, and the model "
-            f"{model.config.vocab_size}"
-        )
-    tokenizer = tokenizer.within(model.config.vocab_size)
+    tokenizer = run.open_tokenizer(tokenizer_flag.value or "", bos=bos_flag.value)
     prompt = np.asarray([*tokenizer.frame.start, *tokenizer.encode(given)], np.int32)
     check_positions(config.model, len(prompt) + max_tokens.value, "--max_tokens, with the prompt")
     model = take_apart(model, free=True)  # nothing else needs its weights

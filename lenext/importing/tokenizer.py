@@ -53,7 +53,7 @@ def read_tokenizer(source: Path, vocab_size: int, *, instead: str = "") -> Found
     Raises:
       UserError: a file of it cannot be read, or text has more ids than the model.
     """
-    declared = [_read_object(source / name) for name in (SETTINGS, SPECIAL)]
+    declared = [read_object(source / name) for name in (SETTINGS, SPECIAL)]
     name = next((name for name in TOKENIZERS if (source / name).is_file()), "")
     path = source / name
     if instead:
@@ -104,10 +104,10 @@ def _ends(
     ids: list[int] = []
     if tokenizer is not None:
         ids += surrounding_ids(tokenizer.library)[1][:1]
-        tokens = (_token(settings, "eos_token") for settings in declared)
+        tokens = (special_token(settings, "eos_token") for settings in declared)
         ids += [i for token in tokens if (i := tokenizer.library.token_to_id(token)) is not None]
-    config = _read_object(source / "config.json")
-    for path, found in (("config.json", config), (GENERATION, _read_object(source / GENERATION))):
+    config = read_object(source / "config.json")
+    for path, found in (("config.json", config), (GENERATION, read_object(source / GENERATION))):
         ids += _read_ids(found, source / path)
     for i in dict.fromkeys(i for i in ids if i >= vocab_size):
         print(
@@ -136,15 +136,15 @@ def _read_ids(content: Mapping[str, Any], path: Path) -> Iterator[int]:
         yield i
 
 
-def _token(settings: Mapping[str, Any], key: str) -> str:
-    """A special token's text: its settings may be an object."""
+def special_token(settings: Mapping[str, Any], key: str) -> str:
+    """A special token's text, which may be an object's; "" where there is none."""
     value = settings.get(key)
     value = value.get("content") if isinstance(value, dict) else value
     # Half a surrogate pair, which JSON can spell, is no text.
     return value.encode(errors="ignore").decode() if isinstance(value, str) else ""
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is no such file.
 
     Raises:
@@ -165,7 +165,7 @@ def _kind(source: Path) -> str:
 def _read_byte_level(source: Path, declared: list[dict[str, Any]]) -> tokenizers.Tokenizer:
     """GPT-2's older form, in two files, as one; what texts start with its settings say."""
     vocabulary, merges = (str(source / name) for name in BYTE_LEVEL)
-    ids = _read_object(source / BYTE_LEVEL[0]).values()
+    ids = read_object(source / BYTE_LEVEL[0]).values()
     # The library writes a vocabulary by going through all ids from 0 to the highest.
     room = (source / BYTE_LEVEL[0]).stat().st_size
     if not all(type(i) is int and 0 <= i < room for i in ids):
@@ -176,7 +176,9 @@ def _read_byte_level(source: Path, declared: list[dict[str, Any]]) -> tokenizers
     library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = tokenizers.decoders.ByteLevel()
     named = {
-        key: next(filter(None, (_token(settings, key) for settings in declared)), "<|endoftext|>")
+        key: next(
+            filter(None, (special_token(settings, key) for settings in declared)), "<|endoftext|>"
+        )
         for key in ("bos_token", "eos_token")
     }
     known = {key: token for key, token in named.items() if library.token_to_id(token) is not None}

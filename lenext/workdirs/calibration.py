@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from lenext.attention import Method
+from lenext.attention import Method, overruled_parts
 from lenext.errors import MISREAD, UserError
 from lenext.files import write_atomically
 from lenext.models.build import Model
-from lenext.models.swap import model_methods, with_method
+from lenext.models.swap import model_methods, unsuited, with_method
 from lenext.workdirs.pretrained import Pretrained
 
 FILE = "calibration.json"
@@ -68,6 +68,26 @@ def under_method(run: Pretrained, workdir: Path, pattern: Sequence[Method]) -> t
                 ) from None
             return model, False
     return model, True
+
+
+def under_name(run: Pretrained, workdir: Path, name: str) -> tuple[Model, list[str]]:
+    """The run's weights under methods by name, as `under_method`, and what is to be told of them.
+
+    Returns:
+      The model; and a line for each part that changes nothing, for parts that should be measured
+      and are not, and for axes that want weights trained for them.
+
+    Raises:
+      UserError: for an unknown method or option, and as `under_method`.
+    """
+    model, uncalibrated = under_method(run, workdir, run.read_methods(name))
+    told = [*dict.fromkeys(overruled_parts(name))]
+    if uncalibrated:
+        told.append(f"{name} is not calibrated (lenext.evaluate --calibrate)")
+    axes = ", ".join(unsuited(model, model_methods(run.model)))
+    if axes:
+        told.append(f"{name} wants weights trained for it, which these were not ({axes})")
+    return model, told
 
 
 def _words(of: dict[str, Any]) -> str:

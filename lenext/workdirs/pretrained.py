@@ -11,7 +11,7 @@ from lenext.attention import Method
 from lenext.attention.grammar import names
 from lenext.config import Config, check_model, read_methods, to_config
 from lenext.config.imports import load
-from lenext.data import Tokenizer
+from lenext.data import Tokenizer, get_tokenizer
 from lenext.errors import UserError
 from lenext.models.build import FAMILIES, Model, build_model
 from lenext.models.stack import places_of
@@ -69,6 +69,26 @@ class Pretrained(NamedTuple):
                 f"tokenizer {name}: gives other ids than {self.config.data.tokenizer} did when the "
                 f"weights were trained: fingerprint {tokenizer.fingerprint}, was {self.tokenizer}"
             )
+
+    def open_tokenizer(self, name: str = "", *, bos: str = "") -> Tokenizer:
+        """The run's tokeniser, for the ids that its model has.
+
+        Args:
+          name: of one to take in its place, see `lenext.data.get_tokenizer`.
+          bos: what texts start with, in place of what the run's config says.
+
+        Raises:
+          UserError: there is none; it gives other ids than in training, or more than the model has.
+        """
+        data, size = self.config.data, self.model.config.vocab_size
+        name = name or data.tokenizer
+        tokenizer = get_tokenizer(name, bos=bos or data.bos, eos=data.eos)
+        self.check_tokenizer(tokenizer, name)
+        if tokenizer.text_size > size:
+            raise UserError(
+                f"tokenizer {name}: has {tokenizer.text_size} ids, and the model {size}"
+            )
+        return tokenizer.within(size)
 
 
 def load_run(

@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from lenext import data
 from lenext.data import ByteTokenizer
 from lenext.models import generation, load_pretrained
+from lenext.workdirs import pretrained
 from tests.training.common import REPOSITORY, snapshot
 
 
@@ -204,6 +204,6 @@ def test_the_space_before_a_word_is_kept(monkeypatch, call, decoder):
         def decode(self, ids):
             return "".join(f" {i}" for i in ids).removeprefix(" ")
 
-    monkeypatch.setattr(data, "get_tokenizer", lambda name, **_: Pieces())
+    monkeypatch.setattr(pretrained, "get_tokenizer", lambda name, **_: Pieces())
     outcome = call("generate", f"--workdir={decoder}", "--prompt=a", "--max_tokens=2")
     assert re.fullmatch(r"a \d+ \d+\n", outcome.out)
