@@ -35,6 +35,9 @@ ROOMS = {
         "attention", "config", "data", "errors", "evaluation", "files", "models", "reporting",
         "training", "workdirs",
     ),
+    "integrations": (
+        "cli", "config", "data", "errors", "importing", "models", "parallel", "workdirs",
+    ),
     "cli": ("attention", "config", "errors", "interrupts", "parallel", "workdirs"),
 }  # fmt: skip
 COMMANDS = (
