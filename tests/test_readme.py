@@ -29,7 +29,8 @@ from lenext.reporting.records import Cell
 from lenext.reporting.tables import select, to_csv, with_interval
 from lenext.sweeps.experiment import collect, write
 from lenext.training import train
-from tests.training.common import tiny_config
+from tests.cli.conftest import untrained_run
+from tests.training.common import tiny_config, tiny_decoder_config
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -45,7 +46,7 @@ BLOCKS = {
 }
 RUN = (
     "row_statistics(", "MultiHeadAttention(", "attention_maps(", "choose_implementation(",
-    "register(", "EXPERIMENT =",
+    "register(", "EXPERIMENT =", "simple_evaluate(",
 )  # fmt: skip
 """What tells the blocks apart that are run below."""
 
@@ -277,6 +278,28 @@ def test_table_example(data_dir, tmp_path):
     assert "## loss in nats" in table
     for size in SIZES[1:]:
         assert len(experiment.runs(size)) == 3
+
+
+def test_harness_example(monkeypatch, tmp_path, data_dir):
+    """On a small decoder of bytes; what the harness would do with its models is left out."""
+    lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed")
+    from lm_eval.api.registry import get_model
+
+    untrained_run(tiny_decoder_config(data_dir), tmp_path / "runs" / "smollm2")
+    models = []
+
+    def evaluate(model, tasks, limit, model_args=""):
+        if isinstance(model, str):
+            model = get_model(model).create_from_arg_string(model_args)
+        models.append(model)
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", evaluate)
+    monkeypatch.chdir(tmp_path)
+    exec(block("simple_evaluate("), {})
+    first, second = models
+    assert first.max_length == second.max_length == 8192
+    assert first.get_model_info() == second.get_model_info()
+    assert first.get_model_info()["lenext_method"] == "self_extend(window=512,group=4)"
 
 
 # Commands
