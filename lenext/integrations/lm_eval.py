@@ -24,6 +24,7 @@ In Python, importing this module lets lm_eval.simple_evaluate(model="lenext", â€
 `LenextLM` is its class.
 """
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,8 @@ def register() -> None:
         if (error.name or "").partition(".")[0] != "lm_eval":
             raise
         raise ImportError(MISSING) from None
+    # Its bootstrap of errors would fork, which JAX's threads may hang; so it runs in this process.
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
     if NAME not in model_registry:
         model_registry.register(NAME, target="lenext.integrations.harness_model:LenextLM")
 

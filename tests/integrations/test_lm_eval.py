@@ -25,7 +25,7 @@ lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 from lm_eval.api.instance import Instance  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from lenext.integrations import decoding, scoring  # noqa: E402
-from lenext.integrations.lm_eval import LenextLM, filled_in  # noqa: E402
+from lenext.integrations.lm_eval import LenextLM, filled_in, register  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
@@ -424,6 +424,20 @@ def test_three_ways_from_python(quiet, tasks, workdir):
     assert found == pytest.approx(bits, rel=1e-5)
     trained = evaluate("lenext", tasks, ["tiny_texts"], model_args=f"workdir={workdir}")
     assert trained["results"]["tiny_texts"]["bits_per_byte,none"] != pytest.approx(found, rel=1e-3)
+
+
+def test_errors_are_bootstrapped_in_this_process(monkeypatch):
+    """A fork beside JAX's threads warns, which is an error here."""
+    from lm_eval.api.metrics import (  # pyright: ignore[reportMissingImports]
+        perplexity,
+        stderr_for_metric,
+    )
+
+    monkeypatch.delenv("DISABLE_MULTIPROC", raising=False)
+    register()
+    of = stderr_for_metric(perplexity, 200)
+    assert of is not None
+    assert of([-1.0, -2.0, -3.0]) > 0
 
 
 def test_chats_of_a_task(quiet, tasks, workdir, monkeypatch):
