@@ -27,6 +27,20 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: should be JSON ({error})") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; an empty one where there is no such file.
+
+    Raises:
+      UserError: it is none, or cannot be read.
+    """
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: should be a JSON object")
+    return content
+
+
 def check_writable(folder: Path) -> None:
     """Makes a folder, if need be, and checks that files can be written there.
 

@@ -112,6 +112,7 @@ def base_config() -> Config:
     config.eval.needles = 1  # passkey, associative_recall: in a sequence
     # ruler: what is asked, with commas, see lenext/data/ruler.py; documents is prompts a task.
     config.eval.tasks = "niah_single_1,niah_multikey_2,vt"
+    config.eval.chat = False  # ruler: in the chat template of an imported model
     config.eval.stride = 32  # sliding_window: how many last tokens of a window are predicted
     # full_context: nats by which a context of up to the training length L has to make a token
     # likelier than one of up to `near` tokens (0: L / 8) for its loss to be told apart; 0: none is.

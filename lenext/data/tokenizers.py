@@ -225,6 +225,14 @@ class VocabularyTokenizer:
         """Returns the ids of `text`."""
         return self.encode_batch([text])[0]
 
+    def encode_with_special(self, text: str) -> Int64[np.ndarray, " n"]:
+        """Returns the ids of `text`, in which what spells a special token is that token."""
+        self.library.encode_special_tokens = False
+        try:
+            return self._ids_of(self.library.encode(text, add_special_tokens=False))
+        finally:
+            self.library.encode_special_tokens = True
+
     def encode_batch(self, texts: Sequence[bytes | str]) -> list[Int64[np.ndarray, " _"]]:
         """Returns the ids of each text."""
         decoded = [t if isinstance(t, str) else t.decode(errors="replace") for t in texts]

@@ -18,8 +18,16 @@ from lenext.config import (
     read_methods,
 )
 from lenext.config.imports import load
-from lenext.data import check_data, open_split, open_tokenizer, summary
+from lenext.data import (
+    Tokenizer,
+    VocabularyTokenizer,
+    check_data,
+    open_split,
+    open_tokenizer,
+    summary,
+)
 from lenext.data.datasets import ALL
+from lenext.data.ruler import Chat
 from lenext.errors import MISREAD, UserError, one_line
 from lenext.evaluation.calibrate import calibrate_run
 from lenext.evaluation.cells import Cells, cell_keys, digest
@@ -40,6 +48,7 @@ from lenext.parallel.processes import first_goes_first, in_all, is_first, wait_f
 from lenext.reporting.records import Cell, Record, Row, effective_lengths, make_records
 from lenext.reporting.tables import markdown, text_table, to_csv
 from lenext.workdirs.calibration import under_method
+from lenext.workdirs.chat import ChatTemplate, special_tokens
 from lenext.workdirs.pretrained import Pretrained, load_run
 from lenext.workdirs.provenance import joined, provenance
 
@@ -182,6 +191,10 @@ def evaluate_run(
             f"--calibrate: with config.eval.protocol={settings.protocol} there are no documents to "
             "calibrate on; should be done before, with full_context"
         )
+    if settings.chat and settings.protocol not in GENERATING:
+        raise UserError(
+            f"config.eval.chat=True: should be False with config.eval.protocol={settings.protocol}"
+        )
     if mesh.size > 1 and settings.protocol in GENERATING:
         raise UserError(
             f"config.eval.protocol={settings.protocol}: is of one device, and there are "
@@ -202,6 +215,7 @@ def evaluate_run(
         masks=settings.masks,
         needles=settings.needles,
         tasks=read_tasks(settings.tasks),
+        chat=_chat_of(workdir, tokenizer) if settings.chat else None,
         stride=settings.stride,
     )
     if calibrate_first:
@@ -258,6 +272,18 @@ def evaluate_run(
         protocol.headline,
         uncalibrated,
     )
+
+
+def _chat_of(workdir: Path, tokenizer: Tokenizer) -> Chat:
+    """What the run's chat template puts around a question.
+
+    Raises:
+      UserError: the run has none, or a tokeniser without special tokens.
+    """
+    before, after = ChatTemplate(workdir, special_tokens(workdir)).around()
+    if not isinstance(tokenizer, VocabularyTokenizer):
+        raise UserError("config.eval.chat=True: bytes have no tokens that chats are made of")
+    return Chat(*(tuple(tokenizer.encode_with_special(x).tolist()) for x in (before, after)))
 
 
 def _resumed(

@@ -10,7 +10,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from lenext.errors import UserError
 from lenext.importing.gguf_file import GGUF
-from lenext.importing.tokenizer import GENERATION, JSON, SETTINGS
+from lenext.importing.tokenizer import GENERATION, JSON
+from lenext.workdirs.chat import SETTINGS
 
 # Kinds of tokens, by their number.
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6

@@ -8,7 +8,8 @@ from lenext.attention.axes.position import Rope
 from lenext.config import Config, read_methods
 from lenext.data import Frame, VocabularyTokenizer, open_tokenizer
 from lenext.errors import UserError
-from lenext.importing.tokenizer import JSON, SETTINGS, VOCABULARY
+from lenext.importing.tokenizer import JSON, VOCABULARY
+from lenext.workdirs.chat import SETTINGS
 
 
 def write_llama_source(folder: Path, config: Config, vocab_size: int, workdir: Path) -> None:

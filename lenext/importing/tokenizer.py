@@ -11,19 +11,16 @@ from lenext.data import VocabularyTokenizer, get_tokenizer, read_tokenizer_json
 from lenext.data.frames import AUTO, NONE, surrounding_ids
 from lenext.data.tokenizers import library_errors
 from lenext.errors import UserError
-from lenext.files import read_json
+from lenext.files import read_json, read_object
+from lenext.workdirs.chat import SETTINGS, SPECIAL, TEMPLATES, special_token
 from lenext.workdirs.workdir import TOKENIZERS
 
 JSON, VOCABULARY = TOKENIZERS
 BYTE_LEVEL = ("vocab.json", "merges.txt")
-GENERATION, SETTINGS, SPECIAL = (
-    "generation_config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
+GENERATION = "generation_config.json"
 KEPT = (
-    GENERATION, SETTINGS, SPECIAL, *BYTE_LEVEL, "added_tokens.json", "chat_template.jinja",
-    "chat_template.json", "tokenizer.model", "spiece.model",
+    GENERATION, SETTINGS, SPECIAL, *BYTE_LEVEL, "added_tokens.json", *TEMPLATES, "tokenizer.model",
+    "spiece.model",
 )  # fmt: skip
 """Files that come along, and go out as they came: of the tokeniser, chats, and generation."""
 
@@ -134,28 +131,6 @@ def _read_ids(content: Mapping[str, Any], path: Path) -> Iterator[int]:
                 f"{path}: eos_token_id={shown}: should be a token's id, or a list of ids"
             )
         yield i
-
-
-def special_token(settings: Mapping[str, Any], key: str) -> str:
-    """A special token's text, which may be an object's; "" where there is none."""
-    value = settings.get(key)
-    value = value.get("content") if isinstance(value, dict) else value
-    # Half a surrogate pair, which JSON can spell, is no text.
-    return value.encode(errors="ignore").decode() if isinstance(value, str) else ""
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no such file.
-
-    Raises:
-      UserError: it is none, or cannot be read.
-    """
-    if not path.exists():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: should be a JSON object")
-    return content
 
 
 def _kind(source: Path) -> str:

@@ -27,11 +27,12 @@ from lenext.errors import UserError
 from lenext.integrations.decoding import Prompt, continued
 from lenext.integrations.model_args import split_arguments, whole_number
 from lenext.integrations.scoring import Question, scored
-from lenext.integrations.texts import ChatTemplate, Texts
+from lenext.integrations.texts import Texts
 from lenext.models import take_apart
 from lenext.models.build import DTYPES
 from lenext.models.generation import Sampling
 from lenext.workdirs.calibration import under_name
+from lenext.workdirs.chat import ChatTemplate
 from lenext.workdirs.pretrained import load_run
 from lenext.workdirs.workdir import read_run_config
 

@@ -121,6 +121,7 @@ def decoder_run(tmp_path_factory):
 
 def test_a_sweep_of_tasks(decoder_run, capsys, monkeypatch):
     config, workdir = decoder_run
+    config = type(config)(config.to_dict())
     records = evaluate(config, workdir)
     metrics = [r["metric"] for r in records if (r["length"], r["method"]) == (700, "rerope")]
     assert metrics[:2] == ["retrieved", "preferred"]
@@ -153,6 +154,9 @@ def test_what_cannot_be_asked(decoder_run, trained, tmp_path):
     config.eval.lengths = "700"
     with pytest.raises(UserError, match=r"--calibrate: with config\.eval\.protocol=ruler there"):
         evaluate(config, workdir, calibrate_first=True)
+    config.eval.update(chat=True, protocol="full_context")
+    with pytest.raises(UserError, match=r"config\.eval\.chat=True: should be False with config"):
+        evaluate(config, workdir)
     config.evaluators.validation.type = "ruler"
     with pytest.raises(UserError, match=r"config\.evaluators\.validation\.type='ruler': should be"):
         train(config, tmp_path / "new")
