@@ -12,7 +12,7 @@ from lenext.attention import Method
 from lenext.config import ModelConfig
 from lenext.models.attention import Attention
 from lenext.models.language_model import LanguageModel
-from lenext.models.parts import Embedding, Head, declared, dense, rms_norm, rounded
+from lenext.models.parts import Embedding, Head, declared, dense, dot_general, rms_norm, rounded
 from lenext.models.stack import AttentionCall
 from lenext.parallel.meshes import COLUMNS, LINES
 
@@ -43,7 +43,7 @@ class GAULayer(nnx.Module):
             return nnx.Linear(
                 inputs, outputs, use_bias=config.use_bias, dtype=jnp.dtype(config.dtype),
                 param_dtype=jnp.dtype(config.param_dtype), kernel_init=INITIAL,
-                kernel_metadata=declared("matrix", split), rngs=rngs,
+                dot_general=dot_general, kernel_metadata=declared("matrix", split), rngs=rngs,
             )  # fmt: skip
 
         self.i_dense = linear(hidden, 2 * intermediate + key, COLUMNS)

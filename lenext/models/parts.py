@@ -54,6 +54,19 @@ def dense(linear: nnx.Linear, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]
     return linear(x.reshape(batch * length, width)).reshape(batch, length, -1)
 
 
+def dot_general(lhs: Array, rhs: Array, dimension_numbers: Any, **how: Any) -> Array:
+    """`jax.lax.dot_general`, for linear maps.
+
+    On a CPU, products of bfloat16 are summed in float32, and rounded then: XLA's backend there
+    multiplies them several times faster than float32 where the CPU can, but only if the result may
+    be of 32 bits; else it turns all operands to float32 first.
+    """
+    if lhs.dtype != jnp.bfloat16 or rhs.dtype != lhs.dtype or jax.default_backend() != "cpu":
+        return jax.lax.dot_general(lhs, rhs, dimension_numbers, **how)
+    how["preferred_element_type"] = jnp.float32
+    return jax.lax.dot_general(lhs, rhs, dimension_numbers, **how).astype(lhs.dtype)
+
+
 class Head(NamedTuple):
     """What makes logits of hidden states.
 
@@ -116,6 +129,7 @@ class Linears:
             dtype=jnp.dtype(self.config.dtype),
             param_dtype=jnp.dtype(self.config.param_dtype),
             kernel_init=rounded(nnx.initializers.normal(stddev)),
+            dot_general=dot_general,
             kernel_metadata=declared(kind, split),
             rngs=self.rngs,
         )

@@ -7,8 +7,16 @@ import pytest
 from flax import nnx
 
 from lenext.config import base_config, read_methods
-from lenext.models import build_model, held_as, in_words, named_parameters, take_apart
+from lenext.models import (
+    ModelConfig,
+    build_model,
+    held_as,
+    in_words,
+    named_parameters,
+    take_apart,
+)
 from lenext.models.generation import Sampling, generate
+from lenext.models.parts import Linears, dense
 
 FAMILIES = pytest.mark.parametrize("family", ["gau", "decoder", "encoder"])
 WIDE = ("scale", "norm", "learned", "head_bias")
@@ -122,3 +130,27 @@ def test_of_words_a_pass_widens_a_layer_at_a_time():
     wide, words = model("float32"), in_words(model("bfloat16"))
     layer = sum(x.nbytes for x in jax.tree.leaves(nnx.state(wide.layers))) / 16
     assert temporaries(words) < temporaries(wide) + 1.2 * layer
+
+
+def test_products_of_bfloat16_are_rounded_once():
+    """Sums of 4096 products, to a unit of the last place of bfloat16; the gradients likewise."""
+    rng = np.random.default_rng(0)
+    x, w, slope = (
+        jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+        for shape in [(5, 4096), (4096, 3), (5, 3)]
+    )
+    sizes = ModelConfig(vocab_size=2, hidden_size=2, intermediate_size=2, num_layers=1,
+                        dtype="bfloat16")  # fmt: skip
+    graphdef, _ = nnx.split(Linears(sizes, nnx.Rngs(0))(4096, 3, use_bias=False))
+
+    def apply(x, w):
+        return dense(nnx.merge(graphdef, nnx.State({"kernel": nnx.Param(w)})), x[None])[0]
+
+    out, pull = jax.vjp(apply, x, w.astype(jnp.float32))
+    assert out.dtype == jnp.bfloat16
+    exact = [np.asarray(each, np.float64) for each in (x, w, slope)]
+    d_x, d_w = pull(slope)
+    for ours, wanted in [
+        (out, exact[0] @ exact[1]), (d_x, exact[2] @ exact[1].T), (d_w, exact[0].T @ exact[2]),
+    ]:  # fmt: skip
+        np.testing.assert_allclose(np.asarray(ours, np.float64), wanted, rtol=2.0**-8, atol=2e-3)
