@@ -26,10 +26,12 @@ In Python, importing this module lets lm_eval.simple_evaluate(model="lenext", â€
 
 import os
 import sys
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lenext import cli
-from lenext.errors import UserError
+from lenext.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from lenext.integrations.harness_model import LenextLM as LenextLM
@@ -65,7 +67,8 @@ def main() -> None:
     """Runs the harness's command line.
 
     Raises:
-      UserError: the harness is not installed, another model is asked for, or as `LenextLM`.
+      UserError: the harness is not installed, another model is asked for, a task that it does not
+        know, or as `LenextLM`.
     """
     try:
         register()
@@ -76,7 +79,13 @@ def main() -> None:
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
     sys.argv[1:] = filled_in(sys.argv[1:])
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except ValueError as error:  # which the harness says of what it was asked, tasks for instance
+        frames = traceback.extract_tb(error.__traceback__)
+        if "lm_eval" not in Path(frames[-1].filename).parts:
+            raise
+        raise UserError(one_line(str(error))) from None
 
 
 def filled_in(words: list[str]) -> list[str]:

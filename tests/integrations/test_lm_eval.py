@@ -380,7 +380,6 @@ def tasks(tmp_path_factory):
             "dataset_kwargs": {"data_files": {"test": str(folder / "documents.jsonl")},
                                "cache_dir": str(folder / "cache")},
         }  # fmt: skip
-        (folder / f"{name}.yaml").write_text(json.dumps(head)[1:-1].replace('"task"', '"task"', 1))
         lines = [f"{key}: {json.dumps(value)}" for key, value in head.items()]
         (folder / f"{name}.yaml").write_text("\n".join(lines) + text)
     return folder
@@ -484,3 +483,8 @@ def test_mistakes_of_the_command_are_one_line(quiet, fails, tasks, workdir, argu
     words = ["run", "--tasks", "tiny_choices", "--include_path", tasks, "--model_args"]
     line = fails("integrations.lm_eval", *words, arguments.replace("W", str(workdir)))
     assert line.startswith(message)
+
+
+def test_a_task_that_the_harness_does_not_know(quiet, fails, workdir):
+    words = ["run", "--tasks", "no_such_task", "--model_args", f"workdir={workdir}"]
+    assert fails("integrations.lm_eval", *words) == "Tasks not found: no_such_task"
