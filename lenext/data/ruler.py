@@ -132,7 +132,7 @@ def make_prompt(
       chat: of a chat model; None for a text to be completed.
 
     Raises:
-      UserError: it does not fit.
+      TooShort: it does not fit.
     """
     tokenizer = source.tokenizer
     opening = _inside(tokenizer, "", puzzle.opening + "\n", LINE_BEFORE)
@@ -162,7 +162,7 @@ def make_prompt(
         cut = hay.cuts[at[needle]]
         parts += [hay.tokens[done:cut], hidden[needle]]
         done = cut
-        if needle == 0 and not puzzle.in_order:
+        if needle == 0 and len(puzzle.answers) == 1:
             place = sum(map(len, parts)) - len(hidden[0])
     tokens = np.concatenate([*parts, hay.tokens[done:], *asked]).astype(np.int64)
     return Prompt(tokens, place)

@@ -141,6 +141,9 @@ def test_what_is_asked_is_the_same_at_all_lengths_and_follows_from_the_seed():
     np.testing.assert_array_equal(shorter.batch["answers"], longer.batch["answers"])
     again = prompts_of(BYTES)
     np.testing.assert_array_equal(shorter.batch["tokens"], again.batch["tokens"])
+    # A depth is one of a single needle.
+    one = {task for task, place in zip(shorter.task, shorter.place, strict=True) if place >= 0}
+    assert one == {task for task in RULER if "single" in task or "multikey" in task}
     alone = prompts_of(BYTES, tasks=("vt",))
     assert alone.expected == tuple(
         e for e, t in zip(shorter.expected, shorter.task, strict=True) if t == "vt"
