@@ -198,6 +198,11 @@ def markdown(
         "Brackets: 95 % interval by bootstrap over documents."
         + (ONE_DOCUMENT if any(r["interval"] is None for r in records) else "")
     ]
+    if far := select(records, metric="far_loss"):
+        notes.append(
+            "far_loss: the loss on tokens that need the far context, which are the same for every "
+            f"method: {counts(far)} documents (tokens) a length."
+        )
     if effective:
         sections.append(("effective length", effective_table(effective)))
         notes.append(

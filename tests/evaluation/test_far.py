@@ -82,6 +82,9 @@ def test_a_sweep_tells_it_beside_the_plain_loss(tmp_path, tmp_path_factory, monk
         counts = {found["far_loss", m, length]["predictions"] for m in ("softmax", "rerope")}
         assert len(counts) == 1
         assert 0 < counts.pop() < found["loss", "softmax", length]["predictions"]
+    few = [found["far_loss", "softmax", length]["predictions"] for length in (16, 48)]
+    text = (tmp_path / "eval" / "results.md").read_text()
+    assert f"method: 6 ({few[0]:,}), 6 ({few[1]:,}) documents (tokens) a length." in text
     # A margin that nothing reaches leaves nothing to tell, and gains are measured once.
     monkeypatch.setattr(far, "gains", None)
     config.eval.far_margin = 50.0
