@@ -100,6 +100,26 @@ def test_the_quickstart_s_table_is_the_same_everywhere():
     assert tables[0] in DOCS["docs/index.md"]
 
 
+def test_the_real_model_s_table_holds_what_the_results_hold():
+    content = json.loads((REPOSITORY / "experiments/results/real_model.json").read_text())
+    records = select(content["records"], metric="loss", positions=None)
+    figures = {(r["method"], r["length"]): f"{r['value']:.3f}" for r in records}
+    tables = [
+        re.findall(r"```\n(loss  .*?); protocol full_context\n```", page, flags=re.DOTALL)
+        for page in (README, DOCS["docs/checkpoints.md"])
+    ]
+    assert len(tables[0]) == 1
+    assert tables[0][0] in tables[1]
+    head, *rows, _ = tables[0][0].splitlines()
+    lengths = list(map(int, head.split()[1:]))
+    shown = {
+        (row.split()[0], n): value
+        for row in rows
+        for n, value in zip(lengths, row.split()[1:], strict=True)
+    }
+    assert shown == figures
+
+
 @pytest.mark.parametrize(
     ("name", "metric", "heading"),
     [
