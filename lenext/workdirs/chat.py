@@ -105,7 +105,7 @@ class ChatTemplate:
         """
         template = self.text(name)
         try:
-            import jinja2
+            import jinja2  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError:
             raise UserError(
                 'chat templates take the package jinja2: python -m pip install "jinja2>=3.1,<4"'
@@ -143,9 +143,11 @@ class ChatTemplate:
 
 def _environment() -> Any:
     """Jinja's sandbox with what templates expect of transformers."""
-    import jinja2
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    import jinja2  # pyright: ignore[reportMissingImports]
+    from jinja2.ext import Extension  # pyright: ignore[reportMissingImports]
+    from jinja2.sandbox import (  # pyright: ignore[reportMissingImports]
+        ImmutableSandboxedEnvironment,
+    )
 
     class Generation(Extension):
         """{% generation %}, which marks answers for training: here its body, as it is."""
