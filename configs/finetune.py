@@ -8,11 +8,12 @@ a method learns and nothing else: --config.optimizer.frozen="*,!layers.*.attenti
 --config.model.method for the method.
 
 A real one, `make smollm2`, at 1024 tokens a sequence. The backward pass computes each layer anew,
-so that 4 GB are enough:
+so that 4.1 GB are enough:
 
     python -m lenext.train --config=configs/finetune.py:runs/smollm2 --workdir=runs/smollm2_tuned \
         --config.data.dataset=stdlib_packages --config.data.train_length=1024 \
-        --config.data.batch_size=2 --config.model.remat=True --config.training.steps=20
+        --config.data.batch_size=2 --config.model.remat=True --config.training.steps=20 \
+        --config.optimizer.warmup_steps=2
 
 The length of sequences is L of what is named from then on; `trained` stays what it was. Evaluations
 during training that are of length L follow it.
