@@ -9,7 +9,8 @@ from lenext.data.masking import mask_tokens, require_mask
 from lenext.data.pipeline import causal_lm_batches, masked_lm_batches, random_crops
 from lenext.data.positions import Pose
 from lenext.data.prepare import open_builder
-from lenext.data.ruler import RULER, share_found
+from lenext.data.prompts import share_found
+from lenext.data.ruler import RULER
 from lenext.data.stdlib_packages import StdlibPackages
 from lenext.data.stdlib_source import StdlibSource
 from lenext.data.tasks import TASKS

@@ -19,7 +19,7 @@ from lenext.data import (
     masked_crops,
     require_mask,
 )
-from lenext.data.ruler import Chat, Ids, Source, TooShort, make_prompt, spell_answers
+from lenext.data.prompts import Chat, Ids, Source, TooShort, make_prompt, spell_answers
 from lenext.errors import UserError
 
 

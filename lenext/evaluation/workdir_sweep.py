@@ -27,7 +27,7 @@ from lenext.data import (
     summary,
 )
 from lenext.data.datasets import ALL
-from lenext.data.ruler import Chat
+from lenext.data.prompts import Chat
 from lenext.errors import MISREAD, UserError, one_line
 from lenext.evaluation.calibrate import calibrate_run
 from lenext.evaluation.cells import Cells, cell_keys, digest

@@ -8,7 +8,8 @@ import pytest
 
 from lenext.config import base_config
 from lenext.data import RULER, ByteTokenizer, Corpus, get_tokenizer, share_found
-from lenext.data.ruler import WRONG, Chat, Source, make_prompt, spell_answers
+from lenext.data.prompts import Chat, Source, make_prompt, spell_answers
+from lenext.data.ruler import WRONG
 from lenext.data.words import compound_words
 from lenext.errors import UserError
 from lenext.evaluation.protocols import CropSettings, read_tasks, ruler
