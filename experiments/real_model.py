@@ -8,7 +8,7 @@ with the length, and not the loss itself.
 
 from pathlib import Path
 
-from experiments.sizes import check_size
+from experiments.sizes import check_size, few_at_smoke
 from lenext.config import to_config
 from lenext.errors import UserError
 from lenext.reporting.pictures import plot
@@ -56,9 +56,7 @@ def runs(size: str) -> list[Run]:
         lengths=lengths, documents=documents, tokens=tokens, batch_tokens=longest,
         protocol="full_context", split="validation",
     )  # fmt: skip
-    # On two cores all ten take some four hours; those that tell most come first.
-    methods = {"smoke": METHODS[:3], "cpu": METHODS[:7]}.get(size, METHODS)
-    rows = {method: method for method in methods}
+    rows = {method: method for method in few_at_smoke(size, METHODS, 3)}
     return [Run("SmolLM2-135M-Instruct", config, rows, imported=WORKDIR)]
 
 

@@ -13,6 +13,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import Method, attend, init_params, row_statistics
+from lenext.attention.compute.sided import attend_kept, sides_to_keep, together
+from lenext.attention.compute.tiles import USUAL
 from lenext.parallel.meshes import on_shares
 
 T = TypeVar("T")
@@ -39,26 +41,39 @@ class Context(NamedTuple):
 
 
 class KVCache(NamedTuple):
-    """Keys (before rotation) and values of one layer, as far as later rows may still see them.
+    """Keys and values of one layer, as far as later rows may still see them.
 
     Attributes:
-      k: keys.
-      v: values.
-      positions: absolute position of each place; -1 where it is empty.
+      k: what `sides_to_keep` makes of the keys: rotated, where no length is followed.
+      v: values, batch and heads `together`.
+      positions: absolute position of each place; -1 where it is empty, and k and v are zeros.
     """
 
-    k: Float[Array, "B C K H"]
-    v: Float[Array, "B C K V"]
+    k: tuple[Float[Array, "BK C I"], ...]
+    v: Float[Array, "BK C V"]
     positions: Int[Array, " C"]
 
 
 def cache_size(method: Method, capacity: int) -> int:
-    """Tokens of which a layer keeps keys and values, of sequences of up to `capacity` tokens.
-
-    The first key always has a place: where a document starts is read off the keys.
-    """
+    """Tokens of which a layer keeps keys and values, of sequences of up to `capacity` tokens."""
     keeps = method.visibility.keeps()
-    return capacity if keeps is None else min(capacity, max(1, keeps[0]) + keeps[1])
+    size = capacity if keeps is None else min(capacity, sum(keeps))
+    # Whole tiles: to fill up the last one would copy all.
+    return size if size < USUAL else -(-size // USUAL) * USUAL
+
+
+def empty_cache(
+    method: Method, batch: int, capacity: int, *, num_heads: int, num_kv_heads: int, head_dim: int,
+    dtype: Any,
+) -> KVCache:  # fmt: skip
+    """A cache for sequences of up to `capacity` tokens under a method, see `cache_size`."""
+    size = cache_size(method, capacity)
+    v = jnp.zeros((batch * num_kv_heads, size, head_dim), dtype)
+    k = jax.ShapeDtypeStruct((batch, size, num_kv_heads, head_dim), jnp.float32)
+    positions = jnp.full((size,), -1, jnp.int32)
+    sides = jax.eval_shape(lambda k: sides_to_keep(k, method, positions, num_heads=num_heads), k)
+    # An array each: steps may donate them.
+    return KVCache(tuple(jnp.zeros(x.shape, dtype) for x in sides), v, positions)
 
 
 class Attention(nnx.Module):
@@ -240,12 +255,11 @@ class Attention(nnx.Module):
         return on_shares(attended, (q, k, v, places, mask, lengths), params)
 
     def empty_cache(self, batch: int, capacity: int, dtype: Any) -> KVCache:
-        """A layer's cache for sequences of up to `capacity` tokens, see `cache_size`."""
-        size = cache_size(self.methods[0], capacity)
-        shape = (batch, size, self.num_kv_heads, self.head_dim)
-        # An array each: steps may donate them.
-        k, v = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
-        return KVCache(k, v, jnp.full((size,), -1, jnp.int32))
+        """A layer's cache for sequences of up to `capacity` tokens."""
+        return empty_cache(
+            self.methods[0], batch, capacity, num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, dtype=dtype,
+        )  # fmt: skip
 
     def step(
         self,
@@ -261,53 +275,55 @@ class Attention(nnx.Module):
         `length` is that of the text, in tokens, for methods that follow it.
         """
         method = self.methods[0]
-        after = _written(cache, k, v, positions, method)
+        sides = sides_to_keep(k, method, positions, num_heads=self.num_heads)
+        made = KVCache(sides, together(v.swapaxes(1, 2)), positions)
+        new = jax.tree.map(lambda x, kept: x.astype(kept.dtype), made, cache)
+        after = _written(cache, new, method)
         # What one token takes the place of, that token cannot see; several see what the last of
         # them does not.
-        seen = after if positions.size == 1 else _joined(cache, k, v, positions)
-        batch, places = q.shape[0], seen.positions
-        out = attend(
-            q, seen.k, seen.v, method, causal=self.causal, params=self.learned_by(0),
-            q_positions=positions, kv_positions=places,
-            kv_mask=jnp.broadcast_to(places >= 0, (batch, places.size)), length=length,
-            implementation=self.implementation,
+        all_stays = positions.size == 1 or method.visibility.keeps() is None
+        seen = after if all_stays else _joined(cache, new)
+        out = attend_kept(
+            q, seen.k, seen.v, method, q_positions=positions, kv_positions=seen.positions,
+            length=length, params=self.learned_by(0), implementation=self.implementation,
         )  # fmt: skip
         return out, after
 
 
-def _joined(cache: KVCache, k: Array, v: Array, positions: Array) -> KVCache:
-    return KVCache(
-        jnp.concatenate([cache.k, k], axis=1),
-        jnp.concatenate([cache.v, v], axis=1),
-        jnp.concatenate([cache.positions, positions]),
-    )
+def _tokens(x: Array) -> int:
+    """The axis of tokens of what a cache holds: positions, keys or values."""
+    return 0 if x.ndim == 1 else 1
 
 
-def _written(cache: KVCache, k: Array, v: Array, positions: Array, method: Method) -> KVCache:
-    """The cache with these tokens.
+def _joined(cache: KVCache, new: KVCache) -> KVCache:
+    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=_tokens(x[0])), cache, new)
+
+
+def _written(cache: KVCache, new: KVCache, method: Method) -> KVCache:
+    """The cache with these tokens, which follow one another.
 
     The first keys keep their places, the others go round; later ones take the place of those that
     no row to come can see. What does not stay is sent beyond the end, and dropped.
     """
-    size = cache.positions.size
+    size, positions = cache.positions.size, new.positions
     keeps = method.visibility.keeps()
-    first = size if keeps is None else min(size, max(1, keeps[0]))
+    first = size if keeps is None else min(size, keeps[0])
     turn = max(1, size - first)
     place = jnp.where(positions < first, positions, first + (positions - first) % turn)
-    if positions.size == 1:  # as a slice it is written where it is, without a copy of the rest
-        at = place[0]
-        return KVCache(
-            jax.lax.dynamic_update_slice_in_dim(cache.k, k, at, axis=1),
-            jax.lax.dynamic_update_slice_in_dim(cache.v, v, at, axis=1),
-            jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, at, axis=0),
-        )
+    if positions.size == 1 or keeps is None:
+        # As a slice it is written where it is, without a copy of the rest.
+        return jax.tree.map(
+            lambda x, own: jax.lax.dynamic_update_slice_in_dim(x, own, place[0], _tokens(x)),
+            cache, new,
+        )  # fmt: skip
     stays = (positions < first) | (positions > positions[-1] - turn)
     place = jnp.where(stays, place, size)
-    return KVCache(
-        cache.k.at[:, place].set(k, mode="drop"),
-        cache.v.at[:, place].set(v, mode="drop"),
-        cache.positions.at[place].set(positions, mode="drop"),
-    )
+
+    def written(x: Array, own: Array) -> Array:
+        at = place if x.ndim == 1 else (slice(None), place)
+        return x.at[at].set(own, mode="drop")
+
+    return jax.tree.map(written, cache, new)
 
 
 def _parameters(parts: Any) -> Any:

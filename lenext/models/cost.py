@@ -7,9 +7,10 @@ import numpy as np
 from flax import nnx
 
 from lenext.attention import Method
-from lenext.models.attention import cache_size
+from lenext.models.attention import empty_cache
 from lenext.models.language_model import LanguageModel
 from lenext.models.parts import kinds_of
+from lenext.parallel.memory import bytes_of
 
 
 def forward_flops(model: LanguageModel, length: int, predictions: int) -> float:
@@ -47,8 +48,16 @@ def cache_bytes(model: LanguageModel, length: int) -> int | None:
     if model.objective != "causal_lm":
         return None
     config = model.config
-    token = 2 * config.num_kv_heads * config.key_size * np.dtype(config.dtype).itemsize
-    return token * sum(cache_size(method, length) for method in model.methods)
+    caches = jax.eval_shape(
+        lambda: [
+            empty_cache(
+                method, 1, length, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads,
+                head_dim=config.key_size, dtype=config.dtype,
+            )
+            for method in model.methods
+        ]
+    )  # fmt: skip
+    return bytes_of([(cache.k, cache.v) for cache in caches])
 
 
 def _is_tied(model: LanguageModel) -> bool:

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention.axes.method import MOST_TOKENS, Method, Params, init_params
-from lenext.attention.compute import diagnostics, naive, tiles
+from lenext.attention.compute import diagnostics, naive
 from lenext.attention.compute.blocks import default_block_size, map_blocks
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.choice import Choice, choose
 from lenext.attention.compute.fused import attend_fused
 from lenext.attention.compute.places import Places, located
+from lenext.attention.compute.sided import attend_sides
 
 Ar = Array | np.ndarray
 
@@ -196,50 +197,38 @@ def _without_hidden(places: Places, *of_keys: Array) -> list[Array]:
 @functools.partial(jax.jit, static_argnames=("call", "choice"))
 def _attend(q, k, v, params, places, *, call: Call, choice: Choice):
     k, v = _without_hidden(places, k, v)
-    places, method = located(places), call.method
-    if choice.implementation == "naive":
-        scored = _complete_scores(q, k, params, places, method, call.causal, call.length)
-        out = naive.combine(naive.weights(scored, method), v.swapaxes(1, 2))
-        return out.swapaxes(1, 2).astype(q.dtype)
+    places = located(places)
     if choice.implementation == "fused":
         return attend_fused(q, k, v, call, params, places, backend=jax.default_backend())
-    assert choice.block_size is not None  # "blockwise" has one
-    if choice.by_tiles:
-        out = tiles.attend_tiles(q, k, v, call, params, places, tile=choice.block_size)
-        return out.astype(q.dtype)
-
-    def outputs(scored, v):
-        return naive.combine(naive.weights(scored, method), v).swapaxes(1, 2).astype(q.dtype)
-
-    return map_blocks(
-        outputs, q, k, v, method, params, places,
-        causal=call.causal, ordered=call.ordered, length=call.length, block_size=choice.block_size,
-    )  # fmt: skip
+    k_sides = _sides(k, call.method, places, call.num_heads, call.causal, call.length)
+    return attend_sides(q, k_sides, v.swapaxes(1, 2), params, places, call=call, choice=choice)
 
 
-def _complete_scores(q, k, params, places, method, causal, length):
-    known: dict[str, Any] = {"causal": causal, "length": length}
-    k_sides = naive.sides_of_keys(k, method, places, num_heads=q.shape[2], **known)
-    return naive.scores(q, k_sides, method, params, places, **known)
+def _sides(k, method, places, num_heads, causal, length):
+    return naive.sides_of_keys(k, method, places, num_heads=num_heads, causal=causal, length=length)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "causal", "length"))
 def _attention_weights(q, k, params, places, *, method, causal, length):
     (k,) = _without_hidden(places, k)
-    scored = _complete_scores(q, k, params, located(places), method, causal, length)
+    places = located(places)
+    k_sides = _sides(k, method, places, q.shape[2], causal, length)
+    scored = naive.scores(q, k_sides, method, params, places, causal=causal, length=length)
     return naive.weights(scored, method)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "length", "block_size"))
 def _row_statistics(q, k, params, places, *, method, causal, ordered, length, block_size):
     (k,) = _without_hidden(places, k)
+    places = located(places)
 
     def figures(scored, _):
         per_row = diagnostics.statistics(scored, method)
         return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 2), per_row)  # [B, T, N]
 
     out = map_blocks(
-        figures, q, k, None, method, params, located(places),
+        figures, q, _sides(k, method, places, q.shape[2], causal, length), None, method, params,
+        places,
         causal=causal, ordered=ordered, length=length, block_size=block_size,
     )  # fmt: skip
     return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), out)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lenext.attention.axes.method import Method, Params
-from lenext.attention.compute.naive import scores, sides_of_keys
+from lenext.attention.compute.naive import KeySides, scores
 from lenext.attention.compute.places import Places
 
 # Float32 entries of a block's rows: small enough to stay in a CPU's cache, large enough that the
@@ -35,8 +35,8 @@ def default_block_size(batch: int, num_heads: int, key_length: int) -> int:
 def map_blocks(
     row_function: RowFunction,
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K V"] | None,
+    k_sides: KeySides,
+    v: Float[Array, "B K S V"] | None,
     method: Method,
     params: Params,
     places: Places,
@@ -51,8 +51,8 @@ def map_blocks(
     Args:
       row_function: see `RowFunction`.
       q: queries.
-      k: keys.
-      v: values, handed on to `row_function`.
+      k_sides: of the keys.
+      v: values, heads first, handed on to `row_function` in float32.
       method: the method.
       params: its learned parts.
       places: positions, padding, documents.
@@ -65,11 +65,11 @@ def map_blocks(
     Returns:
       What `row_function` gives, with T in place of the block.
     """
-    queries_length, key_length = q.shape[1], k.shape[1]
+    queries_length, key_length = q.shape[1], k_sides[0].shape[2]
     block_size = min(block_size, queries_length)
     # Float32 before the blocks: gradients are summed over them, which 16 bits do not bear.
-    k_sides = sides_of_keys(k, method, places, causal=causal, length=length, num_heads=q.shape[2])
-    v = None if v is None else v.astype(jnp.float32).swapaxes(1, 2)
+    k_sides = tuple(side.astype(jnp.float32) for side in k_sides)
+    v = None if v is None else v.astype(jnp.float32)
 
     def one_block(block_q, block_places, k_sides, v, params):
         scored = scores(

@@ -16,6 +16,8 @@ from lenext.attention.axes.method import Method, Params, Position, Rows, Similar
 from lenext.attention.checked import checked
 from lenext.attention.compute.places import Places, count, rows_at, visible
 
+FEW = 16  # queries of a key head
+
 QuerySides = tuple[Float[Array, "B N T I"], ...]
 KeySides = tuple[Float[Array, "B K S I"], ...]
 
@@ -90,7 +92,13 @@ def inner_size(similarity: Similarity, head_dim: int) -> int:
 def products(q: Float[Array, "B N T I"], k: Float[Array, "B K S I"]) -> Float[Array, "B N T S"]:
     """q_i . k_j for grouped queries: query head h meets key head h // (N / K)."""
     (b, n, t, h), (kv_heads, s) = q.shape, k.shape[1:3]
-    grouped = q.reshape(b, kv_heads, n // kv_heads, t, h)
+    group, k = n // kv_heads, k.astype(jnp.float32)
+    if group * t <= FEW:
+        # With the keys first: else XLA's CPU backend would turn them all around for a few queries.
+        few, keys = q.reshape(b * kv_heads, group * t, h), k.reshape(b * kv_heads, s, h)
+        out = jnp.einsum("ksh,kth->kst", keys, few, precision=jax.lax.Precision.HIGHEST)
+        return out.swapaxes(1, 2).reshape(b, n, t, s)
+    grouped = q.reshape(b, kv_heads, group, t, h)
     out = jnp.einsum("bkgth,bksh->bkgts", grouped, k, precision=jax.lax.Precision.HIGHEST)
     return out.reshape(b, n, t, s)
 
@@ -180,7 +188,11 @@ def combine(
 ) -> Float[Array, "B N T V"]:
     """Weighted sums of the values, for grouped queries, in float32; heads first."""
     (b, n, t, s), (kv_heads, dim) = weights.shape, v.shape[1::2]
-    grouped = weights.reshape(b, kv_heads, n // kv_heads, t, s)
-    v = v.astype(jnp.float32)
+    group, v = n // kv_heads, v.astype(jnp.float32)
+    if group * t <= FEW:
+        few, values = weights.reshape(b * kv_heads, group * t, s), v.reshape(b * kv_heads, s, dim)
+        out = jnp.einsum("kts,ksv->ktv", few, values, precision=jax.lax.Precision.HIGHEST)
+        return out.reshape(b, n, t, dim)
+    grouped = weights.reshape(b, kv_heads, group, t, s)
     out = jnp.einsum("bkgts,bksv->bkgtv", grouped, v, precision=jax.lax.Precision.HIGHEST)
     return out.reshape(b, n, t, dim)

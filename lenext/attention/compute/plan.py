@@ -7,11 +7,11 @@ rows stop at the diagonal, windows begin where they begin, and sinks are in the 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from lenext.attention.axes.method import KeyByKey, Rows
 from lenext.attention.compute.call import Call
@@ -158,6 +158,47 @@ def tile_places(plan: Plan, places: Places, block: Array, tile: Array) -> Places
     return Places(**queries, **keys)
 
 
+class Seen(NamedTuple):
+    """What the ranges in which a tile's queries and keys lie say, each True or False.
+
+    Attributes:
+      some: False where no query sees any key; True is no promise.
+      all: True where every query sees every key; False is no promise.
+    """
+
+    some: Bool[Array, ""]
+    all: Bool[Array, ""]
+
+
+def seen_of(plan: Plan, places: Places) -> Seen:
+    """For the places of a tile. Where positions are the defaults, `Plan.tiles` knows already."""
+    least, most = jnp.iinfo(jnp.int32).min, jnp.iinfo(jnp.int32).max
+    real = jnp.ones_like(places.kv_positions, bool) if places.kv_mask is None else places.kv_mask
+
+    def of_keys(x: Array) -> tuple[Array, Array]:
+        return jnp.min(jnp.where(real, x, most)), jnp.max(jnp.where(real, x, least))
+
+    first, last = jnp.min(places.q_positions), jnp.max(places.q_positions)
+    low, high = of_keys(places.kv_positions)
+    some, all_ = jnp.any(real), jnp.all(real) & plan.method.visibility.sees_all
+    if plan.causal:
+        some, all_ = some & (low <= last), all_ & (high <= first)
+    keeps = plan.method.visibility.keeps()
+    if keeps is not None:
+        near = high > first - keeps[1]
+        if not plan.causal:
+            near &= low < last + keeps[1]
+        if keeps[0]:
+            near |= jnp.any(real & (places.kv_ordinals < keeps[0]))
+        some &= near
+    if places.q_segment_ids is not None and places.kv_segment_ids is not None:
+        low, high = of_keys(places.kv_segment_ids)
+        first, last = jnp.min(places.q_segment_ids), jnp.max(places.q_segment_ids)
+        some &= (low <= last) & (high >= first)
+        all_ &= (low == high) & (first == last) & (low == first)
+    return Seen(some, all_)
+
+
 def visible_keys(plan: Plan, places: Places) -> Int[Array, "#B 1 T 1"]:
     """n of every row: known beforehand, or counted over the tiles that the rows meet."""
     if plan.sees_all:
@@ -168,8 +209,11 @@ def visible_keys(plan: Plan, places: Places) -> Int[Array, "#B 1 T 1"]:
 
     def of_block(block):
         def add(tile, n):
-            return n + count(
-                visible(plan.method, tile_places(plan, padded, block, tile), plan.causal)
+            places = tile_places(plan, padded, block, tile)
+            return jax.lax.cond(
+                seen_of(plan, places).some,
+                lambda: n + count(visible(plan.method, places, plan.causal)),
+                lambda: n,
             )
 
         leaves = [x for x in padded if x is not None]

@@ -27,14 +27,17 @@ from lenext.attention.compute.plan import (
     padded,
     padded_places,
     plan_of,
+    seen_of,
     tile_places,
     tile_rows,
     visible_keys,
 )
 
-# Float32 entries of a tile over batch and heads. Measured in experiments/benchmarks/block_size.py.
-TILE_ENTRIES = 2**20
-SMALLEST, LARGEST = 128, 1024
+# Queries, and keys, of a tile, where there are several rows at a time and where there is one; and
+# its float32 entries over batch and heads, at the most, for memory's sake. Measured in
+# experiments/benchmarks/block_size.py.
+SMALLEST, USUAL, LARGEST = 128, 512, 1024
+TILE_ENTRIES = 2**23
 # Second values below this part of their row's largest, taken n times, are nothing in float32.
 NOTHING = 2.0**-26
 
@@ -51,11 +54,12 @@ def suits(method: Method) -> bool:
 
 def default_tile(batch: int, num_heads: int, window: int | None) -> int:
     """Queries, and keys, of a tile: a power of two, no more than a window asks for."""
-    side = math.isqrt(TILE_ENTRIES // max(1, min(TILE_ENTRIES, batch * num_heads)))
-    side = 2 ** (max(1, side).bit_length() - 1)
+    rows = max(1, batch * num_heads)
+    side = 2 ** (max(1, math.isqrt(TILE_ENTRIES // min(TILE_ENTRIES, rows))).bit_length() - 1)
+    side = min(side, LARGEST if rows == 1 else USUAL)
     if window is not None:
         side = min(side, 2 ** max(0, window - 1).bit_length())
-    return min(max(side, SMALLEST), LARGEST)
+    return max(side, SMALLEST)
 
 
 # Several products read a tile: XLA's CPU backend would make it anew, exps and all, for each.
@@ -64,8 +68,8 @@ _once = jax.lax.optimization_barrier
 
 def attend_tiles(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K V"],
+    k_sides: naive.KeySides,
+    v: Float[Array, "B K S V"],
     call: Call,
     params: Params,
     places: Places,
@@ -76,8 +80,8 @@ def attend_tiles(
 
     Args:
       q: queries.
-      k: keys.
-      v: values.
+      k_sides: of the keys.
+      v: values, heads first.
       call: theirs, by a method that `suits`.
       params: the method's learned parts.
       places: positions, padding, documents, `located`.
@@ -87,8 +91,8 @@ def attend_tiles(
     n = visible_keys(plan, places)
     rows = tile_rows(plan, places, n)
     q_sides = naive.query_sides(q, method, params, rows)
-    k_sides = naive.key_sides(k, method, rows)
-    v = v.astype(jnp.float32).swapaxes(1, 2)
+    # Float32 before the tiles: gradients are summed over them, which 16 bits do not bear.
+    k_sides, v = jax.tree.map(lambda x: x.astype(jnp.float32), (k_sides, v))
     biased = {"position": params["position"]} if "position" in params else {}
     out: Any = _attend(plan, q_sides, k_sides, v, biased, places, n)
     return out.swapaxes(1, 2)
@@ -171,6 +175,21 @@ class _Tiles:
         similarities = self.similarities(block, tile, self.needed(rows))
         return naive.logits(similarities, self.plan.method, self.params, rows), mask, rows
 
+    def where_seen(self, block: Array, step: Callable[..., Any]) -> Callable[..., Any]:
+        """`step` without tiles of which nothing is visible, nor masks where all is."""
+        if self.plan.ordered:  # the tiles that are met are known to be so
+            return step
+
+        def some(tile, carry, whole):
+            seen = seen_of(self.plan, self.rows(block, tile)[0])
+            kind = jnp.where(seen.all, 2, seen.some.astype(jnp.int32))
+            steps = [lambda: carry, lambda: step(tile, carry, False)]
+            if self.plan.method.visibility.sees_all:
+                steps.append(lambda: step(tile, carry, True))
+            return step(tile, carry, True) if whole else jax.lax.switch(kind, steps)
+
+        return some
+
     def combine(self, values: Array, tile: Array) -> Array:
         """The values' weighted sums over one tile of keys."""
         return naive.combine(values, self.keys_of(self.v, tile))
@@ -244,6 +263,7 @@ def _first_pass(tiles: _Tiles, block: Array, *, twice: bool):
         None if twice else tiles.per_row(0.0, tiles.value_dim),
         tiles.per_row(-jnp.inf, tiles.plan.key_blocks) if twice else None,
     )
+    step = tiles.where_seen(block, step)
     largest, total, out, tops = over_tiles(tiles.plan, block, step, start)
     total = total + weighting.rest_at(weighting.shift_at(largest))
     usable = total > 0 if weighting.normalised else jnp.zeros_like(total, dtype=bool)
