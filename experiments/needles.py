@@ -17,7 +17,7 @@ from lenext.sweeps.runs import Run
 BARE = (
     "trained",
     "rerope(window=4096)",
-    "self_extend(window=2048)",
+    "self_extend(window=2048,group=8)",
     "lm_infinite(window=4096)",
     "yarn",
 )

@@ -31,7 +31,7 @@ METHODS = (
     "yarn",
     "rerope(window=4096)",
     "rerope(window=4096)+infoscale",
-    "self_extend(window=2048)",
+    "self_extend(window=2048,group=8)",
     "lm_infinite(window=4096)",
     "trained+log_length",
     "ntk",
