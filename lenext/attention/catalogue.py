@@ -49,7 +49,8 @@ class Entry:
       source: where it was published; "Name (arXiv NNNN.NNNNN)" becomes a link; "" where nowhere.
       changes: what it does, in a line: a formula where there is one.
       causal: whether the published method is for causal models (True), for bidirectional ones
-        (False), or both (None, also where nobody says). `attend` runs every method both ways.
+        (False), or both (None, also where nobody says). `attend` runs methods both ways, but those
+        that an axis says are `causal_only`.
     """
 
     source: str = ""
@@ -76,8 +77,8 @@ CATALOGUE: dict[str, Entry] = {
     "infoscale": Entry("InfoScale (arXiv 2501.08570)", "temperature √((1 − n^(−2/H)) / (1 − L^(−2/H))), at least 1", temperature=temperature.InfoScale()),
     "entropy_matched": Entry("ours", "temperature that keeps each head's entropy at L, √(1 + slope · ln(n / L)), slopes measured per head (`--calibrate`); √((ln n − H₀) / (ln L − H₀)) with H₀ = ½ ln L before", temperature=temperature.EntropyMatched()),
     "ssmax": Entry("Scalable-Softmax (arXiv 2501.19399)", "temperature s_h ln n, s learned per head", causal=True, temperature=temperature.ScalableSoftmax()),
-    "ssa": Entry("Selective Attention (arXiv 2411.12892)", "temperature 1 + e^(−e^β) ln n + tanh(w·q), β and w learned per head", causal=True, temperature=temperature.Selective()),
-    "llama4": Entry("Llama 4 (Meta 2025)", "temperature 1 + 0.1 ln(1 + ⌊(i + 1) / 8192⌋)", causal=True, temperature=temperature.FlooredLog()),
+    "ssa": Entry("Selective Attention (arXiv 2411.12892)", "temperature 1 + e^(−e^β) ln n + tanh(w·q), β learned per layer, w per head", causal=True, temperature=temperature.Selective()),
+    "llama4": Entry("Llama 4 (Meta 2025)", "temperature 1 + 0.1 ln(1 + ⌊(i + 1) / 8192⌋), published for layers without rotation: `chunked|chunked|chunked|nope+llama4`", causal=True, temperature=temperature.FlooredLog()),
     "mistral3": Entry("Ministral 3 (Mistral AI 2025)", "temperature 1 + 0.1 ln(1 + ⌊i / L⌋)", causal=True, temperature=temperature.TrainedFlooredLog()),
     # Similarity
     "cosscale": Entry("CosScale (arXiv 2501.08570)", "similarity c·cos(q, k), c = 128", similarity=similarity.Cosine()),
@@ -88,11 +89,14 @@ CATALOGUE: dict[str, Entry] = {
     "lssar": Entry("LSSAR (arXiv 2501.13428)", "LSSA's weights a, sharpened to relu(a n − 1)^15 over its sum", causal=True, similarity=similarity.UnitDot(), temperature=temperature.LengthScaled(), weighting=weighting.Reweighted()),
     "reweighted_softmax": Entry("LSSAR (arXiv 2501.13428)", "softmax's weights, sharpened as by `lssar`", causal=True, weighting=weighting.Reweighted(phi="exp")),
     "reweighted_sigmoid": Entry("LSSAR (arXiv 2501.13428)", "σ(logit) over its sum, sharpened as by `lssar`", causal=True, weighting=weighting.Reweighted(phi="sigmoid")),
-    "sigmoid": Entry("Sigmoid attention (arXiv 2409.04431)", "σ(logit − ln n), not normalised", weighting=weighting.Sigmoid()),
+    "sigmoid": Entry("Sigmoid attention (arXiv 2409.04431)", "σ(logit − ln L), not normalised; `bias='row'`: − ln n", weighting=weighting.Sigmoid()),
     "relu": Entry("ReLU attention (arXiv 2309.08586)", "relu(logit) / n, not normalised", causal=False, weighting=weighting.Relu()),
     "relu2": Entry("GAU (arXiv 2202.10447), ReLU attention (arXiv 2309.08586)", "relu(logit)² / n, not normalised; `gau=True`: relu(q·k / n)²", weighting=weighting.SquaredRelu()),
     "softmax1": Entry("Attention is off by one (Miller 2023)", "softmax with one added to the denominator", weighting=weighting.SoftmaxPlusOne()),
+    "softmax_sink": Entry("gpt-oss (OpenAI 2025)", "softmax with e^s_h added to the denominator, s learned per head", causal=True, weighting=weighting.SoftmaxSink()),
     "sparsemax": Entry("Sparsemax (arXiv 1602.02068)", "the nearest point of the simplex: far keys get 0", weighting=weighting.Sparsemax()),
+    "stick_breaking": Entry("Stick-breaking attention (arXiv 2410.17980)", "σ(logit) of what nearer keys have left of the row; a row does not see itself, no rotation", causal=True, position=position.NoPosition(), weighting=weighting.StickBreaking()),
+    "entmax": Entry("α-entmax (arXiv 1905.05702)", "(relu((α−1) logit − τ))^(1/(α−1)), α = 1.5: between softmax and `sparsemax`", weighting=weighting.Entmax()),
     "adaptive": Entry("Adaptive temperature (arXiv 2410.01104)", "softmax, sharpened by a polynomial in the row's own entropy", weighting=weighting.AdaptiveSoftmax()),
     # Position
     "pi": Entry("Position interpolation (arXiv 2306.15595)", "positions divided by s", causal=True, position=frequencies.Interpolated()),
@@ -102,19 +106,22 @@ CATALOGUE: dict[str, Entry] = {
     "llama3": Entry("Llama 3 (arXiv 2407.21783)", "pairs that turn less than once in L interpolated, more than four times kept", causal=True, position=frequencies.Llama3()),
     "longrope": Entry("LongRoPE (arXiv 2402.13753)", "each pair slowed by a factor of its own (`factors`; default s); logits × (1 + ln s / ln L) where `scale` is given", causal=True, position=frequencies.LongRope()),
     "rerope": Entry("ReRoPE (Su 2023)", "distances clamped to ±w", causal=True, position=distances.ClampedRope()),
-    "leaky_rerope": Entry("Leaky ReRoPE (Su 2023)", "distances beyond w go on at 1/8", causal=True, position=distances.LeakyRope()),
-    "self_extend": Entry("Self-Extend (arXiv 2401.01325)", "positions beyond w in groups of 8", causal=True, position=distances.SelfExtend()),
+    "leaky_rerope": Entry("Leaky ReRoPE (Su 2023)", "distances beyond w = L/8 go on at 1/16, or slower where the longest would pass L", causal=True, position=distances.LeakyRope()),
+    "self_extend": Entry("Self-Extend (arXiv 2401.01325)", "positions beyond w = L/4 in groups, of as many as keep the longest distance within L", causal=True, position=distances.SelfExtend()),
+    "dual_chunk": Entry("Dual chunk attention (arXiv 2402.17463)", "places within chunks of 5L/8, the last L/8 distances as they are, all earlier keys at 3L/4", causal=True, position=distances.DualChunk()),
     "rerope_log": Entry("ReRoPE (Su 2023)", "`rerope+log_length`", causal=True, position=distances.ClampedRope(), temperature=temperature.LogLength()),
     "alibi": Entry("ALiBi (arXiv 2108.12409)", "bias −m_h·distance, no rotation", causal=True, position=bias.Alibi()),
     "nope": Entry("NoPE (arXiv 2305.19466)", "no position at all", causal=True, position=position.NoPosition()),
     "p_rope": Entry("p-RoPE (arXiv 2410.06205)", "only the fastest 3/4 of RoPE's pairs turn", causal=True, position=position.PartialRope()),
+    "t5_bias": Entry("T5 (arXiv 1910.10683)", "bias learned per head and bucket of distance, no rotation", causal=None, position=bias.BucketBias()),
     "kerple_log": Entry("KERPLE (arXiv 2205.09921)", "bias −p ln(1 + a·distance), p and a learned per head, no rotation", causal=True, position=bias.KerpleLog()),
     "fire": Entry("FIRE (arXiv 2310.04418)", "bias by a learned MLP of ψ(distance) / ψ(max(i, L)), no rotation", causal=True, position=bias.Fire()),
     "scale_invariant": Entry("Scale-invariant attention (arXiv 2505.17083)", "logits × a + 1 − a², a² = 1 + 2 ln(1 + distance / 10), on p-RoPE", causal=True, position=bias.ScaleInvariant()),
     # Visibility
     "windowed": Entry("Sliding window (arXiv 2004.05150)", "only keys nearer than w", visibility=visibility.Window()),
-    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", "window and 4 sinks, distances clamped", causal=True, position=distances.ClampedRope(), visibility=visibility.SinkWindow()),
-    "streaming_llm": Entry("StreamingLLM (arXiv 2309.17453)", "window and 4 sinks, positions those inside the cache", causal=True, position=distances.CacheRope(), visibility=visibility.SinkWindow()),
+    "chunked": Entry("Llama 4 (Meta 2025)", "only keys of the query's own chunk of L tokens", causal=True, visibility=visibility.Chunked()),
+    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", "window and 4 sinks (its authors: 10 to 100), distances clamped", causal=True, position=distances.ClampedRope(), visibility=visibility.SinkWindow()),
+    "streaming_llm": Entry("StreamingLLM (arXiv 2309.17453)", "window and 4 sinks, L keys in all, positions those inside the cache", causal=True, position=distances.CacheRope(), visibility=visibility.CacheWindow()),
 }
 # fmt: on
 

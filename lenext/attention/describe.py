@@ -41,7 +41,8 @@ SYMBOLS = (
 LEGEND = f"""\
 axes: which of Position, Similarity, Temperature, Weighting and Visibility it changes.
 trained: whether it wants weights trained for it, in place of plain softmax's.
-causal: published for causal models (yes), bidirectional ones (no) or both; all run both ways.
+causal: published for causal models (yes), bidirectional ones (no) or both; all run both ways but \
+those for causal models only.
 fused: whether a library's fused kernel can compute it.
 {SYMBOLS}
 One of them, or several joined by +, explained: python -m lenext.methods "rerope+infoscale"
@@ -152,6 +153,7 @@ def catalogue_table() -> str:
         method = _typical(name)
         axes = "".join(axis[0].upper() for axis in _changed(entry))
         causal = {True: "yes", False: "no", None: "both"}[entry.causal]
+        causal = "only" if method.causal_only else causal
         trained = "yes" if _unsuited(method) else "no"
         fused = "no" if why_not_fused(method, HEADS, TYPICAL) else "yes"
         rows.append((name, axes, entry.changes, trained, causal, fused, _published(entry)))
@@ -329,6 +331,7 @@ def _summary(name: str, parts: Sequence[str], method: Method, head_dim: int) -> 
         meant = "published for" if entry.source else "for"
         said.append(
             f"{part}: {changes}{_published(entry)}; {meant} {directions[entry.causal]} models"
+            + (" only" if _typical(part).causal_only else "")
         )
     unsuited = ", ".join(_unsuited(method))
     said.append(

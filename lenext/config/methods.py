@@ -9,7 +9,12 @@ from lenext.errors import UserError
 
 
 def read_methods(
-    text: str, train_length: int, trained: Sequence[Method] = (), *, head_dim: int = 0
+    text: str,
+    train_length: int,
+    trained: Sequence[Method] = (),
+    *,
+    head_dim: int = 0,
+    causal: bool = True,
 ) -> Pattern[Method]:
     """The methods of a pattern over layers, see `lenext.attention.make_pattern`.
 
@@ -18,9 +23,11 @@ def read_methods(
       train_length: L.
       trained: of every layer, what its weights were trained with.
       head_dim: H, that options which count dimensions are to fit; 0 where it is not known.
+      causal: whether they are for a causal model.
 
     Raises:
-      UserError: for an unknown method or option, or none at all; for an option that H does not fit.
+      UserError: for an unknown method or option, or none at all; for an option that H does not fit;
+        for a method that is defined for causal models only, where the model is none.
     """
     if isinstance(text, str) and not text.strip():
         raise UserError(f"method {text!r}: should name at least one method")
@@ -28,9 +35,14 @@ def read_methods(
         methods = make_pattern(text, train_length=train_length, trained=trained)
         for method in methods if head_dim else ():
             method.position.turned(head_dim)
-        return methods
     except ValueError as error:
         raise UserError(str(error)) from None
+    only = [method.name for method in methods if method.causal_only and not causal]
+    if only:
+        raise UserError(
+            f"method {only[0]!r}: is for causal models only, and this one is not causal"
+        )
+    return methods
 
 
 def list_methods(text: str, key: str) -> list[str]:

@@ -33,7 +33,10 @@ def validate(config: Config) -> None:
         )
     longest = max(config.data.train_length, config.data.target_length)
     check_positions(config.model, longest, "config.data.train_length or target_length")
-    read_methods(config.model.method, config.data.train_length, head_dim=config.model.key_size)
+    read_methods(
+        config.model.method, config.data.train_length, head_dim=config.model.key_size,
+        causal=FAMILIES[config.model.family].objective == "causal_lm",
+    )  # fmt: skip
 
 
 def _check_training(config: Config) -> None:

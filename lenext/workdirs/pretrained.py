@@ -50,7 +50,7 @@ class Pretrained(NamedTuple):
         """
         return read_methods(
             text, self.config.data.train_length, model_methods(self.model),
-            head_dim=self.config.model.key_size,
+            head_dim=self.config.model.key_size, causal=self.model.objective == "causal_lm",
         )  # fmt: skip
 
     def sources_of(self, name: str) -> dict[str, list[str]]:

@@ -17,9 +17,9 @@ from lenext.attention.axes.method import AXES
 from lenext.attention.catalogue import BUILT_IN, CATALOGUE
 from lenext.attention.grammar import names
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Of what a config trains: initial values, order of the data, masks, steps."""
-FIGURES_VERSION = 1
+FIGURES_VERSION = 2
 """Of what is measured on trained weights: documents, methods, figures, intervals."""
 
 OURS = ("lenext", "abc", "typing")

@@ -71,6 +71,12 @@ SURFACE = [
     "softmax1",
     "sparsemax",
     "soft",
+    "softmax_sink",
+    "entmax",
+    "stick_breaking",
+    "dual_chunk",
+    "t5_bias",
+    "chunked",
 ]
 
 COMPOSITIONS = [
@@ -82,6 +88,7 @@ COMPOSITIONS = [
     "rerope(rotary_dim=6,logit_scale=0.3)+infoscale",
     "yarn(rotary_dim=12)",
     "softmax(softcap=0.7)+alibi+log_length",
+    "t5_bias(scaled=False)+infoscale(scales_bias=True)",
 ]
 
 # Every choice that a name of the catalogue makes, several of them a method: their axes do not meet.
@@ -106,6 +113,10 @@ TOGETHER = [
     "lm_infinite+sparsemax",
     "windowed+adaptive",
     "rerope_log+reweighted_sigmoid",
+    "t5_bias+chunked+softmax_sink",
+    "dual_chunk(mscale=True)+log_length",
+    "stick_breaking+infoscale",
+    "ntk+entmax+log_length",
 ]
 
 # What the transformers library computes, by golden/make_golden.py.
@@ -256,5 +267,21 @@ def out_and_weights(q, k, v, params, places, *, method, causal):
     )
 
 
+def ways(method: str) -> tuple[bool, ...]:
+    """Whether causal, in the ways in which the method is defined."""
+    only = make_method(method, train_length=TRAIN_LENGTH).causal_only
+    return (True,) if only else (False, True)
+
+
 EVERY_NAME = method_names()
 EVERY_METHOD = EVERY_NAME + COMPOSITIONS
+
+
+def in_every_way(methods):
+    """A mark: a test of each method, bidirectional and causal."""
+    cases = [
+        pytest.param(method, causal, id=f"{method}-{'causal' if causal else 'bidirectional'}")
+        for method in methods
+        for causal in ways(method)
+    ]
+    return pytest.mark.parametrize(("method", "causal"), cases)

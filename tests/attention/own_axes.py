@@ -38,8 +38,8 @@ class Contrast(TwoStage):
     trained_kind: ClassVar[str] = "contrast"
     shifted: ClassVar[bool] = False
 
-    def values(self, logits, shift, rows):
-        del shift, rows
+    def values(self, logits, shift, rows, params):
+        del shift, rows, params
         tail = 1 / (2 + 2 * jnp.abs(logits))
         return jnp.where(logits < 0, tail, 1 - tail)
 
@@ -58,11 +58,12 @@ class Cauchy(KeyByKey):
     trained_kind: ClassVar[str] = "cauchy"
     shifted: ClassVar[bool] = False
 
-    def values(self, logits, shift, rows):
-        del shift, rows
+    def values(self, logits, shift, rows, params):
+        del shift, rows, params
         return 1 / (1 + (logits - 1) ** 2)
 
-    def rest(self, shift):
+    def rest(self, shift, params):
+        del params
         return jnp.ones_like(shift)
 
 
@@ -72,7 +73,8 @@ class AboveMean(Weighting):
 
     trained_kind: ClassVar[str] = "above mean"
 
-    def __call__(self, logits, mask, rows):
+    def __call__(self, logits, mask, rows, params):
+        del params
         mean = jnp.sum(jnp.where(mask, logits, 0.0), axis=-1, keepdims=True) / rows.n
         above = jnp.where(mask, jax.nn.relu(logits - mean + 1), 0.0)
         total = jnp.sum(above, axis=-1, keepdims=True)

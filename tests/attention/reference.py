@@ -29,6 +29,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "lssa": {"temperature": "lssa", "similarity": "unit", "weighting": "softplus"},
     "lssar": {"temperature": "lssa", "similarity": "unit", "weighting": "reweighted"},
     "sigmoid": {"weighting": "sigmoid"},
+    "entmax": {"weighting": "entmax"},
+    "softmax_sink": {"weighting": "softmax_sink"},
+    "stick_breaking": {"weighting": "stick_breaking", "position": "none"},
     "relu": {"weighting": "relu"},
     "reweighted_softmax": {"weighting": "reweighted_softmax"},
     "reweighted_sigmoid": {"weighting": "reweighted_sigmoid"},
@@ -45,8 +48,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "longrope": {"position": "longrope"},
     "leaky_rerope": {"position": "leaky"},
     "self_extend": {"position": "grouped"},
-    "streaming_llm": {"position": "cache", "visibility": "sinks_and_window"},
+    "streaming_llm": {"position": "cache", "visibility": "cache"},
     "rerope": {"position": "clamped"},
+    "dual_chunk": {"position": "dual_chunk"},
+    "t5_bias": {"position": "t5_bias"},
+    "chunked": {"visibility": "chunks"},
     "rerope_log": {"position": "clamped", "temperature": "log_length"},
     "alibi": {"position": "alibi"},
     "nope": {"position": "none"},
@@ -57,6 +63,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "windowed": {"visibility": "window"},
     "lm_infinite": {"position": "clamped", "visibility": "sinks_and_window"},
 }
+
+
+def number(text: str) -> float:
+    """An option's value; True and False are 1 and 0."""
+    return {"True": 1.0, "False": 0.0}[text] if text in ("True", "False") else float(text)
 
 
 def spec(method: str, **shared: Any) -> dict[str, Any]:
@@ -72,7 +83,7 @@ def spec(method: str, **shared: Any) -> dict[str, Any]:
     for part in method.split("+"):
         name, inside = re.fullmatch(r"(\w+)(?:\((.*)\))?", part.strip()).groups()
         own = dict(item.split("=") for item in inside.split(",")) if inside else {}
-        options = shared | {key.strip(): float(value) for key, value in own.items()}
+        options = shared | {key.strip(): number(value) for key, value in own.items()}
         chosen = METHODS[name] if axes else plain | METHODS[name]
         axes |= {axis: (kind, options) for axis, kind in chosen.items()}
     return axes
@@ -161,33 +172,65 @@ def visible(axes, length, q_pos, k_pos, causal, *ids):
     document = documents(q_pos, k_pos, *ids)
     seen = document & (delta >= 0) if causal else document
     kind, options = axes["visibility"]
-    if kind != "all":
-        near = np.abs(delta) < options.get("window", length)
+    place = q_pos[:, :, None] - starts(q_pos, k_pos, *ids)
+    if kind == "chunks":
+        size = options.get("chunk", length)
+        seen = seen & (place // size == (place - delta) // size)
+    elif kind != "all":
+        window = length - options.get("sinks", 4) if kind == "cache" else length
+        near = np.abs(delta) < options.get("window", window)
+        kind = kind.replace("cache", "sinks_and_window")
         if kind == "sinks_and_window":
             near |= k_pos[:, None, :] - starts(q_pos, k_pos, *ids) < options.get("sinks", 4)
         seen = seen & near
     return seen
 
 
-def remapped(kind, options, delta, q_place, k_place, length):
-    """The distance that RoPE turns by, [B, T, S], from the real one and places in the document."""
+def remapped(kind, options, delta, q_place, k_place, length, keys):
+    """The distance that RoPE turns by, [B, T, S], from the real one and places in the document.
+
+    `keys` is how many tokens the document has.
+    """
     sign, size = np.sign(delta), np.abs(delta)
-    window = options.get("window", length)
     i, j = q_place[:, :, None], k_place
     if kind == "clamped":
-        return sign * np.minimum(size, window)
+        return sign * np.minimum(size, options.get("window", length))
     if kind == "leaky":
-        return sign * np.where(
-            size < window, size, window + (size - window) / options.get("leak", 8)
-        )
+        window = options.get("window", length // 8)
+        leak = options.get("leak", max(16, (keys - window) / (length - window)))
+        return sign * np.where(size < window, size, window + (size - window) / leak)
     if kind == "grouped":
-        group = options.get("group", 8)
+        window = options.get("window", length // 4)
+        within = max(1, length - window)
+        group = options.get("group", max(1, math.ceil((keys - window) / within)))
         beyond = i // group - j // group + sign * (window - window // group)
         return np.where(size < window, delta, beyond)
     if kind == "cache":
         sinks = options.get("sinks", 4)
+        window = options.get("window", length - sinks)
         return np.where(j < sinks, sign * np.minimum(size, sinks + window - 1 - j), delta)
+    if kind == "dual_chunk":
+        chunk, local = options.get("chunk", 3 * length // 4), options.get("window", length // 8)
+        stride = chunk - local
+        near = np.minimum(i % stride + stride, chunk) - j % stride
+        behind = i // stride - j // stride
+        return np.where(behind == 0, delta, np.where(behind == 1, near, chunk - j % stride))
     return delta
+
+
+def t5_bucket(distance, buckets, furthest):
+    """T5's bucket of a distance, counted up from the definition, one distance at a time."""
+    exact = buckets // 2
+    if distance < exact:
+        return distance
+    bucket = exact
+    while bucket < buckets - 1:
+        # The next begins where exact (furthest / exact)^share is reached.
+        share = (bucket + 1 - exact) / (buckets - exact)
+        if distance < exact * (furthest / exact) ** share * (1 - 1e-12):
+            break
+        bucket += 1
+    return bucket
 
 
 def similarity(axes, q, k, delta, places, length, keys):
@@ -218,13 +261,20 @@ def similarity(axes, q, k, delta, places, length, keys):
     elif kind == "longrope":
         frequencies = frequencies / np.array(options.get("factors", [scale] * (dim // 2)))
         magnitude = 1 + np.log(options.get("scale", 1.0)) / np.log(length)
+    elif kind == "dual_chunk" and options.get("mscale"):
+        magnitude = (0.05 * np.log(scale) + 1) ** 2
+    elif kind == "t5_bias" and not options.get("scaled", True):
+        magnitude = np.sqrt(size)
     elif kind in ("p_rope", "scale_invariant"):
         frequencies[math.floor(options.get("fraction", 0.75) * (dim // 2)) :] = 0
     if kind == "scale_invariant":
         tau = options.get("tau", 10.0)
         magnitude = np.sqrt(1 + 2 * np.log(1 + np.abs(delta) / tau))[:, None]
-    delta = remapped(kind, options, delta, *places, length)
-    if kind in ("none", "alibi", "kerple_log", "fire") or options.get("position") == "none":
+    delta = remapped(kind, options, delta, *places, length, keys)
+    if (
+        kind in ("none", "alibi", "kerple_log", "fire", "t5_bias")
+        or options.get("position") == "none"
+    ):
         delta = np.zeros_like(delta)
 
     sim_kind, sim_options = axes["similarity"]
@@ -254,10 +304,17 @@ def similarity(axes, q, k, delta, places, length, keys):
     return score * factor * magnitude
 
 
-def bias(axes, delta, place, heads, length, learned):
+def bias(axes, delta, place, heads, length, learned, causal):
     """The term on the logits, [B, N, T, S], or 0, from distances [B, T, S] and places [B, T]."""
     kind, options = axes["position"]
     distance = np.abs(delta)[:, None]
+    if kind == "t5_bias":
+        buckets = int(options.get("buckets", 32)) // (1 if causal else 2)
+        of_distance = np.vectorize(
+            lambda d: t5_bucket(int(d), buckets, options.get("max_distance", 128))
+        )
+        bucket = of_distance(np.abs(delta)) + (0 if causal else buckets * (delta < 0))
+        return learned["table"][bucket].transpose(0, 3, 1, 2)
     if kind == "alibi":
         return -alibi_slopes(heads)[None, :, None, None] * distance
     if kind == "scale_invariant":
@@ -298,7 +355,7 @@ def temperature(axes, n, place, q, length, learned):
         return learned["slope"][None, :, None, None] * np.log(n)
     if kind == "ssa":
         tokens = np.stack([q[:, :, h] @ learned["query"][h] for h in range(q.shape[2])], axis=1)
-        of_length = np.exp(-np.exp(learned["beta"]))[None, :, None, None] * np.log(n)
+        of_length = np.exp(-np.exp(learned["beta"])) * np.log(n)
         return 1 + of_length + np.tanh(tokens)[..., None]
     if kind == "llama4":
         return 1 + options.get("beta", 0.1) * np.log(1 + (place + 1) // options.get("floor", 8192))
@@ -360,8 +417,12 @@ def reference_rows(
     if "softcap" in axes["similarity"][1]:
         cap = axes["similarity"][1]["softcap"]
         logits = cap * np.tanh(logits / cap)
-    logits += bias(axes, delta, place, heads, train_length, learned.get("position"))
-    return logits, weighting(axes, logits, seen, n, q.shape[-1]), seen, n
+    term = bias(axes, delta, place, heads, train_length, learned.get("position"), causal)
+    logits += term * (factor if axes["temperature"][1].get("scales_bias") else 1)
+    made = weighting(
+        axes, logits, seen, n, q.shape[-1], train_length, delta, learned.get("weighting")
+    )
+    return logits, made, seen, n
 
 
 def reference_weights(q, k, method, train_length, **kwargs):

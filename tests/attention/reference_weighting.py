@@ -11,16 +11,22 @@ FIRST_STAGES = {
     "reweighted_sigmoid": "sigmoid",
 }
 # Weightings whose rows sum to 1.
-NORMALISED = {"softmax", "adaptive", "sparsemax", *FIRST_STAGES}
+NORMALISED = {"softmax", "adaptive", "sparsemax", "entmax", *FIRST_STAGES}
 
 
-def weighting(axes, logits, seen, n, dim):
-    """Weights [B, N, T, S] from complete rows; zero where unseen, and all zero in an empty row."""
+def weighting(axes, logits, seen, n, dim, length, delta, learned):
+    """Weights [B, N, T, S] from complete rows; zero where unseen, and all zero in an empty row.
+
+    `length` is L, `delta` holds distances [B, T, S], `learned` the weighting's learned parts.
+    """
     kind, options = axes["weighting"]
     seen = np.broadcast_to(seen[:, None], logits.shape)
     n = np.maximum(n, 1)[:, None, :, None]
     if kind == "sigmoid":
-        return np.where(seen, 1 / (1 + np.exp(-(logits - np.log(n)))), 0)
+        less = np.log(n) if options.get("bias") == "row" else np.log(length)
+        return np.where(seen, 1 / (1 + np.exp(-(logits - less))), 0)
+    if kind == "stick_breaking":
+        return stick_breaking(logits, seen & (delta > 0)[:, None], delta)
     if kind == "relu":
         return np.where(seen, np.maximum(logits, 0) / n, 0)
     if kind == "adaptive":
@@ -32,12 +38,15 @@ def weighting(axes, logits, seen, n, dim):
         if options.get("gau", False):
             return np.where(seen, np.maximum(logits * np.sqrt(dim) / n, 0) ** 2, 0)
         return np.where(seen, np.maximum(logits, 0) ** 2 / n, 0)
-    if kind == "softmax1":
-        top = np.max(np.where(seen, logits, 0), axis=-1, keepdims=True, initial=0)
-        exps = np.where(seen, np.exp(np.where(seen, logits - top, 0)), 0)
-        return exps / (np.exp(-top) + np.sum(exps, axis=-1, keepdims=True))
-    if kind == "sparsemax":
-        return sparsemax(logits, seen)
+    if kind in ("softmax1", "softmax_sink"):
+        # A softmax over one column more, which is then dropped.
+        sink = np.zeros(logits.shape[1]) if learned is None else learned["sink"]
+        column = np.broadcast_to(sink[None, :, None, None], (*logits.shape[:3], 1))
+        wider = np.concatenate([logits, column], axis=-1)
+        visible = np.concatenate([seen, np.ones_like(column, bool)], axis=-1)
+        return softmax(wider, visible)[..., :-1]
+    if kind in ("sparsemax", "entmax"):
+        return entmax(logits, seen, options.get("alpha", 1.5) if kind == "entmax" else 2)
     if kind in ("softmax", "adaptive"):
         return softmax(logits, seen)
     phi = options.get("phi", FIRST_STAGES[kind])
@@ -74,19 +83,34 @@ def softmax(logits, seen):
     return normalise(np.where(seen, np.exp(np.where(seen, logits - top, 0)), 0))
 
 
-def sparsemax(logits, seen):
-    """relu(logit - tau), with tau by bisection: it lies within 1 below the top."""
+def entmax(logits, seen, alpha):
+    """relu((alpha - 1) logit - tau)^(1 / (alpha - 1)), by bisection: tau lies within 1 of the top.
+
+    alpha = 2 is sparsemax.
+    """
     top = np.max(np.where(seen, logits, -np.inf), axis=-1, keepdims=True)
-    z = np.where(seen, logits - np.where(np.isfinite(top), top, 0), -np.inf)
+    z = np.where(seen, (alpha - 1) * (logits - np.where(np.isfinite(top), top, 0)), -np.inf)
     low, high = np.full(top.shape, -1.0), np.zeros(top.shape)
     for _ in range(60):
         tau = (low + high) / 2
-        heavy = np.sum(np.maximum(z - tau, 0), axis=-1, keepdims=True) > 1
-        low, high = np.where(heavy, tau, low), np.where(heavy, high, tau)
-    return np.maximum(z - high, 0)
+        total = np.sum(np.maximum(z - tau, 0) ** (1 / (alpha - 1)), axis=-1, keepdims=True)
+        low, high = np.where(total > 1, tau, low), np.where(total > 1, high, tau)
+    return np.maximum(z - high, 0) ** (1 / (alpha - 1))
 
 
 def normalise(weights):
     """Each row divided by its sum; a row of zeros stays."""
     total = np.sum(weights, axis=-1, keepdims=True)
     return weights / np.where(total > 0, total, 1)
+
+
+def stick_breaking(logits, seen, delta):
+    """From the nearest key outwards: each takes sigmoid(logit) of what is left of the row."""
+    order = np.argsort(np.broadcast_to(delta[:, None], logits.shape), axis=-1, kind="stable")
+    share = np.where(seen, 1 / (1 + np.exp(-logits)), 0)
+    share = np.take_along_axis(share, order, axis=-1)
+    weights, left = np.zeros_like(share), np.ones(share.shape[:-1])
+    for key in range(share.shape[-1]):
+        weights[..., key] = share[..., key] * left
+        left = left - weights[..., key]
+    return np.take_along_axis(weights, np.argsort(order, axis=-1), axis=-1)

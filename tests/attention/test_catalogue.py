@@ -27,6 +27,7 @@ from tests.attention.common import (
     known_to_reference,
     quick_attend,
     unchecked_types,
+    ways,
 )
 from tests.attention.reference import METHODS, reference_attend
 
@@ -175,14 +176,14 @@ def test_position_none(name):
     known_to_reference(name)
     off = make(name, position="none")
     assert off.temperature == make(name).temperature
-    if name in ("alibi", "kerple_log", "fire"):
+    if name in ("alibi", "kerple_log", "fire", "t5_bias", "stick_breaking"):
         assert off == make(name)
         return
     q, k, v = inputs(seed=21, batch=1, queries=40, keys=40)
     made = make_method(name, train_length=TRAIN_LENGTH, position="none")
-    params = init_params(made, HEADS, DIM)
-    expected = reference_attend(q, k, v, name, TRAIN_LENGTH, position="none", params=params)
-    np.testing.assert_allclose(quick_attend(q, k, v, made), expected, atol=3e-4)
+    kw = {"causal": ways(name)[0], "params": init_params(made, HEADS, DIM)}
+    expected = reference_attend(q, k, v, name, TRAIN_LENGTH, position="none", **kw)
+    np.testing.assert_allclose(quick_attend(q, k, v, made, **kw), expected, atol=3e-4)
 
 
 @pytest.mark.parametrize("name", ["softmax", "yarn", "rerope+infoscale"])
@@ -234,6 +235,7 @@ def test_a_later_part_replaces_the_axes_in_which_it_differs_from_softmax(names):
 def test_any_composition_computes_what_its_axes_say(names, causal):
     q, k, v = inputs(seed=23, batch=1, queries=25, keys=25)
     method = "+".join(names)
+    causal = causal or ways(method)[0]
     # Scaled by 128 and then raised to the 15th power, a rounding of the logits is no small thing.
     options = {"cos_scale": 16.0} if "cos_scale" in method_options(method) else {}
     made = make_method(method, train_length=8, **options)
@@ -334,7 +336,11 @@ def test_factors_are_one_a_pair():
 
 def test_what_follows_the_length_says_so():
     following = {name for name in method_names() if make(name).follows_length}
-    assert following & set(SURFACE) == {"pi", "ntk", "yarn", "llama3", "longrope", "dynamic_ntk"}
+    scaled = {"pi", "ntk", "yarn", "llama3", "longrope", "dynamic_ntk"}
+    assert following & set(SURFACE) == {*scaled, "self_extend", "leaky_rerope"}
+    assert not make("self_extend", group=8).follows_length
+    assert not make("leaky_rerope", leak=8).follows_length
+    assert make("dual_chunk", mscale=True).follows_length
     for name in ("pi", "ntk", "yarn", "llama3", "longrope"):
         assert not make(name, scale=2).follows_length
         assert not make(name, position="none").follows_length

@@ -151,7 +151,7 @@ def test_explanation_of_a_composition():
         "    window=3               None or a whole number, at least 1; default 4",
         "    pairing='interleaved'  one of 'interleaved', 'halves'",
         "temperature: InfoScale",
-        "    all_heads=False  True or False",
+        "    all_heads=False    True or False",
         "    length            4       8      16      32      64     128     256",
     ):
         assert line in text.splitlines(), line

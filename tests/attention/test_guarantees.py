@@ -1,4 +1,4 @@
-"""What the library promises of every method, whatever its formula: nine guarantees.
+"""What the library promises of every method, whatever its formula: ten guarantees.
 
 Methods come from `method_names()`, so a new one is held to them from its first day. Nothing here
 asks the reference about it: what a guarantee has to know of a method, the method shows.
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lenext.attention import attend, make_method, method_options
+from lenext.attention.compute.places import Places, located, rows_at, visible
 from tests.attention.common import (
     EVERY_NAME,
     QUICK,
@@ -20,6 +21,7 @@ from tests.attention.common import (
     beyond_its_floor,
     everywhere,
     hiding,
+    in_every_way,
     inputs,
     out_and_weights,
     quick_attend,
@@ -27,6 +29,7 @@ from tests.attention.common import (
     quick_weights,
     unequal_params,
     value_and_grads,
+    ways,
 )
 from tests.attention.reference import infoscale
 
@@ -181,8 +184,7 @@ def test_what_a_cache_drops_is_seen_no_more(method):
 # 4. A document gives the same alone, padded, and packed beside others.
 
 
-@both_ways
-@every_name
+@in_every_way(EVERY_NAME)
 def test_padding_and_packing(method, causal):
     """Right padding, left padding, behind and before another document; positions 0..S-1.
 
@@ -233,8 +235,7 @@ def test_padding_and_packing(method, causal):
 # 5. No name is another word for softmax.
 
 
-@both_ways
-@pytest.mark.parametrize("method", [name for name in EVERY_NAME if name != "softmax"])
+@in_every_way([name for name in EVERY_NAME if name != "softmax"])
 def test_every_method_differs_from_softmax(method, causal):
     out, plain = alone(method, causal)[0], alone("softmax", causal)[0]
     # The one that softmax1 adds to a sum over 63 keys is a hundredth: small, but no rounding.
@@ -243,7 +244,7 @@ def test_every_method_differs_from_softmax(method, causal):
 
 def test_methods_differ_from_each_other():
     """Two names for one thing would be a mix-up in the catalogue."""
-    outs = {method: alone(method, False)[0] for method in EVERY_NAME}
+    outs = {method: alone(method, True)[0] for method in EVERY_NAME}
     # The factors of LongRoPE are a model's own; without any it is position interpolation. Dynamic
     # NTK is NTK at the length at hand; they part where a scale is given, which one adds to that.
     same = {("longrope", "pi"), ("dynamic_ntk", "ntk")}
@@ -326,8 +327,7 @@ def test_blocks_equal_the_definition_in_bfloat16(method, causal):
 NEW = [name for name in EVERY_NAME if name not in SURFACE]
 
 
-@both_ways
-@pytest.mark.parametrize("method", ["lm_infinite+ssmax", "lssar", "alibi+relu", *NEW])
+@in_every_way(["lm_infinite+ssmax", "lssar", "alibi+relu", "softmax_sink", *NEW])
 def test_blocks_equal_the_definition_in_a_pack(method, causal):
     made = make_method(method, train_length=TRAIN_LENGTH)
     # Causal: as below, where rows see nothing.
@@ -348,7 +348,7 @@ def test_results_are_the_same_to_the_bit_each_time():
 # Blocks run the same definition: three methods say enough of them. In bfloat16 and causal, rows
 # behind padding see nothing in the tests of blocks above.
 NOTHING_SEEN = [
-    *((name, False, "naive") for name in EVERY_NAME),
+    *((name, ways(name)[0], "naive") for name in EVERY_NAME),
     *((name, True, "naive") for name in ("softmax", "lssar", "lm_infinite")),
     *((name, True, "blockwise") for name in ("softmax", "lssar", "lm_infinite")),
 ]
@@ -370,17 +370,19 @@ def test_rows_that_see_nothing(method, causal, implementation):
     assert not np.any(out[1, 40:50])
     for gradient in (dq[0], dk[0], dv[0], dq[1, 40:50]):
         assert not np.any(gradient)
-    assert np.all(np.any(out[1, 5:40], axis=(1, 2)))
+    seen = np.any(out[1, 5:40], axis=(1, 2))
+    # Rows that do not see themselves have nothing where a document starts.
+    starts = np.isin(np.arange(5, 40), (5, 27)) & (not alone(method, causal)[0][0, 0].any())
+    np.testing.assert_array_equal(seen, ~starts)
 
 
 # 8. Weights are weights, whatever the logits.
 
 
-UNNORMALISED = {"sigmoid", "relu", "relu2", "softmax1"}
+UNNORMALISED = {"sigmoid", "relu", "relu2", "softmax1", "softmax_sink", "stick_breaking"}
 
 
-@both_ways
-@every_name
+@in_every_way(EVERY_NAME)
 def test_weights_are_finite_positive_and_sum_to_one(method, causal):
     """Queries so large that the logits of a dot product reach 1e4 and more, either sign.
 
@@ -498,3 +500,59 @@ def test_whole_rows_are_causal_in_blocks_too():
     moved_v[:, 33] += 1
     change = np.any(np.asarray(function(q, k, v) != function(q, moved_k, moved_v)), axis=(0, 2, 3))
     np.testing.assert_array_equal(change, np.arange(KEYS) >= 33)
+
+
+# 10. What promises to stay within the training length rotates by no more.
+
+WITHIN = [
+    (method, length)
+    for method in (
+        "rerope", "leaky_rerope", "self_extend", "lm_infinite", "streaming_llm", "dual_chunk", "pi",
+    )
+    for length in (2, 5, 64)
+    if (method, length) != ("streaming_llm", 2)  # which its four sinks exceed by themselves
+]  # fmt: skip
+
+
+def furthest_turn(made, length: int, traced: bool) -> float:
+    """The longest distance, in tokens, by which a document's visible keys are rotated."""
+    far = np.arange(max(0, length - 3), length)
+    queries = np.unique(np.concatenate([far, np.linspace(0, length - 1, 60).astype(int)]))
+    places = Places(jnp.asarray(queries)[None], jnp.arange(length)[None])
+    if traced:
+        places = places._replace(kv_lengths=jnp.full((1, length), length))
+    places = located(places)
+    mask = visible(made, places, True)
+    rows = rows_at(
+        made, places, mask.sum(-1, keepdims=True), causal=True, length=length, num_heads=1,
+        head_dim=4,
+    )  # fmt: skip
+    turned = jnp.zeros((), jnp.int32)
+    for piece in made.position.pieces(rows):
+        # The slower of two pairs: a radian in 10^4 tokens, so that no angle goes round.
+        q, k = (
+            jnp.zeros((1, 1, 1), jnp.uint32) if x is None else x[:, :, 1:]
+            for x in (piece.q_phase, piece.k_phase)
+        )
+        here = (q - k.swapaxes(1, 2)).astype(jnp.int32)[:, None]
+        turned = here if piece.where is None else jnp.where(piece.where, here, turned)
+    angle = np.abs(np.asarray(turned)[np.broadcast_to(mask, turned.shape)]).max()
+    return angle * 2 * np.pi / 2**32 * 1e4
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["known", "traced"])
+@pytest.mark.parametrize(("method", "train_length"), WITHIN)
+def test_rotations_stay_within_the_training_length(method, train_length, traced):
+    made = make_method(method, train_length=train_length, base=1e8)
+    near, far = (
+        furthest_turn(made, length, traced)
+        for length in (-(-65 * train_length // 64), 64 * train_length)
+    )
+    assert max(near, far) <= train_length + 1e-3
+    # And they make use of it: what is never turned by half of L was not meant.
+    assert far > train_length / 2 - 1
+
+
+def test_plain_rotations_do_not():
+    made = make_method("softmax", train_length=64, base=1e8)
+    np.testing.assert_allclose(furthest_turn(made, 4096, False), 4095, rtol=1e-4)

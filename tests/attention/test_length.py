@@ -22,7 +22,16 @@ from tests.attention.axes.test_position import DISTANCES, assert_turns, frequenc
 from tests.attention.common import QUICK, inputs, unchecked_types
 
 L = 8
-FOLLOWERS = ["pi", "ntk", "dynamic_ntk", "yarn", "llama3", "longrope"]
+FOLLOWERS = [
+    "pi",
+    "ntk",
+    "dynamic_ntk",
+    "yarn",
+    "llama3",
+    "longrope",
+    "self_extend",
+    "leaky_rerope",
+]
 every_follower = pytest.mark.parametrize("name", FOLLOWERS)
 EXACT = 2e-5
 
@@ -96,13 +105,21 @@ def test_a_cache_of_64_that_holds_12(name):
     np.testing.assert_allclose(out[:, 0], alone(name, (q, k, v), 0, 12)[:, -1], atol=EXACT)
 
 
+def test_a_leak_grows_from_sixteen_on():
+    q, k, v = inputs(seed=4, batch=1, queries=20, keys=20)
+    outs = [attend(q, k, v, made("leaky_rerope"), length=x) for x in (20, 16 * L - 16, 64 * L)]
+    np.testing.assert_array_equal(outs[0], outs[1])
+    assert np.max(np.abs(outs[0] - outs[2])) > 1e-3
+
+
 @every_follower
 def test_known_when_compiling_or_not_it_is_the_same(name):
     q, k, v = inputs(seed=4, batch=2, queries=20, keys=20)
     known = attend(q, k, v, made(name), length=31)
     for length in (jnp.int32(31), jnp.full((2,), 31), np.full((1, 20), 31), np.full((2, 20), 31)):
         np.testing.assert_allclose(attend(q, k, v, made(name), length=length), known, atol=EXACT)
-    assert np.max(np.abs(attend(q, k, v, made(name)) - known)) > 1e-3
+    if name != "leaky_rerope":  # whose leak is the same up to some 16 L
+        assert np.max(np.abs(attend(q, k, v, made(name)) - known)) > 1e-3
     ours = attention_weights(q, k, made(name), length=jnp.int32(31))
     np.testing.assert_allclose(ours, attention_weights(q, k, made(name), length=31), atol=EXACT)
     logits = [row_statistics(q, k, made(name), length=x).max_logit for x in (31, jnp.int32(31))]

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from lenext.attention import make_method, method_names
+from lenext.attention import attention_weights, make_method, make_pattern, method_names
 from tests.attention.axes.test_position import DISTANCES, assert_turns
 
 # (what says so, the method). Those at the edge of what we take are what this table is for.
@@ -60,6 +60,11 @@ PUBLISHED = [
     ("Ministral 3, llama_4_scaling_beta", "mistral3(beta=0.1)"),
     ("CosScale (arXiv 2501.08570)", "cosscale(cos_scale=128)"),
     ("LSSAR (arXiv 2501.13428)", "lssar(power=15,offset=1)"),
+    ("Self-Extend, LongLM on Llama 2", "self_extend(window=1024,group=8)"),
+    ("Dual chunk attention, ChunkLlama at 4096", "dual_chunk(chunk=3072,window=512)"),
+    ("Llama 4, attention_chunk_size", "chunked(chunk=8192)"),
+    ("T5, relative_attention_num_buckets", "t5_bias(buckets=32,max_distance=128)"),
+    ("alpha-entmax (arXiv 1905.05702)", "entmax(alpha=1.5)"),
 ]
 
 
@@ -82,6 +87,23 @@ def test_every_option_that_has_bounds_has_a_published_value():
     }
     published = {name for _, method in PUBLISHED for name in re.findall(r"\w+(?==)", method)}
     assert bounded <= published
+
+
+def test_llama4_s_layers():
+    """Three of four see their own chunk; the fourth sees all, is not turned, and has the floor."""
+    pattern = make_pattern("chunked|chunked|chunked|nope+llama4", train_length=8192)
+    q, k, _ = (np.ones((1, 4, 1, 2), np.float32) for _ in range(3))
+    places = {"q_positions": np.array([8190, 8191, 8192, 16385]), "length": 16386}
+    places["kv_positions"] = np.array([0, 8191, 8192, 16384])
+    seen = [
+        np.asarray(attention_weights(q, k, made, causal=True, **places))[0, 0] > 0
+        for made in (pattern[0], pattern[3])
+    ]
+    chunks = [[True, False, False, False], [True, True, False, False],
+              [False, False, True, False], [False, False, False, True]]  # fmt: skip
+    np.testing.assert_array_equal(seen[0], chunks)
+    np.testing.assert_array_equal(seen[1], np.tri(4, dtype=bool))
+    assert pattern[0] == pattern[1] == pattern[2]
 
 
 def test_yarn_by_a_step():

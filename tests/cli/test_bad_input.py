@@ -111,6 +111,7 @@ class TestTraining:
                 "unknown method 'sotfmax'; did you mean 'softmax'? choose from softmax, ",
             ),
             ("model.method=softmax|sotfmax", "unknown method 'sotfmax'"),
+            ("model.method=dual_chunk", "method 'dual_chunk': is for causal models only"),
             ("model.method=rerope(depth=3)", "method 'rerope' has no option 'depth'; choose from"),
             ("model.method=rerope(window=wide)", "method 'rerope(window=wide)': should be a name"),
             ("model.method=rerope(window=0)", "window=0: should be at least 1"),
@@ -191,6 +192,10 @@ class TestEvaluation:
             (
                 "methods=softmax,sotfmax",
                 "unknown method 'sotfmax'; did you mean 'softmax'? choose from softmax, ",
+            ),
+            (
+                "methods=pi,dual_chunk+infoscale",
+                "'dual_chunk+infoscale': is for causal models only",
             ),
             ("methods=rerope(depth=3)", "method 'rerope' has no option 'depth'; choose from"),
             (

@@ -47,9 +47,11 @@ def test_starts_as_the_papers_say(name, train_length):
     # Values, or ranges that weights are drawn from. A method that learns should have its line.
     expected = {
         "ssmax": {"temperature.slope": [1 / log] * 3},
-        "ssa": {"temperature.beta": [2.0] * 3, "temperature.query": np.zeros((3, 4))},
+        "ssa": {"temperature.beta": 2.0, "temperature.query": np.zeros((3, 4))},
         "entropy_matched": {"temperature.slopes": np.full((3, 4), 2 / log)},
         "kerple_log": {"position.log_p": np.zeros(3), "position.log_a": np.zeros(3)},  # p = a = 1
+        "softmax_sink": {"weighting.sink": np.zeros(3)},
+        "t5_bias": {"position.table": np.zeros((32, 3))},
         "fire": {"position.c": 0.1, "position.threshold": 1.0},
     }[name]
     ranges = {"fire": {"inner": ((32,), 1), "inner_bias": ((32,), 1),
@@ -121,7 +123,7 @@ class Stepped:
 def test_all_that_methods_learn_has_a_gradient_and_moves(family):
     run = Stepped(family, LEARNING)
     parts = {name for name in run.before if ".learned." in name}
-    assert {name.split(".")[1] for name in parts} == set("01234")
+    assert {name.split(".")[1] for name in parts} == {str(i) for i in range(len(LEARNING))}
     assert parts <= run.moved()
     sizes = {name: np.max(np.abs(x)) for name, x in run.momentum().items()}
     for name in parts:

@@ -37,6 +37,55 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
+class BucketBias(Position):
+    """T5's bias (arXiv 1910.10683): a number learned for each head and bucket of delta, from 0.
+
+    Of the buckets half hold one distance each, the others grow logarithmically up to
+    `max_distance`, and the last holds all beyond. Where keys after the query are seen, half of all
+    buckets are theirs. No rotation. T5 has no 1 / sqrt(H) (`scaled=False`) and one table for all
+    layers; here each has its own.
+    """
+
+    trained_kind: ClassVar[str] = "t5_bias"
+    buckets: int = option(32, int, at_least=4)
+    max_distance: int = option(128, int, at_least=2)
+    scaled: bool = option(True, bool)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_distance <= self.buckets // 2:
+            raise ValueError(
+                f"option max_distance={self.max_distance}: should be above half of buckets="
+                f"{self.buckets}"
+            )
+
+    def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:  # noqa: D102
+        del head_dim, train_length
+        return {"table": jnp.zeros((int(self.buckets), num_heads), jnp.float32)}
+
+    def gain(self, rows):  # noqa: D102
+        return None if self.scaled else math.sqrt(rows.head_dim)
+
+    def bias(self, rows, params):  # noqa: D102
+        sided = 1 if rows.causal else 2
+        of_side = bucket_of_distance(int(self.buckets) // sided, int(self.max_distance))
+        bucket = jnp.asarray(of_side)[jnp.minimum(jnp.abs(rows.delta), self.max_distance)]
+        if not rows.causal:
+            bucket = bucket + jnp.where(rows.delta < 0, self.buckets // 2, 0)
+        return jnp.moveaxis(params["table"][bucket[:, 0]], -1, 1)
+
+
+def bucket_of_distance(buckets: int, max_distance: int) -> np.ndarray:
+    """The bucket of each distance from 0 to `max_distance`, int32: T5's, of one side."""
+    exact = buckets // 2
+    distance = np.arange(max_distance + 1)
+    # Whole numbers of steps are reached exactly, whichever way logarithms round.
+    steps = np.log(np.maximum(distance, 1) / exact) / np.log(max_distance / exact)
+    far = exact + np.floor((buckets - exact) * steps + 1e-9).astype(np.int64)
+    return np.where(distance < exact, distance, np.minimum(far, buckets - 1)).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
 class KerpleLog(Position):
     """KERPLE, logarithmic (arXiv 2205.09921): bias -p_h ln(1 + a_h |delta|), no rotation.
 

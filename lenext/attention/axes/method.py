@@ -83,6 +83,8 @@ class Axis:
     """Weights trained under one kind are not meant for another; "any" suits all."""
     calibrated: ClassVar[bool] = False
     """Whether its parts are to be measured on trained weights, in place of their initial values."""
+    causal_only: ClassVar[bool] = False
+    """Whether it is defined for rows that see no key after their query, and for no others."""
 
     def __post_init__(self):
         for field in self.option_fields():
@@ -116,7 +118,7 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Windowed(Axis):
-    """A choice with a window, in tokens, of L by default."""
+    """A choice with a window, in tokens: of L, unless `usual_window` says otherwise."""
 
     window: int | None = option(None, int, at_least=1)
 
@@ -124,6 +126,10 @@ class Windowed(Axis):
         super().__post_init__()
         if self.window is not None and self.window >= MOST_TOKENS:
             raise ValueError(f"option window={self.window!r}: should be below 2^31")
+
+    def usual_window(self, train_length: int) -> int:
+        """The window where none is given."""
+        return train_length
 
     @property
     def reach(self) -> int:
@@ -133,7 +139,8 @@ class Windowed(Axis):
         return self.window
 
     def resolve(self, train_length: int) -> "Windowed":  # noqa: D102
-        return dataclasses.replace(self, window=self.window or train_length)
+        window = self.window or max(1, self.usual_window(train_length))
+        return dataclasses.replace(self, window=window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +288,11 @@ class Temperature(Axis):
         del q, params
         return jnp.ones_like(rows.n)
 
+    def of_bias(self, rows: Rows) -> Float[Array, "#B #N #T 1"] | None:
+        """A factor on the bias; None for 1, which it is unless an option says otherwise."""
+        del rows
+        return None
+
 
 class Weighting(Axis):
     """Turns complete rows of logits into weights.
@@ -294,7 +306,11 @@ class Weighting(Axis):
         return False
 
     def __call__(
-        self, logits: Float[Array, "B N T S"], mask: Bool[Array, "#B 1 T S"], rows: Rows
+        self,
+        logits: Float[Array, "B N T S"],
+        mask: Bool[Array, "#B 1 T S"],
+        rows: Rows,
+        params: Params,
     ) -> Float[Array, "B N T S"]:
         """Weights, 0 where `mask` is False, all 0 in a row that sees nothing."""
         raise TypeError(f"{type(self).__name__} defines no weighting")
@@ -323,29 +339,35 @@ class KeyByKey(Weighting):
         """Whether values never fall as the logit grows, which a second stage asks."""
         return True
 
-    def shift(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+    def shift(self, largest: Float[Array, "B N T 1"], params: Params) -> Float[Array, "B N T 1"]:
         """The shift for rows of these largest logits, finite ones; never falls as they grow."""
+        del params
         return jnp.zeros_like(largest)
 
     def values(
-        self, logits: Float[Array, "B N T S"], shift: Float[Array, "B N T 1"], rows: Rows
+        self,
+        logits: Float[Array, "B N T S"],
+        shift: Float[Array, "B N T 1"],
+        rows: Rows,
+        params: Params,
     ) -> Float[Array, "B N T S"]:
         """What each visible key counts, not below 0."""
         raise TypeError(f"{type(self).__name__} defines no values")
 
-    def rest(self, shift: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+    def rest(self, shift: Float[Array, "B N T 1"], params: Params) -> Float[Array, "B N T 1"]:
         """What the total counts besides the keys."""
+        del params
         return jnp.zeros_like(shift)
 
-    def shift_at(self, largest: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+    def shift_at(self, largest: Float[Array, "B N T 1"], params: Params) -> Float[Array, "B N T 1"]:
         """The shift, 0 in rows of no finite logit; weights do not follow it, so no gradient."""
-        largest = jax.lax.stop_gradient(largest)
-        shift = self.shift(jnp.where(jnp.isfinite(largest), largest, 0.0))
+        largest, params = jax.lax.stop_gradient((largest, params))
+        shift = self.shift(jnp.where(jnp.isfinite(largest), largest, 0.0), params)
         return checked(shift, self, "shift", "B N T 1", _sizes(largest))
 
-    def rest_at(self, shift: Float[Array, "B N T 1"]) -> Float[Array, "B N T 1"]:
+    def rest_at(self, shift: Float[Array, "B N T 1"], params: Params) -> Float[Array, "B N T 1"]:
         """`rest`, checked."""
-        return checked(self.rest(shift), self, "rest", "B N T 1", _sizes(shift))
+        return checked(self.rest(shift, params), self, "rest", "B N T 1", _sizes(shift))
 
     def visible_values(
         self,
@@ -353,23 +375,24 @@ class KeyByKey(Weighting):
         mask: Bool[Array, "#B #N #T S"] | None,
         shift: Float[Array, "B N T 1"],
         rows: Rows,
+        params: Params,
     ) -> Float[Array, "B N T S"]:
         """The values, 0 where `mask` is False (None hides nothing).
 
         Hidden logits are replaced before they meet any exp, so no gradient turns NaN there.
         """
         visible = logits if mask is None else jnp.where(mask, logits, shift)
-        values = self.values(visible, shift, rows)
+        values = self.values(visible, shift, rows, params)
         values = checked(values, self, "values", "B N T S", _sizes(logits))
         return values if mask is None else jnp.where(mask, values, 0.0)
 
-    def __call__(self, logits, mask, rows):  # noqa: D102
+    def __call__(self, logits, mask, rows, params):  # noqa: D102
         largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf)
-        shift = self.shift_at(largest)
-        values = self.visible_values(logits, mask, shift, rows)
+        shift = self.shift_at(largest, params)
+        values = self.visible_values(logits, mask, shift, rows, params)
         if not self.normalised:
             return values
-        total = self.rest_at(shift) + jnp.sum(values, axis=-1, keepdims=True)
+        total = self.rest_at(shift, params) + jnp.sum(values, axis=-1, keepdims=True)
         return values / jnp.where(total > 0, total, 1.0)
 
 
@@ -416,8 +439,8 @@ class TwoStage(KeyByKey):
         second = checked(second, self, "second", "B N T S", _sizes(weights))
         return jnp.where(flat, weights, second)
 
-    def __call__(self, logits, mask, rows):  # noqa: D102
-        first = super().__call__(logits, mask, rows)
+    def __call__(self, logits, mask, rows, params):  # noqa: D102
+        first = super().__call__(logits, mask, rows, params)
         largest = jax.lax.stop_gradient(jnp.max(first, axis=-1, keepdims=True))
         last = jnp.where(mask, self.last_values(first, largest, rows), 0.0)
         total = jnp.sum(last, axis=-1, keepdims=True)
@@ -477,6 +500,11 @@ class Method:
     def follows_length(self) -> bool:
         """Whether anything depends on how many tokens a document has, see `attend`'s `length`."""
         return self.position.follows_length
+
+    @property
+    def causal_only(self) -> bool:
+        """Whether it is defined under causality alone."""
+        return any(choice.causal_only for choice in self.axes().values())
 
     def axes(self) -> dict[str, Axis]:
         """The five choices by axis name."""

@@ -37,17 +37,26 @@ class InfoScale(Temperature):
 
     Keeps the entropy of a row as n grows. `clamp` (default) leaves rows shorter than L as they were
     trained; models trained with the law on every row turn it off. `all_heads` takes N * H for the
-    dimension, as the authors' T5 and DNABERT2 ports do.
+    dimension, and `scales_bias` multiplies a bias on the logits as well, as the authors' T5 and
+    DNABERT-2 ports do (the latter unclamped).
     """
 
     clamp: bool = option(True, bool)
     all_heads: bool = option(False, bool)
+    scales_bias: bool = option(False, bool)
 
-    def __call__(self, rows, q, params):  # noqa: D102
-        del q, params
+    def factor(self, rows: Rows) -> Float[Array, "#B 1 T 1"]:
+        """The law, at the rows' n."""
         dim = rows.head_dim * (rows.num_heads if self.all_heads else 1)
         factor = info_scale(rows.n, rows.train_length, dim)
         return jnp.maximum(factor, 1.0) if self.clamp else factor
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        del q, params
+        return self.factor(rows)
+
+    def of_bias(self, rows):  # noqa: D102
+        return self.factor(rows) if self.scales_bias else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,10 +181,10 @@ class TrainedFlooredLog(Temperature):
 
 @dataclasses.dataclass(frozen=True)
 class Selective(Temperature):
-    """1 + e^(-e^beta_h) * ln n + tanh(w_h . q), q before rotation (SSA, arXiv 2411.12892).
+    """1 + e^(-e^beta) * ln n + tanh(w_h . q), q before rotation (SSA, arXiv 2411.12892).
 
-    The second term follows the position, the third the token. beta starts at 2 and w at 0, which
-    is all but a factor of 1.
+    The second term follows the position, the third the token. beta is one number a layer, as in the
+    authors' code, and starts at 2, w at 0, which is all but a factor of 1.
     """
 
     trained_kind: ClassVar[str] = "ssa"
@@ -183,11 +192,11 @@ class Selective(Temperature):
     def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:  # noqa: D102
         del train_length
         return {
-            "beta": jnp.full((num_heads,), 2.0, jnp.float32),
+            "beta": jnp.full((), 2.0, jnp.float32),
             "query": jnp.zeros((num_heads, head_dim), jnp.float32),
         }
 
     def __call__(self, rows, q, params):  # noqa: D102
-        by_position = jnp.exp(-jnp.exp(params["beta"]))[None, :, None, None] * jnp.log(rows.n)
+        by_position = jnp.exp(-jnp.exp(params["beta"])) * jnp.log(rows.n)
         token = jnp.einsum("btnh,nh->bnt", q, params["query"], precision=jax.lax.Precision.HIGHEST)
         return 1 + by_position + jnp.tanh(token)[..., None]

@@ -38,3 +38,37 @@ class SinkWindow(Visibility, Windowed):
 
     def keeps(self):  # noqa: D102
         return self.sinks, self.reach
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheWindow(SinkWindow):
+    """The same, of L keys in all by default: what StreamingLLM's cache holds (arXiv 2309.17453)."""
+
+    def usual_window(self, train_length):  # noqa: D102
+        return train_length - self.sinks
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunked(Visibility):
+    """Keys of the query's own chunk of `chunk` tokens of its document (default L), as in Llama 4.
+
+    floor(i / c) = floor(j / c); i and j count from the document's start.
+    """
+
+    chunk: int | None = option(None, int, at_least=1)
+
+    def resolve(self, train_length):  # noqa: D102
+        return dataclasses.replace(self, chunk=self.chunk or train_length)
+
+    @property
+    def size(self) -> int:
+        """The chunk, once `resolve` has filled it in."""
+        if self.chunk is None:
+            raise ValueError("chunk is not set: build methods with make_method")
+        return self.chunk
+
+    def __call__(self, delta, ordinal):  # noqa: D102
+        return (ordinal + delta) // self.size == ordinal // self.size
+
+    def keeps(self):  # noqa: D102
+        return 0, self.size

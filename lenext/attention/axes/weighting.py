@@ -6,14 +6,15 @@ be summed up key by key (`KeyByKey`), without ever being complete, also where a 
 """
 
 import dataclasses
+import functools
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.axes.method import KeyByKey, Rows, TwoStage, Weighting, option
+from lenext.attention.axes.method import KeyByKey, Params, Rows, TwoStage, Weighting, option
 
 # An excess over LSSAR's offset below this is float32 noise on equal weights, not a preference.
 NO_EXCESS = 1e-5
@@ -29,11 +30,12 @@ class Softmax(KeyByKey):
     def is_softmax(self):  # noqa: D102
         return type(self) is Softmax  # whoever derives from it changes something
 
-    def shift(self, largest):  # noqa: D102
+    def shift(self, largest, params):  # noqa: D102
+        del params
         return largest
 
-    def values(self, logits, shift, rows):  # noqa: D102
-        del rows
+    def values(self, logits, shift, rows, params):  # noqa: D102
+        del rows, params
         return jnp.exp(logits - shift)
 
 
@@ -43,11 +45,33 @@ class SoftmaxPlusOne(Softmax):
 
     trained_kind: ClassVar[str] = "softmax1"
 
-    def shift(self, largest):  # noqa: D102
+    def shift(self, largest, params):  # noqa: D102
+        del params
         return jnp.maximum(largest, 0.0)  # the one in the denominator is a key of logit 0
 
-    def rest(self, shift):  # noqa: D102
+    def rest(self, shift, params):  # noqa: D102
+        del params
         return jnp.exp(-shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftmaxSink(Softmax):
+    """exp(logit) over e^s_h + the sum, s learned per head, from 0: gpt-oss (OpenAI 2025).
+
+    As if every row saw one key more, of logit s_h and value 0. `softmax1` is s_h = 0.
+    """
+
+    trained_kind: ClassVar[str] = "softmax_sink"
+
+    def init_params(self, num_heads: int, head_dim: int, train_length: int) -> Params:  # noqa: D102
+        del head_dim, train_length
+        return {"sink": jnp.zeros((num_heads,), jnp.float32)}
+
+    def shift(self, largest, params):  # noqa: D102
+        return jnp.maximum(largest, params["sink"][None, :, None, None])
+
+    def rest(self, shift, params):  # noqa: D102
+        return jnp.exp(params["sink"][None, :, None, None] - shift)
 
 
 PHIS = ("exp", "softplus", "relu", "relu2", "sigmoid", "gelu_shifted")
@@ -88,7 +112,8 @@ class Activated(KeyByKey):
     def rises(self):  # noqa: D102
         return self.phi != "gelu_shifted"  # which falls before it rises
 
-    def shift(self, largest):  # noqa: D102
+    def shift(self, largest, params):  # noqa: D102
+        del params
         if self.phi == "exp":
             return largest
         if self.normalised and self.phi in ("softplus", "sigmoid"):
@@ -96,7 +121,8 @@ class Activated(KeyByKey):
             return jnp.minimum(largest - LOW, 0.0)
         return jnp.zeros_like(largest)
 
-    def values(self, logits, shift, rows):  # noqa: D102
+    def values(self, logits, shift, rows, params):  # noqa: D102
+        del params
         values = self._activated(logits, shift)
         return values if self.normalised else values / rows.n
 
@@ -168,14 +194,14 @@ class AdaptiveSoftmax(Weighting):
 
     trained_kind: ClassVar[str] = "softmax"
 
-    def __call__(self, logits, mask, rows):  # noqa: D102
-        first = Softmax()(logits, mask, rows)
+    def __call__(self, logits, mask, rows, params):  # noqa: D102
+        first = Softmax()(logits, mask, rows, params)
         seen = first > 0
         terms = jnp.where(seen, first * jnp.log(jnp.where(seen, first, 1.0)), 0.0)
         entropy = -jnp.sum(terms, axis=-1, keepdims=True)
         fit = jnp.polyval(jnp.asarray(SHARPENING, jnp.float32), entropy)
         factor = jnp.where(entropy > DILUTED, jnp.maximum(fit, 1.0), 1.0)
-        return Softmax()(logits * factor, mask, rows)
+        return Softmax()(logits * factor, mask, rows, params)
 
 
 class NotNormalised(KeyByKey):
@@ -190,13 +216,18 @@ class NotNormalised(KeyByKey):
 
 @dataclasses.dataclass(frozen=True)
 class Sigmoid(NotNormalised):
-    """sigmoid(logit - ln n), not normalised (arXiv 2409.04431)."""
+    """sigmoid(logit - ln L), not normalised (arXiv 2409.04431).
+
+    The authors' bias is one number. `bias="row"` takes ln n of each row in place of ln L.
+    """
 
     trained_kind: ClassVar[str] = "sigmoid"
+    bias: str = option("length", str, choices=("length", "row"))
 
-    def values(self, logits, shift, rows):  # noqa: D102
-        del shift
-        return jax.nn.sigmoid(logits - jnp.log(rows.n))
+    def values(self, logits, shift, rows, params):  # noqa: D102
+        del shift, params
+        by_row = self.bias == "row"
+        return jax.nn.sigmoid(logits - (jnp.log(rows.n) if by_row else math.log(rows.train_length)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +236,8 @@ class Relu(NotNormalised):
 
     trained_kind: ClassVar[str] = "relu"
 
-    def values(self, logits, shift, rows):  # noqa: D102
-        del shift
+    def values(self, logits, shift, rows, params):  # noqa: D102
+        del shift, params
         return jax.nn.relu(logits) / rows.n
 
 
@@ -224,8 +255,8 @@ class SquaredRelu(NotNormalised):
     def kind(self) -> str:  # noqa: D102
         return "relu2, gau" if self.gau else "relu2"
 
-    def values(self, logits, shift, rows):  # noqa: D102
-        del shift
+    def values(self, logits, shift, rows, params):  # noqa: D102
+        del shift, params
         if self.gau:
             return jax.nn.relu(logits * math.sqrt(rows.head_dim) / rows.n) ** 2
         return jax.nn.relu(logits) ** 2 / rows.n
@@ -241,8 +272,8 @@ class Sparsemax(Weighting):
 
     trained_kind: ClassVar[str] = "sparsemax"
 
-    def __call__(self, logits, mask, rows):  # noqa: D102
-        del rows
+    def __call__(self, logits, mask, rows, params):  # noqa: D102
+        del rows, params
         largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf)
         largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
         # tau lies within 1 of the top. What is further down cannot be in the support, nor spoil
@@ -258,3 +289,96 @@ class Sparsemax(Weighting):
         members = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True, dtype=jnp.int32), 1)
         tau = (jnp.sum(jnp.where(support, z, 0.0), axis=-1, keepdims=True) - 1) / members
         return jnp.where(support, jax.nn.relu(z - tau), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entmax(Weighting):
+    """alpha-entmax (arXiv 1905.05702): relu((alpha - 1) logit - tau)^(1 / (alpha - 1)).
+
+    tau is such that the row sums to 1. alpha = 1 is softmax, 2 sparsemax; above 1 far keys get 0.
+    """
+
+    trained_kind: ClassVar[str] = "entmax"
+    alpha: float = option(1.5, float, at_least=1.0)
+
+    @property
+    def kind(self) -> str:  # noqa: D102
+        return f"entmax, alpha {self.alpha:g}"
+
+    def __call__(self, logits, mask, rows, params):  # noqa: D102
+        if self.alpha == 1:
+            return Softmax()(logits, mask, rows, params)
+        largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf)
+        largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
+        # What is 1 below the top cannot be in the support: tau lies within 1 of it.
+        x = jnp.maximum((self.alpha - 1) * (logits - largest), -1.0)
+        return jnp.where(mask, entmax(float(self.alpha), jnp.where(mask, x, -1.0)), 0.0)
+
+
+HALVINGS = 40  # of an interval of 1, below float32's resolution
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def entmax(alpha: float, x: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
+    """relu(x - tau)^(1 / (alpha - 1)), tau such that rows sum to 1; rows' largest x is 0."""
+
+    def values(tau: Array) -> Array:
+        return jax.nn.relu(x - tau) ** (1 / (alpha - 1))
+
+    def halved(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) / 2
+        heavy = jnp.sum(values(middle), axis=-1, keepdims=True) >= 1
+        return jnp.where(heavy, middle, low), jnp.where(heavy, high, middle)
+
+    top = jnp.zeros((*x.shape[:-1], 1), x.dtype)
+    low, _ = jax.lax.fori_loop(0, HALVINGS, halved, (top - 1, top))
+    weights = values(low)
+    return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+@entmax.defjvp
+def _entmax_jvp(alpha: float, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """By the implicit function theorem: nothing goes through the halvings."""
+    weights = entmax(alpha, *primals)
+    slope = jnp.where(weights > 0, jnp.where(weights > 0, weights, 1.0) ** (2 - alpha), 0.0)
+    (dx,) = tangents
+    mean = jnp.sum(slope * dx, axis=-1, keepdims=True) / jnp.sum(slope, axis=-1, keepdims=True)
+    return weights, slope * (dx - mean) / (alpha - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class StickBreaking(Weighting):
+    """sigmoid(z_ij) times 1 - sigmoid(z_ik) of all keys k between j and i (arXiv 2410.17980).
+
+    Each key breaks off its share of what nearer ones have left of the row; what is left after the
+    first is nobody's, so rows sum to at most 1. A row does not see itself: strictly causal. Keys
+    stand in the order of their positions, whatever their places in an array. Causal only.
+    """
+
+    trained_kind: ClassVar[str] = "stick_breaking"
+    causal_only: ClassVar[bool] = True
+
+    def __call__(self, logits, mask, rows, params):  # noqa: D102
+        del params
+        mask = jnp.broadcast_to(mask & (rows.delta > 0), logits.shape)
+        logits = jnp.where(mask, logits, 0.0)
+        left = jnp.where(mask, -jax.nn.softplus(logits), 0.0)  # ln(1 - sigmoid)
+        order = rows.kv_positions
+
+        def nearer(left: Array) -> Array:
+            """The sum over all keys that come later."""
+            return jax.lax.cumsum(left, axis=3, reverse=True) - left
+
+        def sorted_first(left: Array) -> Array:
+            places = jax.lax.broadcasted_iota(jnp.int32, order.shape, 1)
+            _, at = jax.lax.sort((order, places), num_keys=1)
+            _, back = jax.lax.sort((at, places), num_keys=1)
+            ranked = jnp.take_along_axis(left, at[:, None, None, :], axis=-1)
+            return jnp.take_along_axis(nearer(ranked), back[:, None, None, :], axis=-1)
+
+        # Keys stand out of order in caches that go round, and in packs.
+        ascending = jnp.all(order[:, 1:] >= order[:, :-1])
+        taken = jax.lax.cond(ascending, nearer, sorted_first, left)
+        log = -jax.nn.softplus(-logits) + taken
+        return jnp.where(mask, jnp.exp(jnp.where(mask, log, 0.0)), 0.0)

@@ -44,7 +44,7 @@ def attend(
       k: keys; K heads, N a multiple of K (head h of q meets head h // (N / K) of k).
       v: values; V dimensions a head.
       method: from `make_method`.
-      causal: hide keys at positions after the query's. No method is refused either way.
+      causal: hide keys at positions after the query's. Some methods are defined so only.
       q_positions: [B, T] or [T], in tokens; default: the last T of the keys' positions 0..S-1.
       kv_positions: [B, S] or [S]; default 0..S-1.
       kv_mask: False marks padding, or places of a cache that hold nothing: what stands there in k
@@ -69,8 +69,9 @@ def attend(
       Outputs in q's dtype, computed in float32; zeros for rows that see no key.
 
     Raises:
-      ValueError: for shapes, positions, implementations or params that do not fit; where the method
-        follows the length, and padding, documents or positions leave open what that is.
+      ValueError: for shapes, positions, implementations or params that do not fit; for a method
+        that is defined under causality alone, without it; where the method follows the length, and
+        padding, documents or positions leave open what that is.
     """
     _check_block_size(block_size)
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
@@ -79,7 +80,7 @@ def attend(
     _check_floating("v", v)
     places, ordered, static_length, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
-        params,
+        params, causal,
     )  # fmt: skip
     masked = places.kv_mask is not None or places.kv_segment_ids is not None
     call = _call(q, k, v, method, causal, ordered, masked, static_length)
@@ -137,7 +138,7 @@ def attention_weights(
     q, k = jnp.asarray(q), jnp.asarray(k)
     places, _, static_length, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
-        params,
+        params, causal,
     )  # fmt: skip
     return _attention_weights(
         q, k, params, places, method=method, causal=causal, length=static_length
@@ -167,7 +168,7 @@ def row_statistics(
     q, k = jnp.asarray(q), jnp.asarray(k)
     places, ordered, static_length, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
-        params,
+        params, causal,
     )  # fmt: skip
     if block_size is None:
         block_size = default_block_size(q.shape[0], q.shape[2], k.shape[1])
@@ -236,7 +237,7 @@ def _row_statistics(q, k, params, places, *, method, causal, ordered, length, bl
 
 def _resolve(
     q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
-    params,
+    params, causal,
 ) -> tuple[Places, bool, int, Params]:  # fmt: skip
     """Checks the arguments and fills in the defaults.
 
@@ -246,6 +247,8 @@ def _resolve(
     """
     if not isinstance(method, Method):
         raise ValueError(f"method {method!r}: should come from make_method")
+    if method.causal_only and not causal:
+        raise ValueError(f"method {method.name!r}: is defined for causal=True only")
     if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(f"q {q.shape}, k {k.shape}: should be [B, T, N, H] and [B, S, K, H]")
     _check_floating("q", q)

@@ -34,7 +34,7 @@ class RowStatistics(NamedTuple):
 
 def statistics(scored: Scores, method: Method) -> RowStatistics:
     """Statistics of complete rows."""
-    logits, mask, rows = scored
+    logits, mask, rows, _ = scored
     w = weights(scored, method)
     total = jnp.sum(w, axis=-1, keepdims=True)
     w = w / jnp.where(total > 0, total, 1.0)

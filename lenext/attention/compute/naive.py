@@ -28,6 +28,7 @@ class Scores(NamedTuple):
     logits: Float[Array, "B N T S"]
     mask: Bool[Array, "#B 1 T S"]
     rows: Rows
+    params: Params
 
 
 def query_sides(
@@ -63,15 +64,24 @@ def _sides(x: Array, method: Method, rows: Rows, side: str) -> list[Array]:
         "q": (similarity.of_queries, "of_queries"),
         "k": (similarity.of_keys, "of_keys"),
     }[side]
-    sides = []
-    for piece in pieces:
-        phase = {"q": piece.q_phase, "k": piece.k_phase}[side]
+    sides: list[Array] = []
+    phases = [{"q": piece.q_phase, "k": piece.k_phase}[side] for piece in pieces]
+    for number, phase in enumerate(phases):
+        before = first_alike(phases, number)
+        if before < number:
+            sides.append(sides[before])
+            continue
         if phase is not None:
             of_tokens = {"q": "B? T? P", "k": "B? S? P"}[side]
             checked(phase, position, f"{side}_phase", of_tokens, sizes, jnp.uint32)
         made = checked(make(rotate(x, phase)), similarity, name, form[:-1] + "I", sizes)
         sides.append(made.swapaxes(1, 2))
     return sides
+
+
+def first_alike(phases: Sequence[Any], number: int) -> int:
+    """The first piece whose phases are the very same array, so that its side is."""
+    return next(i for i, phase in enumerate(phases) if phase is phases[number])
 
 
 def inner_size(similarity: Similarity, head_dim: int) -> int:
@@ -122,7 +132,11 @@ def logits(
         method.similarity.bounded(value), method.similarity, "bounded", "B N T S", sizes
     )
     if bias is not None:
-        value = value + checked(bias, position, "bias", "B? N? T? S?", sizes)
+        bias = checked(bias, position, "bias", "B? N? T? S?", sizes)
+        factor = method.temperature.of_bias(rows)
+        if factor is not None:
+            bias = bias * checked(factor, method.temperature, "of_bias", "B? N? T? 1", sizes)
+        value = value + bias
     return value
 
 
@@ -151,7 +165,7 @@ def scores(
         products(*sides)
         for sides in zip(query_sides(q, method, params, rows), k_sides, strict=True)
     ]
-    return Scores(logits(similarities, method, params, rows), mask, rows)
+    return Scores(logits(similarities, method, params, rows), mask, rows, params)
 
 
 def sides_of_keys(
@@ -178,7 +192,8 @@ def sides_of_keys(
 
 def weights(scored: Scores, method: Method) -> Float[Array, "B N T S"]:
     """The rows' weights, float32."""
-    made = method.weighting(scored.logits, scored.mask, scored.rows)
+    params = scored.params.get("weighting", {})
+    made = method.weighting(scored.logits, scored.mask, scored.rows, params)
     sizes = dict(zip("BNTS", scored.logits.shape, strict=True))
     return checked(made, method.weighting, "weighting", "B N T S", sizes)
 

@@ -93,8 +93,8 @@ def attend_tiles(
     q_sides = naive.query_sides(q, method, params, rows)
     # Float32 before the tiles: gradients are summed over them, which 16 bits do not bear.
     k_sides, v = jax.tree.map(lambda x: x.astype(jnp.float32), (k_sides, v))
-    biased = {"position": params["position"]} if "position" in params else {}
-    out: Any = _attend(plan, q_sides, k_sides, v, biased, places, n)
+    inside = {axis: x for axis, x in params.items() if axis in ("position", "weighting")}
+    out: Any = _attend(plan, q_sides, k_sides, v, inside, places, n)
     return out.swapaxes(1, 2)
 
 
@@ -120,6 +120,7 @@ class _Tiles:
     def __init__(self, plan, q_sides, k_sides, v, params, places, n):
         queries, keys = plan.query_blocks * plan.query_block, plan.key_blocks * plan.key_block
         self.plan, self.params, self.weighting = plan, params, plan.weighting
+        self.learned = params.get("weighting", {})  # of the weighting
         self.q_sides = tuple(filled(x, queries, 2) for x in q_sides)
         self.k_sides = tuple(padded(x, keys, 2) for x in k_sides)
         self.v = padded(v, keys, 2)
@@ -247,11 +248,11 @@ def _first_pass(tiles: _Tiles, block: Array, *, twice: bool):
             top = jnp.max(logits, axis=-1, keepdims=True, where=seen, initial=-jnp.inf)
             tops = None if tops is None else tops.at[..., tile].set(top[..., 0])
             top = jnp.maximum(largest, top)
-            before, shift = weighting.shift_at(largest), weighting.shift_at(top)
+            before, shift = (weighting.shift_at(x, tiles.learned) for x in (largest, top))
             carried = jnp.where(jnp.isfinite(largest), jnp.exp(before - shift), 0.0)
             largest, total = top, total * carried
             out = None if out is None else out * carried
-        values = _once(weighting.visible_values(logits, mask, shift, rows))
+        values = _once(weighting.visible_values(logits, mask, shift, rows, tiles.learned))
         if weighting.normalised:
             total = total + jnp.sum(values, axis=-1, keepdims=True)
         out = None if out is None else out + tiles.combine(values, tile)
@@ -265,21 +266,24 @@ def _first_pass(tiles: _Tiles, block: Array, *, twice: bool):
     )
     step = tiles.where_seen(block, step)
     largest, total, out, tops = over_tiles(tiles.plan, block, step, start)
-    total = total + weighting.rest_at(weighting.shift_at(largest))
+    shift = weighting.shift_at(largest, tiles.learned)
+    total = total + weighting.rest_at(shift, tiles.learned)
     usable = total > 0 if weighting.normalised else jnp.zeros_like(total, dtype=bool)
     return largest, jnp.where(usable, total, 1.0), out, tops
 
 
-def _peak(weighting: TwoStage, largest: Array, total: Array, rows: Rows) -> Array:
+def _peak(weighting: TwoStage, largest: Array, total: Array, rows: Rows, params: Params) -> Array:
     """The largest first weight of each row; 0 where it sees nothing."""
-    seen, shift = jnp.isfinite(largest), weighting.shift_at(largest)
-    return weighting.visible_values(largest, seen, shift, rows) / jax.lax.stop_gradient(total)
+    total, params = jax.lax.stop_gradient((total, params))
+    seen, shift = jnp.isfinite(largest), weighting.shift_at(largest, params)
+    return weighting.visible_values(largest, seen, shift, rows, params) / total
 
 
-def _last_values(weighting: TwoStage, logits, mask, largest, total, rows):
+def _last_values(weighting: TwoStage, logits, mask, largest, total, rows, params):
     """Second-stage values, as a function of their logits and of their rows' first total."""
-    first = weighting.visible_values(logits, mask, weighting.shift_at(largest), rows) / total
-    last = weighting.last_values(first, _peak(weighting, largest, total, rows), rows)
+    shift = weighting.shift_at(largest, params)
+    first = weighting.visible_values(logits, mask, shift, rows, params) / total
+    last = weighting.last_values(first, _peak(weighting, largest, total, rows, params), rows)
     return last if mask is None else jnp.where(mask, last, 0.0)
 
 
@@ -287,9 +291,9 @@ def _second_pass(tiles: _Tiles, block: Array, largest: Array, total: Array, tops
     """Rows of a second stage, from the tiles that count beside their totals: outputs and sums."""
     weighting: Any = tiles.weighting
     _, rows = tiles.rows(block, 0)
-    flat = weighting.flat_at(_peak(weighting, largest, total, rows), rows)
+    flat = weighting.flat_at(_peak(weighting, largest, total, rows, tiles.learned), rows)
     seen = jnp.isfinite(tops)
-    best = _last_values(weighting, tops, seen, largest, total, rows)
+    best = _last_values(weighting, tops, seen, largest, total, rows, tiles.learned)
     least = NOTHING * jnp.max(best, axis=-1, keepdims=True)
     counts = jnp.any(seen & (flat | (best * rows.n > least)), axis=(0, 1, 2))
 
@@ -297,7 +301,7 @@ def _second_pass(tiles: _Tiles, block: Array, largest: Array, total: Array, tops
         def add():
             divisor, out = carry
             logits, mask, rows = tiles.seen(block, tile, whole)
-            last = _once(_last_values(weighting, logits, mask, largest, total, rows))
+            last = _once(_last_values(weighting, logits, mask, largest, total, rows, tiles.learned))
             divisor = divisor + jnp.sum(last, axis=-1, keepdims=True)
             return divisor, out + tiles.combine(last, tile)
 
@@ -341,13 +345,13 @@ def _attend_backward(plan, saved, d_out):
 def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
     """Adds one block's part to (d_k_sides, d_v, d_params); and gives its d_q_sides."""
     plan, weighting = tiles.plan, tiles.weighting
-    shift = weighting.shift_at(sums.largest)
+    shift = weighting.shift_at(sums.largest, tiles.learned)
     twice = isinstance(weighting, TwoStage)
 
-    def last_values(logits, mask, total, rows):
+    def last_values(logits, mask, total, rows, params):
         if isinstance(weighting, TwoStage):
-            return _last_values(weighting, logits, mask, sums.largest, total, rows)
-        return weighting.visible_values(logits, mask, shift, rows)
+            return _last_values(weighting, logits, mask, sums.largest, total, rows, params)
+        return weighting.visible_values(logits, mask, shift, rows, params)
 
     def d_values(tile):
         return (naive.products(d_out, tiles.keys_of(tiles.v, tile)) - mean) / sums.divisor
@@ -357,7 +361,9 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
 
         def add(tile, d_total, whole):
             logits, mask, rows = tiles.seen(block, tile, whole)
-            _, pull = jax.vjp(lambda total: last_values(logits, mask, total, rows), sums.total)
+            _, pull = jax.vjp(
+                lambda total: last_values(logits, mask, total, rows, tiles.learned), sums.total
+            )
             return d_total + pull(d_values(tile))[0]
 
         d_total = over_tiles(plan, block, add, d_total)
@@ -372,16 +378,17 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
             tiles.similarities(block, tile, needed), tiles.params,
         )  # fmt: skip
 
-        def values(logits):
-            last = last_values(logits, mask, sums.total, rows)
+        def values(logits, params):
+            last = last_values(logits, mask, sums.total, rows, params)
             # What the first total follows: counted apart, since it is held fixed in the last.
-            first = weighting.visible_values(logits, mask, shift, rows) if twice else None
+            first = weighting.visible_values(logits, mask, shift, rows, params) if twice else None
             return last, first
 
-        (last, first), pull = jax.vjp(values, logits)
+        (last, first), pull = jax.vjp(values, logits, tiles.learned)
         d_first = None if first is None else jnp.broadcast_to(d_total, first.shape)
-        (d_logits,) = pull((d_values(tile), d_first))
+        d_logits, d_learned = pull((d_values(tile), d_first))
         d_similarities, d_params_here = pull_logits(d_logits)
+        d_params_here = _with_weighting(d_params_here, d_learned)
         d_similarities, weights = _once((d_similarities, last / sums.divisor))
 
         def added(whole_array, part):
@@ -410,7 +417,18 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
 
     d_q = tuple(jnp.zeros_like(tiles.queries_of(x, block)) for x in tiles.q_sides)
     d_q, *carry = over_tiles(plan, block, step, (d_q, *carry))
+    if tiles.learned and weighting.normalised:  # the total has a part that is of no tile
+        _, pull = jax.vjp(lambda params: weighting.rest_at(shift, params), tiles.learned)
+        (d_learned,) = pull(d_total if twice else -mean / sums.divisor)
+        carry[2] = _with_weighting(carry[2], d_learned)
     return tuple(carry), d_q
+
+
+def _with_weighting(d_params: Any, d_learned: Any) -> Any:
+    """Gradients of all learned parts with those of the weighting's added."""
+    if not d_learned:
+        return d_params
+    return d_params | {"weighting": jax.tree.map(jnp.add, d_params["weighting"], d_learned)}
 
 
 def _keys_gradient(

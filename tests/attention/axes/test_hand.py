@@ -173,14 +173,14 @@ def test_steps_of_the_logarithm():
 
 
 def test_ssa():
-    """Almost 1 to begin with; each head's own beta, and its own product with q = (2, 0, ...)."""
+    """Almost 1 to begin with; one beta, and each head's own product with q = (2, 0, ...)."""
     close(temperatures("ssa", [1], dim=4, length=4), 1, rtol=1e-6)
     start = 1 + math.exp(-math.exp(2)) * math.log(16)
     close(temperatures("ssa", [16], dim=4, length=4), start, rtol=1e-6)
     query = jnp.array([[0.0, 9.0, 9.0, 9.0], [0.5, 0.0, 0.0, 0.0]])
-    params = {"temperature": {"beta": jnp.array([0.0, -40.0]), "query": query}}
+    params = {"temperature": {"beta": jnp.array(0.0), "query": query}}
     factors = temperatures("ssa", [16], dim=4, length=4, heads=2, params=params)
-    expected = [1 + math.log(16) / E, 1 + math.log(16) + math.tanh(1)]
+    expected = [1 + math.log(16) / E, 1 + math.log(16) / E + math.tanh(1)]
     close(factors[0], expected, rtol=1e-5)
 
 
@@ -279,9 +279,40 @@ def test_first_stages(phi, logits, values):
 
 
 def test_sigmoid():
-    """sigmoid(l - ln 2): 1 / (1 + 2 e^-l)."""
-    close(row("sigmoid", [0, 1]), [1 / 3, E / (E + 2)], rtol=1e-6)
-    close(row("sigmoid", [0, 0, 0, 0]), [0.2] * 4, rtol=1e-6)
+    """sigmoid(l - ln L), L = 4: 1 / (1 + 4 e^-l); or by row, sigmoid(l - ln n)."""
+    close(row("sigmoid", [0, 1]), [1 / 5, E / (E + 4)], rtol=1e-6)
+    close(row("sigmoid", [0] * 9), [0.2] * 9, rtol=1e-6)
+    close(row("sigmoid", [0, 1], bias="row"), [1 / 3, E / (E + 2)], rtol=1e-6)
+    close(row("sigmoid", [0, 0, 0, 0], bias="row"), [0.2] * 4, rtol=1e-6)
+
+
+def test_softmax_sink():
+    """A key more, of logit ln 3, that takes its share and gives nothing; at logit 0 softmax1."""
+    params = {"weighting": {"sink": np.log([3.0])}}
+    close(row("softmax_sink", [0, 0], params=params), [1 / 5] * 2, rtol=1e-6)
+    close(row("softmax_sink", [0, 1], params=params), np.array([1, E]) / (4 + E), rtol=1e-6)
+    close(row("softmax_sink", [0, 1]), row("softmax1", [0, 1]), rtol=1e-6)
+
+
+def broken(positions, *, query, mask=None):
+    """Weights of a query on keys of logit ln 3, so that each takes 3/4 of what is left."""
+    keys = len(positions)
+    q, k = np.full((1, 1, 1, 1), math.log(3), np.float32), np.ones((1, keys, 1, 1), np.float32)
+    made = make_method("stick_breaking", train_length=4)
+    places = {"q_positions": np.array([query]), "kv_positions": np.array(positions)}
+    mask = np.ones((1, keys), bool) if mask is None else np.array(mask)[None]
+    return np.asarray(quick_weights(q, k, made, causal=True, kv_mask=mask, **places))[0, 0, 0]
+
+
+def test_stick_breaking():
+    """The nearest key breaks off 3/4, the next 3/4 of the quarter left; none is its own."""
+    close(broken([0, 1, 2, 3], query=3), [3 / 64, 3 / 16, 3 / 4, 0], rtol=1e-6)
+    close(broken([0, 1, 2, 3], query=4), [3 / 256, 3 / 64, 3 / 16, 3 / 4], rtol=1e-6)
+    # By position, as in a cache that goes round; and hidden keys break nothing off.
+    close(broken([4, 1, 2, 3], query=5), [3 / 4, 3 / 256, 3 / 64, 3 / 16], rtol=1e-6)
+    mask = [True, True, False, True]
+    close(broken([0, 1, 2, 3], query=4, mask=mask), [3 / 64, 3 / 16, 0, 3 / 4], rtol=1e-6)
+    assert not np.any(broken([0, 1], query=0))
 
 
 def test_relu():
@@ -341,6 +372,20 @@ def seen(method: str, query: int, *, causal: bool, **options) -> list[int]:
     return keys.tolist()
 
 
+def test_chunks():
+    """Of 3 tokens, L; of 4 where that is said; a chunk's first row sees itself alone."""
+    assert seen("chunked", 8, causal=True) == [6, 7, 8]
+    assert seen("chunked", 9, causal=True) == [9]
+    assert seen("chunked", 7, causal=False) == [6, 7, 8]
+    assert seen("chunked", 6, causal=True, chunk=4) == [4, 5, 6]
+
+
+def test_a_cache_of_the_training_length():
+    """StreamingLLM's sinks and window are L keys together, by default."""
+    assert seen("streaming_llm", 8, causal=True, sinks=1) == [0, 7, 8]
+    assert seen("streaming_llm", 8, causal=True, sinks=7) == [0, 1, 2, 3, 4, 5, 6, 8]
+
+
 def test_visible_keys():
     assert seen("softmax", 4, causal=True) == [0, 1, 2, 3, 4]
     assert seen("softmax", 4, causal=False) == list(range(12))
@@ -352,8 +397,8 @@ def test_visible_keys():
     assert seen("lm_infinite", 11, causal=False) == [0, 1, 2, 3, 9, 10, 11]
     assert seen("lm_infinite", 1, causal=True) == [0, 1]
     assert seen("lm_infinite", 1, causal=False) == [0, 1, 2, 3]
-    assert seen("streaming_llm", 8, causal=True, sinks=2) == [0, 1, 6, 7, 8]
-    assert seen("streaming_llm", 8, causal=False, sinks=2) == [0, 1, 6, 7, 8, 9, 10]
+    assert seen("streaming_llm", 8, causal=True, sinks=2, window=3) == [0, 1, 6, 7, 8]
+    assert seen("streaming_llm", 8, causal=False, sinks=2, window=3) == [0, 1, 6, 7, 8, 9, 10]
     assert seen("rerope", 11, causal=True) == list(range(12))
 
 

@@ -136,6 +136,61 @@ def test_leaky_distance(leak):
     close(logits("leaky_rerope", delta, key_dim=1, **kw)[:, 0], np.sin(leaked), atol=1e-5)
 
 
+def test_t5_buckets():
+    """One a distance up to 15; then 16 steps from 16 to 128, each longer by 8^(1/16) = 1.139."""
+    table = np.arange(32, dtype=np.float32)[:, None]
+    delta = np.array([0, 1, 15, 16, 18, 19, 20, 21, 44, 46, 112, 113, 127, 128, 5000])
+    by_hand = np.array([0, 1, 15, 16, 16, 17, 17, 18, 23, 24, 30, 31, 31, 31, 31])
+    made = make_method("t5_bias", train_length=4)
+    params = {"position": {"table": table}}
+
+    def biases(delta, causal):
+        shape = (len(delta), 1, 1, 2)
+        q, k = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        at = {"q_positions": delta[:, None] + 6000, "kv_positions": np.full((len(delta), 1), 6000)}
+        found = quick_statistics(q, k, made, causal=causal, params=params, **at)
+        return np.asarray(found.max_logit)[:, 0, 0]
+
+    close(biases(delta, causal=True), by_hand)
+    # Seen from both sides, 8 of 16 are of one distance, and 8 steps go from 8 to 128: of 2^(1/2).
+    sided = np.array([0, 1, 9, 10, 10, 10, 10, 10, 12, 13, 15, 15, 15, 15, 15])
+    close(biases(delta, causal=False), sided)
+    close(biases(-delta[1:], causal=False), 16 + sided[1:])
+
+
+def test_t5_s_own_scale():
+    """No 1 / sqrt(H): q . k is 2 for H = 4 and q = 2 e_0."""
+    close(logits("t5_bias", [3], dim=4), 1, rtol=1e-6)
+    close(logits("t5_bias", [3], dim=4, scaled=False), 2, rtol=1e-6)
+
+
+def test_dual_chunk_distance():
+    """C = 6, w = 2, so chunks of 4. The query at place 9 stands at 1, at 5 for the one before."""
+    keys = np.arange(10)
+    place, stands = keys % 4, np.repeat([6, 5, 1], [4, 4, 2])
+    q, k = np.zeros((10, 1, 1, 2), np.float32), np.zeros((10, 10, 1, 2), np.float32)
+    q[..., 0], k[..., 1] = math.sqrt(2), 1
+    made = make_method("dual_chunk(chunk=6,window=2)", train_length=8)
+    # One key each, and the first, from which places count.
+    mask = (keys == 0) | (keys == keys[:, None])
+    at = {"q_positions": np.array([9]), "kv_positions": keys, "kv_mask": mask}
+    weights = np.asarray(quick_weights(q, k, made, causal=True, **at))[:, 0, 0]
+    ratios = np.log(weights[keys, keys] / weights[:, 0])
+    close(ratios, np.sin(stands - place) - np.sin(6), atol=1e-5)
+
+
+def test_dual_chunk_s_scale():
+    """In documents of 3 L, the authors' code has logits times (0.05 ln 3 + 1)^2."""
+    q = np.full((1, 12, 1, 2), 2**0.25, np.float32)
+    found = [
+        float(quick_statistics(q, q, made, causal=True).max_logit[0, 0, 0])
+        for made in (
+            make_method(f"dual_chunk(mscale={on})", train_length=4) for on in (True, False)
+        )
+    ]
+    close(found[0] / found[1], (0.05 * math.log(3) + 1) ** 2, rtol=1e-6)
+
+
 def turned_by(method: str, i: int, keys: list[int], *, start: int = 0, **options):
     """Sine of the angle between the query at place i of a document and each of its keys."""
     q, k = np.zeros((len(keys), 1, 1, 2), np.float32), np.zeros((len(keys), 20, 1, 2), np.float32)

@@ -122,6 +122,7 @@ class TestScaledWeights:
         options = f"base={setting['base']},scale={setting['scale']}"
         trained = make_method(f"llama3({options})", train_length=length)
         given = {"pi": "(scale=3)", "ntk": "(scale=3)", "softmax": ""}
+        given["leaky_rerope"] = "(window=10,leak=8)"
         method = name + given.get(name, "(window=10)")
         expected, distances = np.array(setting["llama3"]), DISTANCES
         if name == "pi":
@@ -200,7 +201,7 @@ class TestPartialRotation:
             "yarn(scale=4)",
             "llama3(scale=8)",
             "p_rope",
-            "self_extend(window=5)",
+            "self_extend(window=5,group=8)",
         ],
     )
     def test_rules_of_frequencies_count_what_turns(self, name):

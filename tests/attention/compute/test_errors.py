@@ -31,6 +31,14 @@ q, k, v = arguments()
 ids = np.zeros((2, 9), np.int32)
 
 
+@pytest.mark.parametrize("name", ["dual_chunk", "stick_breaking+infoscale"])
+def test_causality(name):
+    made = make_method(name, train_length=8)
+    for function, arrays in ((attend, (q, k, v)), (attention_weights, (q, k))):
+        refused(function, *arrays, made, says=f"{name.split('+')[0]}.*causal=True only")
+        function(*arrays, made, causal=True)
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

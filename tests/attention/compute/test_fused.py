@@ -24,11 +24,14 @@ BIAS = "its bias on the logits is an array of all queries by all keys"
 REFUSED = {
     **dict.fromkeys(["lssa", "lssar", "reweighted_softmax", "reweighted_sigmoid"], WEIGHTS),
     **dict.fromkeys(["sigmoid", "relu", "relu2", "softmax1", "sparsemax", "adaptive"], WEIGHTS),
+    **dict.fromkeys(["softmax_sink", "entmax", "stick_breaking"], WEIGHTS),
     "soft": SIMILARITY,
-    **dict.fromkeys(["lm_infinite", "streaming_llm"], VISIBILITY),
-    **dict.fromkeys(["rerope", "leaky_rerope", "self_extend", "rerope_log"], ROTATIONS),
+    **dict.fromkeys(["lm_infinite", "streaming_llm", "chunked"], VISIBILITY),
+    **dict.fromkeys(
+        ["rerope", "leaky_rerope", "self_extend", "rerope_log", "dual_chunk"], ROTATIONS
+    ),
     "scale_invariant": GAIN,
-    **dict.fromkeys(["alibi", "kerple_log", "fire"], BIAS),
+    **dict.fromkeys(["alibi", "kerple_log", "fire", "t5_bias"], BIAS),
 }
 
 

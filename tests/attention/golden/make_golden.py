@@ -24,6 +24,7 @@ HEADS = [1, 2, 3, 4, 6, 8, 12, 16, 20]
 PLACES = 24  # tokens of a document whose temperatures are kept
 STEPS = [{"beta": 0.1, "floor": 8}, {"beta": 0.5, "floor": 5}]
 ROWS = [[0.0], [0.0, 1.0], [-3.0, -1.0], [2.5, -0.5, 30.0, 29.0], [-200.0, -201.0, -190.0]]
+SINKS = [0.0, 1.3, -2.0]
 WINDOWS = [1, 3, 7]
 
 
@@ -38,7 +39,8 @@ def compute() -> dict:
         "frequencies": frequencies(),
         "alibi": slopes(),
         "temperatures": temperatures(),
-        "softmax1": softmax1(),
+        "sinks": sinks(),
+        "buckets": buckets(),
         "windowed": windows(),
     }
 
@@ -132,21 +134,36 @@ def temperatures() -> list[dict]:
     return out
 
 
-def softmax1() -> list[dict]:
-    """Rows of logits and weights, by gpt-oss's attention with a sink of logit 0."""
+def sinks() -> list[dict]:
+    """Rows of logits and weights, by gpt-oss's attention with sinks of these logits."""
     import types
 
     import torch
     from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
 
-    module = types.SimpleNamespace(num_key_value_groups=1, sinks=torch.zeros(1), training=False)
     out = []
-    for logits in ROWS:
+    for sink, logits in ((sink, logits) for sink in SINKS for logits in ROWS):
+        module = types.SimpleNamespace(
+            num_key_value_groups=1, sinks=torch.tensor([sink]), training=False
+        )
         key = torch.tensor(logits)[None, None, :, None]
         query = torch.ones(1, 1, 1, 1)
         _, weights = eager_attention_forward(module, query, key, key, None, scaling=1.0)
-        out.append({"logits": logits, "weights": weights.ravel().tolist()})
+        out.append({"sink": sink, "logits": logits, "weights": weights.ravel().tolist()})
     return out
+
+
+def buckets() -> dict[str, list[int]]:
+    """T5's bucket of each distance from 0 to 200, and with keys after the query from -200 on."""
+    import torch
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distances = {"causal": torch.arange(0, 201), "both": torch.arange(-200, 201)}
+    bucket = T5Attention._relative_position_bucket  # of key less query
+    return {
+        way: bucket(-delta, bidirectional=way == "both", num_buckets=32, max_distance=128).tolist()
+        for way, delta in distances.items()
+    }
 
 
 def windows() -> dict[str, list[list[int]]]:
