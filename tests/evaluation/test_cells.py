@@ -12,6 +12,7 @@ from lenext.evaluation.cells import Cells, digest, digest_of
 from lenext.evaluation.compare import paired, read_results, short_names
 from lenext.evaluation.protocols import Sequences
 from lenext.reporting.records import Cell
+from lenext.workdirs.versions import FIGURES_VERSION, results_version
 from tests.training.common import tiny_config
 
 METHODS = "softmax,windowed(window=8)"
@@ -257,8 +258,8 @@ def test_names_that_are_no_folders(copy, config, name):
 def test_where_each_was_measured_is_kept(copy):
     for path in (copy / "eval" / "cells").iterdir():
         content = json.loads(path.read_text())
-        assert content["cell"]["provenance"]["results_version"] == {"training": 1, "figures": 1}
-        assert content["key"]["figures_version"] == 1
+        assert content["cell"]["provenance"]["results_version"] == results_version()
+        assert content["key"]["figures_version"] == FIGURES_VERSION
         assert path.name == Cells.name(content["cell"]["length"], content["key"])
 
 
