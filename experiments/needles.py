@@ -33,8 +33,7 @@ def runs(size: str) -> list[Run]:
     lengths = "1024" if size == "smoke" else "1024,2048,4096,8192,16384"
     count = {"smoke": 1, "cpu": 2, "gpu": 32, "paper": 100}[size]
     methods = {method: method for method in few_at_smoke(size, METHODS, 2)}
-    # As the model was trained, and on these processors twice as fast as float32.
-    read = with_changes(model.config, eval__lengths=lengths, model__dtype="bfloat16")
+    read = with_changes(model.config, eval__lengths=lengths)
     asked = with_changes(
         read, eval__protocol="ruler", eval__tasks=",".join(TASKS),
         eval__documents=count,
