@@ -17,8 +17,8 @@ METHODS = ["softmax", "windowed(window=3)", "streaming_llm(window=3,sinks=2)", "
 def test_ranges_keep_their_promises(method, causal):
     """Random tiles of 4 queries and 5 keys, with padding and documents; and both are used."""
     rng, made = np.random.default_rng(0), make_method(method, train_length=8)
-    shapes = [(1, 4, 1, 8), (1, 5, 1, 8), (1, 5, 1, 8)]
-    call = Call(made, *shapes, "float32", causal, ordered=False, masked=True, length=5)
+    q, k = (1, 4, 1, 8), (1, 5, 1, 8)
+    call = Call(made, q, k, k, "float32", causal, ordered=False, masked=True, length=5)
     plan, found = plan_of(call, 8), []
     for trial in range(60):
         first = rng.integers(0, 30, size=2)
