@@ -14,17 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from experiments import run as experiments_run
 from experiments.sizes import SIZES
 from lenext.__main__ import COMMANDS
-from lenext.attention import Choice, attend, make_method
+from lenext.attention import Choice, Entry, attend, make_method, register
 from lenext.attention.axes.method import init_params
 from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.describe import markdown_page, markdown_table
 from lenext.attention.grammar import TRAINED, parse_layers, split_list
-from lenext.config import base_config
+from lenext.config import ModelConfig, base_config, read_methods
 from lenext.evaluation.workdir_sweep import Evaluated
+from lenext.models import Decoder, named_parameters, take_apart
 from lenext.reporting.records import Cell
 from lenext.reporting.tables import select, to_csv, with_interval
 from lenext.sweeps.experiment import collect, write
@@ -46,7 +48,7 @@ BLOCKS = {
 }
 RUN = (
     "row_statistics(", "MultiHeadAttention(", "attention_maps(", "choose_implementation(",
-    "register(", "EXPERIMENT =", "simple_evaluate(",
+    "register(", "EXPERIMENT =", "simple_evaluate(", "def gates(",
 )  # fmt: skip
 """What tells the blocks apart that are run below."""
 
@@ -246,6 +248,28 @@ def test_maps_example(monkeypatch, tmp_path, data_dir):
     assert names["maps"].shape == (2, 1, 1, 64, 512)
     np.testing.assert_allclose(names["maps"].sum(axis=-1), 1.0, rtol=1e-5)
     assert names["rows"].entropy.shape == (2, 1, 1, 512)
+
+
+def test_own_gates_example(clean_catalogue):
+    """In a model: what it learns has a gradient, and decoding gives what the whole text gives."""
+    names = {"__name__": "example"}
+    exec(block("def gates("), names)
+    register("input_sharpness", Entry(temperature=names["InputSharpness"]()))
+    config = ModelConfig(
+        vocab_size=13, hidden_size=8, intermediate_size=12, num_heads=2, key_size=4, num_layers=2
+    )
+    model = Decoder(config, read_methods("input_sharpness", 8), rngs=nnx.Rngs(0))
+    tokens = jax.random.randint(jax.random.key(1), (1, 20), 0, 13)
+
+    def loss(model):
+        return jnp.sum(model(tokens)[:, -1] ** 2)
+
+    name = "layers.1.attention.learned.temperature_gates.kernel"
+    assert np.any(named_parameters(nnx.grad(loss)(model))[name])
+    whole = model(tokens)[:, -1]
+    apart = take_apart(model)
+    stepped, _ = apart.step(tokens, jnp.int32(0), apart.empty_caches(1, 20))
+    np.testing.assert_allclose(stepped, whole, atol=1e-5)
 
 
 def test_own_method_example(clean_catalogue):

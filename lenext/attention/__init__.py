@@ -1,7 +1,8 @@
 """Attention whose behaviour at length is data: see `make_method` and `attend`."""
 
+from lenext.attention.axes.by_key import KeyByKey, TwoStage
+from lenext.attention.axes.gates import Gates, init_gates, make_gates
 from lenext.attention.axes.method import (
-    KeyByKey,
     Method,
     Params,
     Piece,
@@ -9,7 +10,6 @@ from lenext.attention.axes.method import (
     Rows,
     Similarity,
     Temperature,
-    TwoStage,
     Visibility,
     Weighting,
     init_params,
@@ -41,6 +41,7 @@ from lenext.attention.grammar import Pattern
 __all__ = [
     "Choice",
     "Entry",
+    "Gates",
     "KeyByKey",
     "Method",
     "Params",
@@ -59,7 +60,9 @@ __all__ = [
     "choose_implementation",
     "count_tokens",
     "flax_attention_fn",
+    "init_gates",
     "init_params",
+    "make_gates",
     "make_method",
     "make_pattern",
     "method_names",

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 
 from lenext.attention.axes import position, similarity
+from lenext.attention.axes.gates import Gates, init_gates, make_gates
 from lenext.attention.axes.method import AXES, Axis, Method, init_params, unsuited_axes
 from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, overruled_parts
 from lenext.attention.compute.attend import attention_weights
@@ -191,6 +192,8 @@ def explain(name: str, *, train_length: int, head_dim: int) -> str:
         if axis in params:
             shapes = (f"{part} {list(x.shape)}" for part, x in params[axis].items())
             lines.append(f"    learned: {', '.join(shapes)}")
+        if axis in method.gated:
+            lines.append("    follows the layer's input, by maps that are learned per head")
         sections.append("\n".join(lines))
     sections += [_temperature_section(method, head_dim), _weights_section(method, head_dim)]
     sections.append("\n".join(_wrap(SYMBOLS)))
@@ -202,7 +205,7 @@ def last_row_temperatures(
 ) -> tuple[Float[Array, " R"], Float[Array, "heads R"]]:
     """n and the temperature at the last row of causal sequences of these lengths, in 4 heads.
 
-    Learned parts stand at their initial values, and the query is zero.
+    Learned parts stand at their initial values; the query and the layer's input are zero.
     """
     last = jnp.asarray([lengths], jnp.int32) - 1
     keys = jnp.arange(max(lengths), dtype=jnp.int32)[None, :]
@@ -213,6 +216,8 @@ def last_row_temperatures(
 def _temperatures(places, *, method, head_dim):
     length = places.q_positions.shape[1]
     places = located(places)
+    gates = _initial_gates(method, length)
+    places = places._replace(q_gates=gates.queries)
     rows = rows_at(
         method, places, count(visible(method, places, causal=True)), causal=True,
         length=places.kv_positions.shape[1], num_heads=HEADS, head_dim=head_dim,
@@ -233,8 +238,18 @@ def example_rows(method: Method, length: int, head_dim: int) -> Float64[np.ndarr
     q = rng.normal(size=(1, 1, HEADS, head_dim)).astype(np.float32)
     q = np.repeat(q[:, :, :1], HEADS, axis=2)
     from_the_nearest = rng.normal(size=(1, length, 1, head_dim)).astype(np.float32)
-    weights = attention_weights(q, from_the_nearest[:, ::-1], method, causal=True)
+    gates = None
+    if method.gated:
+        gates = _initial_gates(method, length)
+        gates = gates._replace(queries=jax.tree.map(lambda x: x[:, -1:], gates.queries))
+    weights = attention_weights(q, from_the_nearest[:, ::-1], method, causal=True, gates=gates)
     return np.asarray(weights[0, :, 0], np.float64)
+
+
+def _initial_gates(method: Method, length: int) -> Gates:
+    """Gates of inputs that are zero, with all that makes them at its initial values."""
+    x = jnp.zeros((1, length, 1), jnp.float32)
+    return make_gates(method, init_gates(method, HEADS, 1), x, num_heads=HEADS)
 
 
 def distinct_heads(values: Float[np.ndarray, "heads columns"]) -> list[list[int]]:

@@ -242,8 +242,8 @@ def _visible(
     method: Method, rows: Int[np.ndarray, " R"], length: int, causal: bool
 ) -> Int[np.ndarray, " R"]:
     """How many keys rows of a sequence see."""
-    positions = (jnp.asarray(x, jnp.int32)[None] for x in (rows, np.arange(length)))
-    places = located(Places(*positions))
+    q, kv = (jnp.asarray(x, jnp.int32)[None] for x in (rows, np.arange(length)))
+    places = located(Places(q, kv))
     return np.asarray(count(visible(method, places, causal)))[0, 0, :, 0]
 
 

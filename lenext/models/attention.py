@@ -12,7 +12,16 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, attend, init_params, row_statistics
+from lenext.attention import (
+    Gates,
+    Method,
+    attend,
+    init_gates,
+    init_params,
+    make_gates,
+    row_statistics,
+)
+from lenext.attention.axes.gates import gates_form
 from lenext.attention.compute.sided import attend_kept, sides_to_keep, together
 from lenext.attention.compute.tiles import USUAL
 from lenext.parallel.meshes import on_shares
@@ -46,12 +55,14 @@ class KVCache(NamedTuple):
     Attributes:
       k: what `sides_to_keep` makes of the keys: rotated, where no length is followed.
       v: values, batch and heads `together`.
-      positions: absolute position of each place; -1 where it is empty, and k and v are zeros.
+      positions: absolute position of each place; -1 where it is empty, and all else are zeros.
+      gates: what the method made of the layer's input at the keys, batch and query heads together.
     """
 
     k: tuple[Float[Array, "BK C I"], ...]
     v: Float[Array, "BK C V"]
     positions: Int[Array, " C"]
+    gates: dict[str, dict[str, Float[Array, "BN C"]]]
 
 
 def cache_size(method: Method, capacity: int) -> int:
@@ -72,8 +83,16 @@ def empty_cache(
     k = jax.ShapeDtypeStruct((batch, size, num_kv_heads, head_dim), jnp.float32)
     positions = jnp.full((size,), -1, jnp.int32)
     sides = jax.eval_shape(lambda k: sides_to_keep(k, method, positions, num_heads=num_heads), k)
+    gates = jax.tree.map(
+        lambda x: jnp.zeros((batch * num_heads, size), x.dtype),
+        gates_form(method, num_heads).keys,
+    )
     # An array each: steps may donate them.
-    return KVCache(tuple(jnp.zeros(x.shape, dtype) for x in sides), v, positions)
+    return KVCache(tuple(jnp.zeros(x.shape, dtype) for x in sides), v, positions, gates)
+
+
+GATES = "_gates"
+"""Behind an axis: what makes its gates of the layer's input is learned under that name."""
 
 
 class Attention(nnx.Module):
@@ -82,15 +101,18 @@ class Attention(nnx.Module):
     Attributes:
       methods: of a layer its one; of a stack those that differ.
       which: of each layer of a stack, the number of its method among them; None for a layer.
-      learned: by method, by axis: what it learns; in a stack of each layer that has it.
+      learned: by method, by axis: what it learns, and under `GATES` what makes gates; in a stack of
+        each layer that has it.
       own: in a run through a stack, of the layer at hand: its method's number, None where there is
         but one, and a row of each method's `learned`.
     """
 
     def __init__(
-        self, method: Method, *, num_heads: int, num_kv_heads: int, head_dim: int, causal: bool
-    ):
-        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self, method: Method, *, hidden_size: int, num_heads: int, num_kv_heads: int, head_dim: int,
+        causal: bool,
+    ):  # fmt: skip
+        self.hidden_size, self.head_dim = hidden_size, head_dim
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.causal = causal
         self.implementation = "auto"
         self.methods: tuple[Method, ...] = (method,)
@@ -99,7 +121,10 @@ class Attention(nnx.Module):
         self.own: Any = nnx.data(None)
 
     def _initial(self, method: Method) -> dict[str, Any]:
-        return init_params(method, self.num_heads, self.head_dim)
+        of_input = init_gates(method, self.num_heads, self.hidden_size)
+        return init_params(method, self.num_heads, self.head_dim) | {
+            axis + GATES: params for axis, params in of_input.items()
+        }
 
     @property
     def by_layer(self) -> tuple[Method, ...]:
@@ -144,7 +169,9 @@ class Attention(nnx.Module):
             row = self._initial(method)
             if layer < len(before):
                 kept = self.learned_by(layer)
-                same = [x for x in row if getattr(before[layer], x) == getattr(method, x)]
+                axes, was = method.axes(), before[layer].axes()
+                axis_of = {name: name.removesuffix(GATES) for name in row}
+                same = [name for name, axis in axis_of.items() if was[axis] == axes[axis]]
                 row |= {axis: kept[axis] for axis in same}
             rows.append(row)
         self.methods = tuple(dict.fromkeys(methods))
@@ -192,15 +219,27 @@ class Attention(nnx.Module):
         q: Float[Array, "B T N H"],
         k: Float[Array, "B T K H"],
         v: Float[Array, "B T K V"],
+        x: Float[Array, "B T D"],
         context: Context,
     ) -> tuple[Float[Array, "B T N V"], Any]:
-        """Attention, and what a look at the probed rows gives; None if there are none."""
-        return self._by_own(lambda method, params: self._seen(method, params, q, k, v, context))
+        """Attention, and what a look at the probed rows gives; None if there are none.
+
+        x is the layer's input, of which q, k and v were made.
+        """
+        return self._by_own(
+            lambda method, learned: self._seen(method, learned, q, k, v, x, context)
+        )
+
+    def _gates(self, method: Method, learned: Any, x: Array, **where: Any) -> Gates:
+        params = {axis: learned[axis + GATES] for axis in method.gated}
+        return make_gates(method, params, x, num_heads=self.num_heads, **where)
 
     def _seen(
-        self, method: Method, params: Any, q: Array, k: Array, v: Array, context: Context
+        self, method: Method, learned: Any, q: Array, k: Array, v: Array, x: Array, context: Context
     ) -> tuple[Array, Any]:
-        out = self._attend(method, params, q, k, v, context)
+        params = _of_attention(learned)
+        gates = self._gates(method, learned, x, mask=context.mask)
+        out = self._attend(method, params, q, k, v, gates, context)
         if context.probe is None:
             return out, None
         at, tokens = context.probe, q.shape[1]
@@ -208,8 +247,9 @@ class Attention(nnx.Module):
         if positions is None:
             positions = jnp.arange(tokens, dtype=jnp.int32)
         segment_ids = None if context.segment_ids is None else context.segment_ids[:, at]
+        gates = gates._replace(queries=jax.tree.map(lambda x: x[:, at], gates.queries))
         seen = context.look(
-            q[:, at], k, method, causal=self.causal, params=params,
+            q[:, at], k, method, causal=self.causal, params=params, gates=gates,
             q_positions=positions[..., at], kv_positions=positions,
             q_segment_ids=segment_ids, kv_segment_ids=context.segment_ids, kv_mask=context.mask,
             length=tokens if context.length is None else context.length,
@@ -217,8 +257,9 @@ class Attention(nnx.Module):
         return out, seen
 
     def _attend(
-        self, method: Method, params: Any, q: Array, k: Array, v: Array, context: Context
-    ) -> Array:
+        self, method: Method, params: Any, q: Array, k: Array, v: Array, gates: Gates,
+        context: Context,
+    ) -> Array:  # fmt: skip
         """Attention of all queries to all keys; on a mesh, of each device's queries.
 
         Where tokens are split, keys and values are gathered, as complete rows want them whatever
@@ -239,20 +280,21 @@ class Attention(nnx.Module):
         mask = {} if context.mask is None else {"mask": context.mask}
 
         def attended(rows, params, gather):
-            q, k, v, places, mask, lengths = rows
+            q, k, v, gates, places, mask, lengths = rows
             some = q.shape[1]
-            k, v, kv_places, lengths = gather((k, v, places | mask, lengths))
+            k, v, kv_gates, kv_places, lengths = gather((k, v, gates.keys, places | mask, lengths))
             if some < tokens and "positions" not in places:
                 first = jax.lax.axis_index("sequence") * some
                 places = places | {"positions": first + jnp.arange(some, dtype=jnp.int32)}
             return attend(
                 q, k, v, method, causal=self.causal, params=params,
-                implementation=self.implementation, **({"length": length} | lengths),
+                gates=gates._replace(keys=kv_gates), implementation=self.implementation,
+                **({"length": length} | lengths),
                 **{f"q_{name}": x for name, x in places.items()},
                 **{f"kv_{name}": x for name, x in kv_places.items()},
             )  # fmt: skip
 
-        return on_shares(attended, (q, k, v, places, mask, lengths), params)
+        return on_shares(attended, (q, k, v, gates, places, mask, lengths), params)
 
     def empty_cache(self, batch: int, capacity: int, dtype: Any) -> KVCache:
         """A layer's cache for sequences of up to `capacity` tokens."""
@@ -266,6 +308,7 @@ class Attention(nnx.Module):
         q: Float[Array, "B T N H"],
         k: Float[Array, "B T K H"],
         v: Float[Array, "B T K V"],
+        x: Float[Array, "B T D"],
         positions: Int[Array, " T"],
         length: Int[Array, ""] | int,
         cache: KVCache,
@@ -274,9 +317,15 @@ class Attention(nnx.Module):
 
         `length` is that of the text, in tokens, for methods that follow it.
         """
-        method = self.methods[0]
+        method, learned, batch = self.methods[0], self.learned_by(0), len(q)
+        latest = jnp.argmax(cache.positions)
+        before = jax.tree.map(
+            lambda kept: kept[:, latest].reshape(batch, 1, self.num_heads), cache.gates
+        )
+        gates = self._gates(method, learned, x, before=before)
+        of_keys = jax.tree.map(lambda x: together(x.swapaxes(1, 2)), gates.keys)
         sides = sides_to_keep(k, method, positions, num_heads=self.num_heads)
-        made = KVCache(sides, together(v.swapaxes(1, 2)), positions)
+        made = KVCache(sides, together(v.swapaxes(1, 2)), positions, of_keys)
         new = jax.tree.map(lambda x, kept: x.astype(kept.dtype), made, cache)
         after = _written(cache, new, method)
         # What one token takes the place of, that token cannot see; several see what the last of
@@ -285,9 +334,15 @@ class Attention(nnx.Module):
         seen = after if all_stays else _joined(cache, new)
         out = attend_kept(
             q, seen.k, seen.v, method, q_positions=positions, kv_positions=seen.positions,
-            length=length, params=self.learned_by(0), implementation=self.implementation,
+            q_gates=gates.queries, kv_gates=seen.gates, length=length,
+            params=_of_attention(learned), implementation=self.implementation,
         )  # fmt: skip
         return out, after
+
+
+def _of_attention(learned: Any) -> Any:
+    """What attention itself learns: all but what makes gates."""
+    return {name: params for name, params in learned.items() if not name.endswith(GATES)}
 
 
 def _tokens(x: Array) -> int:

@@ -57,7 +57,7 @@ def cache_bytes(model: LanguageModel, length: int) -> int | None:
             for method in model.methods
         ]
     )  # fmt: skip
-    return bytes_of([(cache.k, cache.v) for cache in caches])
+    return bytes_of([(cache.k, cache.v, cache.gates) for cache in caches])
 
 
 def _is_tied(model: LanguageModel) -> bool:

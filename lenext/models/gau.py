@@ -50,7 +50,9 @@ class GAULayer(nnx.Module):
         self.o_dense = linear(intermediate, hidden, LINES)
         self.q_scale = ScaleOffset(key, use_bias=config.use_bias)
         self.k_scale = ScaleOffset(key, use_bias=config.use_bias)
-        self.attention = Attention(method, num_heads=1, num_kv_heads=1, head_dim=key, causal=False)
+        self.attention = Attention(
+            method, hidden_size=hidden, num_heads=1, num_kv_heads=1, head_dim=key, causal=False
+        )
         self.dropout = nnx.Dropout(config.dropout)
 
     def __call__(
@@ -60,7 +62,7 @@ class GAULayer(nnx.Module):
         e = self.config.intermediate_size
         u, v, z = jnp.split(jax.nn.silu(dense(self.i_dense, x)), [e, 2 * e], axis=-1)
         q, k = self.q_scale(z), self.k_scale(z)
-        out, extra = call(self.attention, q[:, :, None], k[:, :, None], v[:, :, None])
+        out, extra = call(self.attention, q[:, :, None], k[:, :, None], v[:, :, None], x)
         out = dense(self.o_dense, u * out[:, :, 0])
         out = self.dropout(out, deterministic=dropout_key is None, rngs=dropout_key)
         return rms_norm(x + out, self.config.norm_epsilon), extra

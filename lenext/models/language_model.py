@@ -130,8 +130,8 @@ class LanguageModel(nnx.Module):
         length = count_tokens(mask, segment_ids, tokens.shape[1])
         context = Context(mask, positions, segment_ids, length, probe, look)
 
-        def call(attention: Attention, q: Array, k: Array, v: Array) -> tuple[Array, Any]:
-            return attention(q, k, v, context)
+        def call(attention: Attention, q: Array, k: Array, v: Array, x: Array) -> tuple[Array, Any]:
+            return attention(q, k, v, x, context)
 
         def apply(layer: Any, x: Array, key: Array | None) -> tuple[Array, Any]:
             return layer(x, call, dropout_key=key)
@@ -221,8 +221,11 @@ class LanguageModel(nnx.Module):
             same = shared.setdefault(alike, cache.positions)
             cache = cache._replace(positions=same)
 
-            def call(attention: Attention, q: Array, k: Array, v: Array, cache: KVCache = cache):
-                return attention.step(q, k, v, positions, length, cache)
+            def call(
+                attention: Attention, q: Array, k: Array, v: Array, x: Array,
+                cache: KVCache = cache,
+            ):  # fmt: skip
+                return attention.step(q, k, v, x, positions, length, cache)
 
             x, cache = layer(x, call, dropout_key=None)
             after.append(cache)

@@ -264,8 +264,9 @@ class SelfAttention(nnx.Module):
         self.q_norm = None if qk_norm is None else qk_norm()
         self.k_norm = None if qk_norm is None else qk_norm()
         self.attention = Attention(
-            method, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, causal=causal
-        )
+            method, hidden_size=hidden_size, num_heads=num_heads, num_kv_heads=num_kv_heads,
+            head_dim=head_dim, causal=causal,
+        )  # fmt: skip
 
     def __call__(
         self, x: Float[Array, "B T D"], call: AttentionCall
@@ -275,7 +276,7 @@ class SelfAttention(nnx.Module):
         q, k, v = (dense(p, x).reshape(shape) for p in (self.q_proj, self.k_proj, self.v_proj))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        out, extra = call(self.attention, q, k, v)
+        out, extra = call(self.attention, q, k, v, x)
         return dense(self.o_proj, out.reshape(*x.shape[:2], -1)), extra
 
 

@@ -20,8 +20,8 @@ from lenext.attention import Method
 from lenext.models.attention import Attention
 from lenext.parallel.meshes import split_tokens
 
-AttentionCall: TypeAlias = Callable[[Attention, Array, Array, Array], tuple[Array, Any]]
-"""(attention, q, k, v) to outputs and whatever else there is: statistics, or a cache."""
+AttentionCall: TypeAlias = Callable[[Attention, Array, Array, Array, Array], tuple[Array, Any]]
+"""(attention, q, k, v, the layer's input) to outputs, and statistics, a cache or whatever."""
 
 SHARED = nnx.Not(nnx.PathContains("learned"))
 """All parameters but those that methods learn."""

@@ -49,13 +49,14 @@ REST = {
     "sigmoid": (GREEN, "D"), "relu": (VERMILION, "^"), "relu2": (BROWN, "s"),
     "softmax1": (SKY, "v"), "sparsemax": (VIOLET, "D"), "adaptive": (GREEN, "^"),
     "softmax_sink": (SKY, "D"), "entmax": (VIOLET, "s"), "stick_breaking": (BROWN, "D"),
+    "asentmax": (VIOLET, "v"),
     # Position
     "pi": (BROWN, "o"), "ntk": (PINK, "s"), "yarn": (VERMILION, "o"), "dynamic_ntk": (PINK, "D"),
     "llama3": (OLIVE, "o"), "longrope": (VERMILION, "D"),
     "rerope": (BLUE, "o"), "leaky_rerope": (BLUE, "s"), "self_extend": (VIOLET, "^"),
     "alibi": (ORANGE, "D"), "nope": (OLIVE, "D"), "p_rope": (GREEN, "v"), "kerple_log": (SKY, "^"),
     "fire": (VERMILION, "v"), "scale_invariant": (BLUE, "v"), "dual_chunk": (BLUE, "D"),
-    "t5_bias": (ORANGE, "s"),
+    "t5_bias": (ORANGE, "s"), "forgetting": (PINK, "^"),
     # Visibility
     "windowed": (GREEN, "s"), "lm_infinite": (SKY, "o"), "streaming_llm": (OLIVE, "s"),
     "chunked": (GREEN, "o"),

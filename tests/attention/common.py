@@ -24,6 +24,7 @@ from lenext.attention import (
     row_statistics,
 )
 from tests.attention.reference import METHODS
+from tests.attention.stand_ins import gates_for
 
 TRAIN_LENGTH = 16
 HEADS, KV_HEADS, DIM, V_DIM = 4, 2, 16, 6  # N, K, H, Hv
@@ -77,6 +78,8 @@ SURFACE = [
     "dual_chunk",
     "t5_bias",
     "chunked",
+    "forgetting",
+    "asentmax",
 ]
 
 COMPOSITIONS = [
@@ -117,6 +120,7 @@ TOGETHER = [
     "dual_chunk(mscale=True)+log_length",
     "stick_breaking+infoscale",
     "ntk+entmax+log_length",
+    "forgetting+asentmax",
 ]
 
 # What the transformers library computes, by golden/make_golden.py.
@@ -179,9 +183,13 @@ def hiding(batch: int, length: int) -> dict[str, np.ndarray]:
     return {name: places[name] for name in ("kv_mask", "q_segment_ids", "kv_segment_ids")}
 
 
-def with_length(k, places):
-    """A test's places, with the number of keys for the length where they say nothing of it."""
-    return {"length": k.shape[1]} | places
+def completed(method, q, k, places):
+    """A test's places, with the number of keys for the length where they say nothing of it.
+
+    And with gates of what stands there, where the method has some.
+    """
+    gates = gates_for(method, q, k, places.get("kv_mask"))
+    return {"length": k.shape[1], "gates": gates} | places
 
 
 def unequal_params(method, dim: int = DIM):
@@ -219,7 +227,7 @@ def value_and_grads(
     def function(q, k, v, params):
         return attend(
             q, k, v, method, causal=causal, params=params,
-            implementation=implementation, block_size=block_size, **with_length(k, places),
+            implementation=implementation, block_size=block_size, **completed(method, q, k, places),
         )  # fmt: skip
 
     out, pull = jax.vjp(function, q, k, v, params)
@@ -237,14 +245,14 @@ def quick_attend(
     """attend, compiled quickly."""
     return attend(
         q, k, v, method, causal=causal,
-        implementation=implementation, block_size=block_size, **with_length(k, places),
+        implementation=implementation, block_size=block_size, **completed(method, q, k, places),
     )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=("method", "causal"), compiler_options=QUICK)
 def quick_weights(q, k, method, *, causal=False, **places):
     """attention_weights, compiled quickly."""
-    return attention_weights(q, k, method, causal=causal, **with_length(k, places))
+    return attention_weights(q, k, method, causal=causal, **completed(method, q, k, places))
 
 
 @functools.partial(
@@ -253,14 +261,14 @@ def quick_weights(q, k, method, *, causal=False, **places):
 def quick_statistics(q, k, method, *, causal=False, block_size=None, **places):
     """row_statistics, compiled quickly."""
     return row_statistics(
-        q, k, method, causal=causal, block_size=block_size, **with_length(k, places)
+        q, k, method, causal=causal, block_size=block_size, **completed(method, q, k, places)
     )
 
 
 @functools.partial(jax.jit, static_argnames=("method", "causal"), compiler_options=QUICK)
 def out_and_weights(q, k, v, params, places, *, method, causal):
     """attend's output and attention_weights."""
-    places = with_length(k, places)
+    places = completed(method, q, k, places)
     return (
         attend(q, k, v, method, causal=causal, params=params, implementation="naive", **places),
         attention_weights(q, k, method, causal=causal, params=params, **places),

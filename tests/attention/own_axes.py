@@ -26,6 +26,7 @@ from lenext.attention import (
     option,
 )
 from lenext.attention.axes.position import phase, plain_frequencies
+from tests.attention.stand_ins import stand_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +137,25 @@ class TwoSpeeds(Position):
 
 
 @dataclasses.dataclass(frozen=True)
+class Marked(Position):
+    """NoPE with a bias 2 m_i m_j of marks that the layer's input gives tokens."""
+
+    trained_kind: ClassVar[str] = "marked"
+
+    def init_gates(self, num_heads, width):
+        return {"kernel": jnp.ones((width, num_heads), jnp.float32)}
+
+    def gates(self, params, x, before):
+        del before
+        mark = {"mark": jnp.tanh(jnp.einsum("btd,dn->btn", x, params["kernel"]))}
+        return mark, mark
+
+    def bias(self, rows, params):
+        q, k = (x["position"]["mark"].swapaxes(1, 2) for x in (rows.q_gates, rows.kv_gates))
+        return 2 * q[..., None] * k[:, :, None]
+
+
+@dataclasses.dataclass(frozen=True)
 class Slope(Temperature):
     """1 + slope ln(n / L), the slope learned per head."""
 
@@ -177,6 +197,7 @@ ENTRIES = {
     "own_similarity": Entry(similarity=Norms()),
     "own_bounded": Entry(similarity=Bounded()),
     "own_position": Entry(position=TwoSpeeds()),
+    "own_gates": Entry(position=Marked()),
     "own_temperature": Entry(temperature=Slope()),
     "own_chunks": Entry(visibility=Chunks()),
     "own_dilated": Entry(visibility=Dilated()),
@@ -248,6 +269,12 @@ def _two_speeds(similarity, q, k, places, head, params):
     return np.where(distance < 11, fast, slow), gain, -params["position"]["slope"][head] * distance
 
 
+def _marked(similarity, q, k, places, head, params):
+    del places, head, params
+    q_mark, k_mark = (stand_in("mark", x[None, :, None], 1)[0, :, 0] for x in (q, k))
+    return similarity(q, k), 1, 2 * q_mark[:, None] * k_mark
+
+
 PLAIN: dict[str, dict[str, Callable[..., Any]]] = {
     "softmax": {
         "position": _rope,
@@ -262,6 +289,7 @@ PLAIN: dict[str, dict[str, Callable[..., Any]]] = {
     "own_similarity": {"similarity": _norms},
     "own_bounded": {"similarity": _bounded},
     "own_position": {"position": _two_speeds},
+    "own_gates": {"position": _marked},
     "own_temperature": {
         "temperature": lambda n, length, head, params: (
             1 + params["temperature"]["slope"][head] * np.log(n / length)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.attention.reference_weighting import weighting
+from tests.attention.stand_ins import stand_in
 
 # Each name is the axes in which it differs from softmax (RoPE, dot product, no temperature).
 METHODS: dict[str, dict[str, Any]] = {
@@ -30,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lssar": {"temperature": "lssa", "similarity": "unit", "weighting": "reweighted"},
     "sigmoid": {"weighting": "sigmoid"},
     "entmax": {"weighting": "entmax"},
+    "asentmax": {"weighting": "entmax", "temperature": "asentmax"},
     "softmax_sink": {"weighting": "softmax_sink"},
     "stick_breaking": {"weighting": "stick_breaking", "position": "none"},
     "relu": {"weighting": "relu"},
@@ -52,6 +54,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rerope": {"position": "clamped"},
     "dual_chunk": {"position": "dual_chunk"},
     "t5_bias": {"position": "t5_bias"},
+    "forgetting": {"position": "forgetting"},
     "chunked": {"visibility": "chunks"},
     "rerope_log": {"position": "clamped", "temperature": "log_length"},
     "alibi": {"position": "alibi"},
@@ -272,7 +275,7 @@ def similarity(axes, q, k, delta, places, length, keys):
         magnitude = np.sqrt(1 + 2 * np.log(1 + np.abs(delta) / tau))[:, None]
     delta = remapped(kind, options, delta, *places, length, keys)
     if (
-        kind in ("none", "alibi", "kerple_log", "fire", "t5_bias")
+        kind in ("none", "alibi", "kerple_log", "fire", "t5_bias", "forgetting")
         or options.get("position") == "none"
     ):
         delta = np.zeros_like(delta)
@@ -304,9 +307,19 @@ def similarity(axes, q, k, delta, places, length, keys):
     return score * factor * magnitude
 
 
-def bias(axes, delta, place, heads, length, learned, causal):
-    """The term on the logits, [B, N, T, S], or 0, from distances [B, T, S] and places [B, T]."""
+def bias(axes, delta, place, q, k, length, learned, causal):
+    """The term on the logits, [B, N, T, S], or 0, from distances [B, T, S] and places [B, T].
+
+    q [B, T, N, H] and k [B, S, N, H] are what gates follow here, see stand_ins.py.
+    """
     kind, options = axes["position"]
+    heads = q.shape[2]
+    if kind == "forgetting":
+        of_q, of_k = (
+            sum(stand_in(name, x, heads) for name in ("high", "low")).transpose(0, 2, 1)
+            for x in (q, k)
+        )
+        return of_q[..., None] - of_k[:, :, None]
     distance = np.abs(delta)[:, None]
     if kind == "t5_bias":
         buckets = int(options.get("buckets", 32)) // (1 if causal else 2)
@@ -357,6 +370,12 @@ def temperature(axes, n, place, q, length, learned):
         tokens = np.stack([q[:, :, h] @ learned["query"][h] for h in range(q.shape[2])], axis=1)
         of_length = np.exp(-np.exp(learned["beta"])) * np.log(n)
         return 1 + of_length + np.tanh(tokens)[..., None]
+    if kind == "asentmax":
+        beta, gamma = (
+            stand_in(name, q, q.shape[2]).transpose(0, 2, 1)[..., None]
+            for name in ("beta", "gamma")
+        )
+        return options.get("delta", 1) + beta * np.log(n + 1) ** gamma
     if kind == "llama4":
         return 1 + options.get("beta", 0.1) * np.log(1 + (place + 1) // options.get("floor", 8192))
     if kind == "mistral3":
@@ -417,7 +436,7 @@ def reference_rows(
     if "softcap" in axes["similarity"][1]:
         cap = axes["similarity"][1]["softcap"]
         logits = cap * np.tanh(logits / cap)
-    term = bias(axes, delta, place, heads, train_length, learned.get("position"), causal)
+    term = bias(axes, delta, place, q, k, train_length, learned.get("position"), causal)
     logits += term * (factor if axes["temperature"][1].get("scales_bias") else 1)
     made = weighting(
         axes, logits, seen, n, q.shape[-1], train_length, delta, learned.get("weighting")

@@ -76,11 +76,14 @@ def test_without_positions_it_is_flax_s_own(options, ours, theirs):
 def test_as_our_own_layer_between_the_same_projections(causal, implementation):
     method = make_method("rerope(window=3)+infoscale", train_length=TRAIN_LENGTH)
     function = flax_attention_fn(method, causal=causal, implementation=implementation, block_size=4)
-    attention = Attention(method, num_heads=HEADS, num_kv_heads=HEADS, head_dim=DIM, causal=causal)
+    attention = Attention(
+        method, hidden_size=HEADS * DIM, num_heads=HEADS, num_kv_heads=HEADS, head_dim=DIM,
+        causal=causal,
+    )  # fmt: skip
 
     def by_our_layer(module, x):
         q, k, v = module.query(x), module.key(x), module.value(x)
-        return module.out(attention(q, k, v, Context(mask=jnp.asarray(VALID)))[0])
+        return module.out(attention(q, k, v, x, Context(mask=jnp.asarray(VALID)))[0])
 
     agree(
         value_and_gradients(layer(function), lambda module, x: module(x, mask=PADDING)),

@@ -61,19 +61,22 @@ def test_looks_at_the_rows_do_not_see_it(method, look):
 def test_empty_places_of_a_cache_count_for_nothing(method, tokens):
     """A first step of one token, or of three, into a cache that holds what is no key."""
     attention = Attention(
-        make_method(method, train_length=8), num_heads=4, num_kv_heads=2, head_dim=DIM, causal=True
-    )
+        make_method(method, train_length=8), hidden_size=6, num_heads=4, num_kv_heads=2,
+        head_dim=DIM, causal=True,
+    )  # fmt: skip
     q, k, v = map(jnp.asarray, inputs(seed=2, batch=2, queries=tokens, keys=tokens))
+    x = jnp.ones((2, tokens, 6))
     zeros = attention.empty_cache(2, 9, jnp.float32)
     zeros = zeros._replace(v=zeros.v[..., : v.shape[-1]])
     positions = jnp.arange(tokens, dtype=jnp.int32)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def step(cache):
-        return attention.step(q, k, v, positions, tokens, cache)[0]
+        return attention.step(q, k, v, x, positions, tokens, cache)[0]
 
     outs = [
-        step(zeros._replace(k=tuple(k + x for k in zeros.k), v=zeros.v + x)) for x in (0.0, 1e9)
+        step(zeros._replace(k=tuple(k + off for k in zeros.k), v=zeros.v + off))
+        for off in (0.0, 1e9)
     ]
     assert np.all(np.isfinite(outs[0]))
     np.testing.assert_array_equal(*outs)

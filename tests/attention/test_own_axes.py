@@ -172,6 +172,7 @@ DECLINED = {
     "own_rows": "its weights are not a plain softmax",
     "own_similarity": "its similarity multiplies vectors of 17 dimensions, not of 16",
     "own_position": "it rotates near and far keys differently",
+    "own_gates": "it follows the layer's input",
     "own_chunks": "its rows see something other than all keys or a window",
     "own_dilated": "its rows see something other than all keys or a window",
     TOGETHER: "its weights are not a plain softmax",

@@ -65,6 +65,7 @@ PUBLISHED = [
     ("Llama 4, attention_chunk_size", "chunked(chunk=8192)"),
     ("T5, relative_attention_num_buckets", "t5_bias(buckets=32,max_distance=128)"),
     ("alpha-entmax (arXiv 1905.05702)", "entmax(alpha=1.5)"),
+    ("ASEntmax (arXiv 2506.16640)", "asentmax(alpha=1.5,delta=1)"),
 ]
 
 

@@ -18,6 +18,8 @@ from lenext.attention import (
     attend,
     attention_weights,
     count_tokens,
+    init_gates,
+    make_gates,
     make_method,
     row_statistics,
 )
@@ -48,10 +50,13 @@ def test_wide_arrays_are_found():
 
 
 def in_tiles(made, places, q, k, v, params=None):
-    """Tiles, or blocks of rows where rows are to be complete."""
+    """Tiles, or blocks of rows where rows are to be complete; gates of the first head's queries."""
+    gates, of_gates = None, init_gates(made, q.shape[2], q.shape[3])
+    if of_gates:
+        gates = make_gates(made, of_gates, q[:, :, 0], num_heads=q.shape[2])
     return attend(
-        q, k, v, made, causal=True, params=params, implementation="blockwise", block_size=16,
-        **places,
+        q, k, v, made, causal=True, params=params, gates=gates, implementation="blockwise",
+        block_size=16, **places,
     )  # fmt: skip
 
 
@@ -63,7 +68,9 @@ def test_methods(method):
     assert wide_arrays(functools.partial(in_tiles, made, PACK), *arguments) == []
 
 
-@pytest.mark.parametrize("method", ["softmax", "lssar", "yarn", "sparsemax", "rerope", "windowed"])
+@pytest.mark.parametrize(
+    "method", ["softmax", "lssar", "yarn", "sparsemax", "rerope", "windowed", "forgetting"]
+)
 @pytest.mark.parametrize("places", [{}, PACK], ids=["plain", "pack"])
 def test_gradients(method, places):
     """Of what the implementations differ in: tiles, two stages of them, blocks, pieces, windows."""

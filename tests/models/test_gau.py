@@ -211,7 +211,7 @@ def test_pattern_repeats_over_layers(pattern):
     x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-12)
     context = Context(probe=jnp.arange(9))
     for i, layer in enumerate(take_apart(model).layers):
-        x, seen = layer(x, lambda a, q, k, v: a(q, k, v, context), dropout_key=None)
+        x, seen = layer(x, lambda a, *given: a(*given, context), dropout_key=None)
         np.testing.assert_allclose(figures.entropy[i], seen.entropy, atol=1e-5)
     np.testing.assert_allclose(hidden, x, atol=1e-5)
 

@@ -23,6 +23,7 @@ def texts(model, prompt, count, **options):
         "softmax", "rerope(window=4)+infoscale", "lssar", "yarn(scale=3)", "alibi",
         "lm_infinite(window=6)", "streaming_llm(window=6)", "self_extend(window=6, group=2)",
         "windowed(window=3)|windowed(window=3)|nope",
+        "forgetting+windowed(window=3)|asentmax|forgetting",
     ],
 )  # fmt: skip
 def test_greedy_text_is_the_full_contexts_argmax(methods, monkeypatch):

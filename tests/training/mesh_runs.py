@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from lenext.attention import make_method
 from lenext.attention.catalogue import CATALOGUE
@@ -27,7 +28,7 @@ LAYOUTS = {
     "sequence": {"data": 2, "sequence": 2},
 }
 FAMILIES = ("gau", "decoder")
-TILED = ("softmax", "lssar", "windowed", "alibi", "adaptive", "kerple_log")
+TILED = ("softmax", "lssar", "windowed", "alibi", "adaptive", "kerple_log", "forgetting")
 """What `blockwise` computes in tiles of each of its ways."""
 
 
@@ -48,7 +49,7 @@ def family_config(family: str, data_dir: Path) -> Config:
 def attention(name: str, implementation: str, mesh: jax.sharding.Mesh | None) -> list[jax.Array]:
     """Attention of padded, packed rows; by blocks, the gradients of what it was given, too."""
     layer = Attention(
-        make_method(name, train_length=8), num_heads=2, num_kv_heads=2, head_dim=8,
+        make_method(name, train_length=8), hidden_size=8, num_heads=2, num_kv_heads=2, head_dim=8,
         causal=name != "softmax",
     )  # fmt: skip
     layer.implementation = implementation
@@ -56,12 +57,15 @@ def attention(name: str, implementation: str, mesh: jax.sharding.Mesh | None) ->
     q, k, v, weights = (
         jax.random.normal(jax.random.fold_in(key, i), (2, 24, 2, 8)) for i in range(4)
     )
+    for path, parameter in nnx.to_flat_state(nnx.state(layer)):
+        if path[-1] == "kernel":  # of gates, which starts at zero
+            parameter[...] = jax.random.normal(key, parameter.shape)
     segments = jnp.asarray([[0] * 24, [0] * 9 + [1] * 15])
     context = Context(mask=jnp.arange(24)[None] < jnp.asarray([[24], [22]]), segment_ids=segments)
 
     def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         with traced_on(mesh):
-            out, _ = layer(q, k, v, context)
+            out, _ = layer(q, k, v, v[:, :, 0], context)
         out = jnp.where(context.mask[..., None, None], out, 0.0)
         return jnp.sum(out * weights), out
 

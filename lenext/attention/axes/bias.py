@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lenext.attention.axes.gates import differences, running_sum
 from lenext.attention.axes.method import Params, Position, option
 from lenext.attention.axes.position import PartialRope
 
@@ -173,3 +174,39 @@ class ScaleInvariant(PartialRope):
     def bias(self, rows, params):  # noqa: D102
         del params
         return -2 * jnp.log1p(jnp.abs(rows.delta).astype(jnp.float32) / self.tau)
+
+
+OPEN = 4.0  # where a forget gate's logit starts: it keeps 0.982 a token
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgetting(Position):
+    """Forget gates (arXiv 2503.02130): bias ln f_(j+1) + ... + ln f_i, no rotation. Causal only.
+
+    f_t = sigmoid(w_h . x_t + b_h) of the layer's input x; w and b are learned per head, w from 0
+    and b from 4 (ours).
+    """
+
+    trained_kind: ClassVar[str] = "forgetting"
+    causal_only: ClassVar[bool] = True
+
+    def init_gates(self, num_heads: int, width: int) -> Params:  # noqa: D102
+        return {
+            "kernel": jnp.zeros((width, num_heads), jnp.float32),
+            "bias": jnp.full((num_heads,), OPEN, jnp.float32),
+        }
+
+    def gates(self, params, x, before):  # noqa: D102
+        logits = jnp.einsum("btd,dn->btn", x, params["kernel"], precision=jax.lax.Precision.HIGHEST)
+        kept = jax.nn.log_sigmoid(logits + params["bias"][None, None])
+        if before is None:
+            zeros = jnp.zeros((kept.shape[0], 1, kept.shape[2]), jnp.float32)
+            before = {"high": zeros, "low": zeros}
+        high, low = running_sum(kept, (before["high"], before["low"]))
+        sums = {"high": high, "low": low}
+        return sums, sums
+
+    def bias(self, rows, params):  # noqa: D102
+        del params
+        q, k = rows.q_gates["position"], rows.kv_gates["position"]
+        return differences(q["high"], k["high"]) + differences(q["low"], k["low"])

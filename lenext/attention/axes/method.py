@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from lenext.attention.checked import checked
-
 Params = dict[str, Any]
+Numbers = dict[str, Float[Array, "#B _ N"]]
+"""Gates by name: numbers a token, of queries or of keys, and query head."""
 
 MOST_TOKENS = 2**31
 """What lengths and windows stay below: positions are int32."""
@@ -116,6 +116,36 @@ class Axis:
         return {}
 
 
+class FollowsInput(Axis):
+    """A choice that may follow the layer's input, by gates: a few numbers a token and head.
+
+    A model makes them before attention and keeps the keys' beside its cache: what `Rows` hands on.
+    """
+
+    @property
+    def gated(self) -> bool:
+        """Whether it has gates."""
+        return type(self).init_gates is not FollowsInput.init_gates
+
+    def init_gates(self, num_heads: int, width: int) -> Params:
+        """Initial values of what makes gates of inputs of that width; {} where there are none."""
+        del num_heads, width
+        return {}
+
+    def gates(
+        self, params: Params, x: Float[Array, "B T D"], before: Numbers | None
+    ) -> tuple[Numbers, Numbers]:
+        """What the inputs of T tokens that follow one another say: (of queries, of keys).
+
+        Args:
+          params: as `init_gates` gives them.
+          x: the layer's input, float32, as its maps for q, k and v take it.
+          before: the keys' gates of the token before the first, each [B, 1, N]; zeros or None where
+            there is none.
+        """
+        raise TypeError(f"{type(self).__name__} defines no gates")
+
+
 @dataclasses.dataclass(frozen=True)
 class Windowed(Axis):
     """A choice with a window, in tokens: of L, unless `usual_window` says otherwise."""
@@ -163,6 +193,8 @@ class Rows:
       kv_lengths: the same of the keys.
       num_heads: N, query heads.
       head_dim: H, key size per head.
+      q_gates: of the queries, what choices made of the layer's input, by axis.
+      kv_gates: the same of the keys.
     """
 
     n: Float[Array, "#B 1 T 1"]
@@ -177,6 +209,8 @@ class Rows:
     kv_lengths: int | Int[Array, "#B S"]
     num_heads: int
     head_dim: int
+    q_gates: dict[str, Numbers] = dataclasses.field(default_factory=dict)
+    kv_gates: dict[str, Numbers] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +246,7 @@ def rotate(
     )
 
 
-class Position(Axis):
+class Position(FollowsInput):
     """How positions enter: rotations of q and k, and a gain and a bias on the logits."""
 
     @property
@@ -278,7 +312,7 @@ class Similarity(Axis):
         return logits
 
 
-class Temperature(Axis):
+class Temperature(FollowsInput):
     """A factor on the similarity, one a row (never on bias or mask)."""
 
     def __call__(
@@ -297,7 +331,7 @@ class Temperature(Axis):
 class Weighting(Axis):
     """Turns complete rows of logits into weights.
 
-    Those of `KeyByKey` need not be complete.
+    Those of `lenext.attention.axes.by_key` need not be complete.
     """
 
     @property
@@ -314,139 +348,6 @@ class Weighting(Axis):
     ) -> Float[Array, "B N T S"]:
         """Weights, 0 where `mask` is False, all 0 in a row that sees nothing."""
         raise TypeError(f"{type(self).__name__} defines no weighting")
-
-
-class KeyByKey(Weighting):
-    """Weights value(logit, shift) / total, total = `rest` + the sum of the values, or 1.
-
-    Such a row can be summed up key by key, without ever being complete.
-
-    The shift is a number a row that keeps values from over- and underflowing: a function of the
-    row's largest logit such that value(logit, shift) = e^-shift value(logit, 0). Totals taken with
-    one shift can so be carried over to another.
-    """
-
-    shifted: ClassVar[bool] = True
-    """Whether there is a shift; without one it is 0."""
-
-    @property
-    def normalised(self) -> bool:
-        """Whether weights are over their row's total."""
-        return True
-
-    @property
-    def rises(self) -> bool:
-        """Whether values never fall as the logit grows, which a second stage asks."""
-        return True
-
-    def shift(self, largest: Float[Array, "B N T 1"], params: Params) -> Float[Array, "B N T 1"]:
-        """The shift for rows of these largest logits, finite ones; never falls as they grow."""
-        del params
-        return jnp.zeros_like(largest)
-
-    def values(
-        self,
-        logits: Float[Array, "B N T S"],
-        shift: Float[Array, "B N T 1"],
-        rows: Rows,
-        params: Params,
-    ) -> Float[Array, "B N T S"]:
-        """What each visible key counts, not below 0."""
-        raise TypeError(f"{type(self).__name__} defines no values")
-
-    def rest(self, shift: Float[Array, "B N T 1"], params: Params) -> Float[Array, "B N T 1"]:
-        """What the total counts besides the keys."""
-        del params
-        return jnp.zeros_like(shift)
-
-    def shift_at(self, largest: Float[Array, "B N T 1"], params: Params) -> Float[Array, "B N T 1"]:
-        """The shift, 0 in rows of no finite logit; weights do not follow it, so no gradient."""
-        largest, params = jax.lax.stop_gradient((largest, params))
-        shift = self.shift(jnp.where(jnp.isfinite(largest), largest, 0.0), params)
-        return checked(shift, self, "shift", "B N T 1", _sizes(largest))
-
-    def rest_at(self, shift: Float[Array, "B N T 1"], params: Params) -> Float[Array, "B N T 1"]:
-        """`rest`, checked."""
-        return checked(self.rest(shift, params), self, "rest", "B N T 1", _sizes(shift))
-
-    def visible_values(
-        self,
-        logits: Float[Array, "B N T S"],
-        mask: Bool[Array, "#B #N #T S"] | None,
-        shift: Float[Array, "B N T 1"],
-        rows: Rows,
-        params: Params,
-    ) -> Float[Array, "B N T S"]:
-        """The values, 0 where `mask` is False (None hides nothing).
-
-        Hidden logits are replaced before they meet any exp, so no gradient turns NaN there.
-        """
-        visible = logits if mask is None else jnp.where(mask, logits, shift)
-        values = self.values(visible, shift, rows, params)
-        values = checked(values, self, "values", "B N T S", _sizes(logits))
-        return values if mask is None else jnp.where(mask, values, 0.0)
-
-    def __call__(self, logits, mask, rows, params):  # noqa: D102
-        largest = jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf)
-        shift = self.shift_at(largest, params)
-        values = self.visible_values(logits, mask, shift, rows, params)
-        if not self.normalised:
-            return values
-        total = self.rest_at(shift, params) + jnp.sum(values, axis=-1, keepdims=True)
-        return values / jnp.where(total > 0, total, 1.0)
-
-
-def _sizes(rows: Array) -> dict[str, int]:
-    return dict(zip("BNTS", rows.shape, strict=True))
-
-
-class TwoStage(KeyByKey):
-    """Weights a, made key by key, and then second(a) over its sum.
-
-    Values may here follow the logit and the row, but nothing else of the key: what a row's largest
-    logit gives is asked for without one. Where they do not rise with the logit (`rises`), rows are
-    made complete.
-    """
-
-    def second(
-        self, weights: Float[Array, "B N T S"], largest: Float[Array, "B N T 1"], rows: Rows
-    ) -> Float[Array, "B N T S"]:
-        """What each key counts in the end, not below 0, never falling as its weight grows.
-
-        `largest` is the row's largest weight: for a factor on the whole row that keeps values from
-        over- and underflowing. The outcome does not follow it, so it has no gradient. In flat rows
-        it is 1, and what is returned for them goes unused.
-        """
-        raise TypeError(f"{type(self).__name__} defines no second stage")
-
-    def is_flat(self, largest: Float[Array, "B N T 1"], rows: Rows) -> Bool[Array, "B N T 1"]:
-        """Whether rows of these largest weights keep all weights; rows of zeros do anyway."""
-        del rows
-        return jnp.zeros_like(largest, dtype=bool)
-
-    def flat_at(self, largest: Float[Array, "B N T 1"], rows: Rows) -> Bool[Array, "B N T 1"]:
-        """`is_flat`, checked, or a row of zeros."""
-        flat = self.is_flat(largest, rows)
-        flat = checked(flat, self, "is_flat", "B N T 1", _sizes(largest), jnp.bool_)
-        return flat | (largest <= 0)
-
-    def last_values(
-        self, weights: Float[Array, "B N T S"], largest: Float[Array, "B N T 1"], rows: Rows
-    ) -> Float[Array, "B N T S"]:
-        """What each key counts: over its sum, or in flat rows, where it is a, over 1."""
-        flat = self.flat_at(largest, rows)
-        second = self.second(weights, jnp.where(flat, 1.0, largest), rows)
-        second = checked(second, self, "second", "B N T S", _sizes(weights))
-        return jnp.where(flat, weights, second)
-
-    def __call__(self, logits, mask, rows, params):  # noqa: D102
-        first = super().__call__(logits, mask, rows, params)
-        largest = jax.lax.stop_gradient(jnp.max(first, axis=-1, keepdims=True))
-        last = jnp.where(mask, self.last_values(first, largest, rows), 0.0)
-        total = jnp.sum(last, axis=-1, keepdims=True)
-        # Rows that are not flat have a sum, unless all of it has underflowed.
-        usable = (total > 0) & ~self.flat_at(largest, rows)
-        return last / jnp.where(usable, total, 1.0)
 
 
 class Visibility(Axis):
@@ -505,6 +406,12 @@ class Method:
     def causal_only(self) -> bool:
         """Whether it is defined under causality alone."""
         return any(choice.causal_only for choice in self.axes().values())
+
+    @property
+    def gated(self) -> dict[str, FollowsInput]:
+        """The choices that follow the layer's input, by axis."""
+        choices = {"position": self.position, "temperature": self.temperature}
+        return {axis: choice for axis, choice in choices.items() if choice.gated}
 
     def axes(self) -> dict[str, Axis]:
         """The five choices by axis name."""

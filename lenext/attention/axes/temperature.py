@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lenext.attention.axes.gates import of_rows
 from lenext.attention.axes.method import Params, Rows, Temperature, option
 
 SOFTMAX_PLUS_LENGTH = 512  # the length GAU-alpha was pre-trained at, part of the method's name
@@ -200,3 +201,32 @@ class Selective(Temperature):
         by_position = jnp.exp(-jnp.exp(params["beta"])) * jnp.log(rows.n)
         token = jnp.einsum("btnh,nh->bnt", q, params["query"], precision=jax.lax.Precision.HIGHEST)
         return 1 + by_position + jnp.tanh(token)[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
+class InputLog(Temperature):
+    """delta + beta (ln(n + 1))^gamma: ASEntmax's (arXiv 2506.16640).
+
+    beta = softplus(w_h . x) and gamma = 2 tanh(u_h . x) follow the layer's input x, with w and u
+    learned per head from 0.
+    """
+
+    trained_kind: ClassVar[str] = "asentmax"
+    delta: float = option(1.0, float, at_least=0.0)
+
+    def init_gates(self, num_heads: int, width: int) -> Params:  # noqa: D102
+        zeros = jnp.zeros((width, num_heads), jnp.float32)
+        return {"beta": zeros, "gamma": zeros}
+
+    def gates(self, params, x, before):  # noqa: D102
+        del before
+        beta, gamma = (
+            jnp.einsum("btd,dn->btn", x, params[name], precision=jax.lax.Precision.HIGHEST)
+            for name in ("beta", "gamma")
+        )
+        return {"beta": jax.nn.softplus(beta), "gamma": 2 * jnp.tanh(gamma)}, {}
+
+    def __call__(self, rows, q, params):  # noqa: D102
+        del q, params
+        beta, gamma = (of_rows(rows.q_gates["temperature"][x]) for x in ("beta", "gamma"))
+        return self.delta + beta * jnp.log(rows.n + 1) ** gamma

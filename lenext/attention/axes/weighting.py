@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.axes.method import KeyByKey, Params, Rows, TwoStage, Weighting, option
+from lenext.attention.axes.by_key import KeyByKey, TwoStage
+from lenext.attention.axes.method import Params, Rows, Weighting, option
 
 # An excess over LSSAR's offset below this is float32 noise on equal weights, not a preference.
 NO_EXCESS = 1e-5

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lenext.attention.axes.gates import Gates, gates_form
 from lenext.attention.axes.method import MOST_TOKENS, Method, Params, init_params
 from lenext.attention.compute import diagnostics, naive
 from lenext.attention.compute.blocks import default_block_size, map_blocks
@@ -34,6 +35,7 @@ def attend(
     kv_segment_ids: Int[Ar, "B S"] | None = None,
     length: int | np.integer | Int[Ar, "..."] | None = None,
     params: Params | None = None,
+    gates: Gates | None = None,
     implementation: str = "auto",
     block_size: int | None = None,
 ) -> Float[Array, "B T N V"]:
@@ -59,6 +61,8 @@ def attend(
         in float64; an array is not, and compiles once for all its values. Ignored by methods that
         follow no length.
       params: the method's learned parts; default `init_params(method, N, H)`.
+      gates: what the method makes of the layer's input, from `make_gates`; for methods that follow
+        it, such as `forgetting`, and for no others.
       implementation: "naive" (all rows at once), "blockwise" (memory linear in T + S, backward
         pass included), "fused" (a library's kernel; raises where it cannot take the call) or
         "auto"; `choose_implementation` says what that takes, and why.
@@ -70,8 +74,9 @@ def attend(
 
     Raises:
       ValueError: for shapes, positions, implementations or params that do not fit; for a method
-        that is defined under causality alone, without it; where the method follows the length, and
-        padding, documents or positions leave open what that is.
+        that is defined under causality alone, without it; for gates that are not the method's, or
+        are missing; where the method follows the length, and padding, documents or positions leave
+        open what that is.
     """
     _check_block_size(block_size)
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
@@ -80,7 +85,7 @@ def attend(
     _check_floating("v", v)
     places, ordered, static_length, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
-        params, causal,
+        params, gates, causal,
     )  # fmt: skip
     masked = places.kv_mask is not None or places.kv_segment_ids is not None
     call = _call(q, k, v, method, causal, ordered, masked, static_length)
@@ -133,12 +138,13 @@ def attention_weights(
     kv_segment_ids: Int[Ar, "B S"] | None = None,
     length: int | np.integer | Int[Ar, "..."] | None = None,
     params: Params | None = None,
+    gates: Gates | None = None,
 ) -> Float[Array, "B N T S"]:
     """The weights that `attend` gives the values, float32. Arguments as in `attend`."""
     q, k = jnp.asarray(q), jnp.asarray(k)
     places, _, static_length, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
-        params, causal,
+        params, gates, causal,
     )  # fmt: skip
     return _attention_weights(
         q, k, params, places, method=method, causal=causal, length=static_length
@@ -158,6 +164,7 @@ def row_statistics(
     kv_segment_ids: Int[Ar, "B S"] | None = None,
     length: int | np.integer | Int[Ar, "..."] | None = None,
     params: Params | None = None,
+    gates: Gates | None = None,
     block_size: int | None = None,
 ) -> diagnostics.RowStatistics:
     """Entropy, dilution, gap scale, largest logit and sink weight of every row, each [B, N, T].
@@ -168,7 +175,7 @@ def row_statistics(
     q, k = jnp.asarray(q), jnp.asarray(k)
     places, ordered, static_length, params = _resolve(
         q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
-        params, causal,
+        params, gates, causal,
     )  # fmt: skip
     if block_size is None:
         block_size = default_block_size(q.shape[0], q.shape[2], k.shape[1])
@@ -188,17 +195,38 @@ def _choose(call: Call, wanted: str, block_size: int | None) -> Choice:
     return choose(call, wanted=wanted, block_size=block_size, backend=backend)
 
 
-def _without_hidden(places: Places, *of_keys: Array) -> list[Array]:
-    """Keys and values with zeros where padding is: a weight of 0 times NaN would be NaN."""
-    if places.kv_mask is None:
-        return list(of_keys)
-    return [jnp.where(places.kv_mask[:, :, None, None], x, 0) for x in of_keys]
+def _without_hidden(places: Places, *of_keys: Array) -> tuple[Places, *tuple[Array, ...]]:
+    """Places, keys and values with zeros where padding is: a weight of 0 times NaN would be NaN."""
+    mask = places.kv_mask
+    if mask is None:
+        return places, *of_keys
+    gates = jax.tree.map(lambda x: jnp.where(mask[:, :, None], x, 0), places.kv_gates)
+    return (
+        places._replace(kv_gates=gates), *(jnp.where(mask[:, :, None, None], x, 0) for x in of_keys)
+    )  # fmt: skip
+
+
+def _checked_gates(
+    gates: Gates | None, method: Method, batch: int, queries: int, keys: int, num_heads: int
+) -> Gates:
+    """The gates, none where none are given; a ValueError where they are not the method's."""
+    given = Gates({}, {}) if gates is None else gates
+    wanted = gates_form(method, num_heads)
+    if jax.tree.structure(given) != jax.tree.structure(wanted):
+        follows, should = ("the", "gates=, from make_gates") if method.gated else ("no", "no gates")
+        raise ValueError(
+            f"method {method.name!r} follows {follows} layer's input: should have {should}"
+        )
+    for side, length in zip(given, (queries, keys), strict=True):
+        for x in jax.tree.leaves(side):
+            if x.ndim != 3 or x.shape[0] not in (1, batch) or x.shape[1:] != (length, num_heads):
+                raise ValueError(f"gates {x.shape}: should be [{batch}, {length}, {num_heads}]")
+    return given
 
 
 @functools.partial(jax.jit, static_argnames=("call", "choice"))
 def _attend(q, k, v, params, places, *, call: Call, choice: Choice):
-    k, v = _without_hidden(places, k, v)
-    places = located(places)
+    places, k, v = _without_hidden(located(places), k, v)
     if choice.implementation == "fused":
         return attend_fused(q, k, v, call, params, places, backend=jax.default_backend())
     k_sides = _sides(k, call.method, places, call.num_heads, call.causal, call.length)
@@ -211,8 +239,7 @@ def _sides(k, method, places, num_heads, causal, length):
 
 @functools.partial(jax.jit, static_argnames=("method", "causal", "length"))
 def _attention_weights(q, k, params, places, *, method, causal, length):
-    (k,) = _without_hidden(places, k)
-    places = located(places)
+    places, k = _without_hidden(located(places), k)
     k_sides = _sides(k, method, places, q.shape[2], causal, length)
     scored = naive.scores(q, k_sides, method, params, places, causal=causal, length=length)
     return naive.weights(scored, method)
@@ -220,8 +247,7 @@ def _attention_weights(q, k, params, places, *, method, causal, length):
 
 @functools.partial(jax.jit, static_argnames=("method", "causal", "ordered", "length", "block_size"))
 def _row_statistics(q, k, params, places, *, method, causal, ordered, length, block_size):
-    (k,) = _without_hidden(places, k)
-    places = located(places)
+    places, k = _without_hidden(located(places), k)
 
     def figures(scored, _):
         per_row = diagnostics.statistics(scored, method)
@@ -237,7 +263,7 @@ def _row_statistics(q, k, params, places, *, method, causal, ordered, length, bl
 
 def _resolve(
     q, k, method, q_positions, kv_positions, kv_mask, q_segment_ids, kv_segment_ids, length,
-    params, causal,
+    params, gates, causal,
 ) -> tuple[Places, bool, int, Params]:  # fmt: skip
     """Checks the arguments and fills in the defaults.
 
@@ -277,12 +303,15 @@ def _resolve(
             raise ValueError(f"{name} is {x.dtype}: should be {kind.__name__}")
         return jnp.asarray(x, jnp.bool_ if kind is jnp.bool_ else jnp.int32)
 
+    gates = _checked_gates(gates, method, batch, queries, key_length, num_heads)
     places = Places(
         q_positions=per_token("q_positions", q_positions, queries, jnp.integer),
         kv_positions=per_token("kv_positions", kv_positions, key_length, jnp.integer),
         kv_mask=per_token("kv_mask", kv_mask, key_length, jnp.bool_),
         q_segment_ids=per_token("q_segment_ids", q_segment_ids, queries, jnp.integer),
         kv_segment_ids=per_token("kv_segment_ids", kv_segment_ids, key_length, jnp.integer),
+        q_gates=gates.queries,
+        kv_gates=gates.keys,
     )
     plain = ordered and kv_mask is None and kv_segment_ids is None
     if plain:

@@ -33,6 +33,8 @@ def why_not_fused(method: Method, num_heads: int, head_dim: int) -> str | None:
     Returns:
       Half a sentence that may follow "because", or None.
     """
+    if method.gated:
+        return "it follows the layer's input"
     if not method.weighting.is_softmax:
         return "its weights are not a plain softmax of the logits"
     inner_size = naive.inner_size(method.similarity, head_dim)

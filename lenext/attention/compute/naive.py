@@ -182,6 +182,7 @@ def sides_of_keys(
         q_positions=places.q_positions[:, :1],
         q_starts=None if places.q_starts is None else places.q_starts[:, :1],
         q_lengths=None if places.q_lengths is None else places.q_lengths[:, :1],
+        q_gates=None,
     )
     rows = rows_at(
         method, first, jnp.ones((1, 1, 1, 1), jnp.int32), causal=causal, length=length,

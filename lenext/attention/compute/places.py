@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from lenext.attention.axes.method import Method, Rows
+from lenext.attention.axes.method import Method, Numbers, Rows
 from lenext.attention.checked import checked
 
 Ar = Array | np.ndarray
@@ -23,6 +23,8 @@ class Places(NamedTuple):
 
     `q_lengths` and `kv_lengths` are the tokens in each token's own document, where that is not one
     number that is known beforehand. Where the keys' are given, `located` fills in the queries'.
+
+    `q_gates` and `kv_gates` are what the method made of the layer's input at these tokens, by axis.
     """
 
     q_positions: Int[Array, "#B T"]
@@ -34,6 +36,8 @@ class Places(NamedTuple):
     kv_starts: Int[Array, "#B S"] | None = None
     q_lengths: Int[Array, "#B T"] | None = None
     kv_lengths: Int[Array, "#B S"] | None = None
+    q_gates: dict[str, Numbers] | None = None
+    kv_gates: dict[str, Numbers] | None = None
 
     @property
     def kv_ordinals(self) -> Int[Array, "#B S"]:
@@ -176,6 +180,8 @@ def rows_at(
         kv_lengths=length if places.kv_lengths is None else places.kv_lengths,
         num_heads=num_heads,
         head_dim=head_dim,
+        q_gates=places.q_gates or {},
+        kv_gates=places.kv_gates or {},
     )
 
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from lenext.attention.axes.method import KeyByKey, Rows
+from lenext.attention.axes.by_key import KeyByKey
+from lenext.attention.axes.method import Rows
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, count, rows_at, visible
 
@@ -135,20 +136,21 @@ def padded_places(plan: Plan, places: Places) -> Places:
     if mask is None and keys > plan.keys:
         mask = jnp.ones((1, plan.keys), bool)
     places = places._replace(kv_mask=mask)
-    whole = {
-        name: filled(x, queries, 1) if name.startswith("q_") else padded(x, keys, 1)
-        for name, x in places._asdict().items()
-        if x is not None
+    return Places(
+        **_each(places, "q_", lambda x: filled(x, queries, 1)),
+        **_each(places, "kv_", lambda x: padded(x, keys, 1)),
+    )
+
+
+def _each(places: Places, side: str, f: Callable[[Array], Array]) -> dict[str, Any]:
+    """f of all arrays of the queries ("q_"), or of the keys ("kv_")."""
+    return {
+        name: jax.tree.map(f, x) for name, x in places._asdict().items() if name.startswith(side)
     }
-    return Places(**whole)
 
 
 def _block(places: Places, start: Array, size: int, side: str) -> dict[str, Any]:
-    return {
-        name: None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, 1)
-        for name, x in places._asdict().items()
-        if name.startswith(side)
-    }
+    return _each(places, side, lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, 1))
 
 
 def tile_places(plan: Plan, places: Places, block: Array, tile: Array) -> Places:
@@ -205,7 +207,7 @@ def visible_keys(plan: Plan, places: Places) -> Int[Array, "#B 1 T 1"]:
         last = jnp.arange(plan.queries, dtype=jnp.int32) + plan.keys - plan.queries + 1
         n = last if plan.causal else jnp.full((plan.queries,), plan.keys, jnp.int32)
         return n[None, None, :, None]
-    padded = padded_places(plan, places)
+    padded = padded_places(plan, places._replace(q_gates=None, kv_gates=None))
 
     def of_block(block):
         def add(tile, n):
@@ -216,8 +218,7 @@ def visible_keys(plan: Plan, places: Places) -> Int[Array, "#B 1 T 1"]:
                 lambda: n,
             )
 
-        leaves = [x for x in padded if x is not None]
-        batch = max(x.shape[0] for x in leaves)
+        batch = max(x.shape[0] for x in jax.tree.leaves(padded))
         n = jnp.zeros((batch, 1, plan.query_block, 1), jnp.int32)
         return over_tiles(plan, block, lambda tile, n, _: add(tile, n), n)
 

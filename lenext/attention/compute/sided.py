@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lenext.attention.axes.method import Method, Params
+from lenext.attention.axes.method import Method, Numbers, Params
 from lenext.attention.compute import naive, tiles
 from lenext.attention.compute.blocks import map_blocks
 from lenext.attention.compute.call import Call
@@ -71,7 +71,7 @@ def sides_to_keep(
     return tuple(together(side) for side in distinct)
 
 
-def together(x: Float[Array, "B K S I"]) -> Float[Array, "BK S I"]:
+def together(x: Float[Array, "B K S *I"]) -> Float[Array, "BK S *I"]:
     """Batch and heads as one axis, as caches have them: XLA writes into these without a copy."""
     return x.reshape(-1, *x.shape[2:])
 
@@ -84,6 +84,8 @@ def attend_kept(
     *,
     q_positions: Int[Array, " T"],
     kv_positions: Int[Array, " S"],
+    q_gates: dict[str, Numbers],
+    kv_gates: dict[str, dict[str, Float[Array, "BN S"]]],
     length: Int[Array, ""] | int,
     params: Params,
     implementation: str,
@@ -97,6 +99,8 @@ def attend_kept(
       method: that of `kept`.
       q_positions: of the queries.
       kv_positions: of the keys; -1 where a place holds none.
+      q_gates: of the queries, see `lenext.attention.Gates`.
+      kv_gates: of the keys, zeros where a place holds none, batch and query heads `together`.
       length: of the text, in tokens, for methods that follow it.
       params: the method's learned parts.
       implementation: as in `attend`.
@@ -104,7 +108,10 @@ def attend_kept(
     batch, (keys, dim) = q.shape[0], v.shape[1:]
     heads = v.shape[0] // batch
     kept, v = jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), (kept, v))
-    places = _at(q_positions, kv_positions)._replace(kv_mask=(kv_positions >= 0)[None])
+    places = _at(q_positions, kv_positions)._replace(
+        kv_mask=(kv_positions >= 0)[None], q_gates=q_gates,
+        kv_gates=jax.tree.map(lambda x: x.reshape(batch, -1, keys).swapaxes(1, 2), kv_gates),
+    )  # fmt: skip
     if method.follows_length:
         lengths = jnp.asarray(length, jnp.int32)
         places = places._replace(

@@ -7,6 +7,7 @@ The backward pass makes the tiles anew. Memory is O(tile + T + S), whatever the 
 Which tiles there are: `lenext.attention.compute.plan`.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -16,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.axes.method import KeyByKey, Method, Params, Rows, TwoStage
+from lenext.attention.axes.by_key import KeyByKey, TwoStage
+from lenext.attention.axes.method import Method, Params, Rows
 from lenext.attention.compute import naive
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, visible
@@ -94,8 +96,13 @@ def attend_tiles(
     # Float32 before the tiles: gradients are summed over them, which 16 bits do not bear.
     k_sides, v = jax.tree.map(lambda x: x.astype(jnp.float32), (k_sides, v))
     inside = {axis: x for axis, x in params.items() if axis in ("position", "weighting")}
-    out: Any = _attend(plan, q_sides, k_sides, v, inside, places, n)
+    gates = places.q_gates or {}, places.kv_gates or {}
+    places = places._replace(q_gates=None, kv_gates=None)
+    out: Any = _attend(plan, q_sides, k_sides, v, inside, gates, places, n)
     return out.swapaxes(1, 2)
+
+
+GATES = ("q_gates", "kv_gates")  # as `Places` and `Rows` have them
 
 
 class _RowSums(NamedTuple):
@@ -117,7 +124,7 @@ class _RowSums(NamedTuple):
 class _Tiles:
     """The arrays of a call in whole blocks, and what one tile of them gives."""
 
-    def __init__(self, plan, q_sides, k_sides, v, params, places, n):
+    def __init__(self, plan, q_sides, k_sides, v, params, gates, places, n):
         queries, keys = plan.query_blocks * plan.query_block, plan.key_blocks * plan.key_block
         self.plan, self.params, self.weighting = plan, params, plan.weighting
         self.learned = params.get("weighting", {})  # of the weighting
@@ -125,7 +132,7 @@ class _Tiles:
         self.k_sides = tuple(padded(x, keys, 2) for x in k_sides)
         self.v = padded(v, keys, 2)
         self.n = filled(n, queries, 2)
-        self.places = padded_places(plan, places)
+        self.places = padded_places(plan, places._replace(**dict(zip(GATES, gates, strict=True))))
         self.batch, self.kv_heads, _, self.value_dim = v.shape
 
     def queries_of(self, x: Array, block: Array) -> Array:
@@ -208,13 +215,13 @@ def _where_needed(needed: Array | None, make: Callable[[], Array], shape: tuple[
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan, q_sides, k_sides, v, params, places, n):
-    return _forward(plan, q_sides, k_sides, v, params, places, n)[0]
+def _attend(plan, q_sides, k_sides, v, params, gates, places, n):
+    return _forward(plan, q_sides, k_sides, v, params, gates, places, n)[0]
 
 
-def _forward(plan, q_sides, k_sides, v, params, places, n):
+def _forward(plan, q_sides, k_sides, v, params, gates, places, n):
     """Outputs [B, N, T, V], and the `_RowSums`."""
-    tiles = _Tiles(plan, q_sides, k_sides, v, params, places, n)
+    tiles = _Tiles(plan, q_sides, k_sides, v, params, gates, places, n)
     twice = isinstance(plan.weighting, TwoStage)
 
     def of_block(block):
@@ -314,15 +321,15 @@ def _second_pass(tiles: _Tiles, block: Array, largest: Array, total: Array, tops
     return out / divisor, _RowSums(largest, total, divisor, centred)
 
 
-def _attend_forward(plan, q_sides, k_sides, v, params, places, n):
-    out, sums = _forward(plan, q_sides, k_sides, v, params, places, n)
-    return out, (q_sides, k_sides, v, params, places, n, out, sums)
+def _attend_forward(plan, q_sides, k_sides, v, params, gates, places, n):
+    out, sums = _forward(plan, q_sides, k_sides, v, params, gates, places, n)
+    return out, (q_sides, k_sides, v, params, gates, places, n, out, sums)
 
 
 def _attend_backward(plan, saved, d_out):
     """By tiles again: d values = (d weights - their mean over the row's weights) / divisor."""
-    q_sides, k_sides, v, params, places, n, out, sums = saved
-    tiles = _Tiles(plan, q_sides, k_sides, v, params, places, n)
+    q_sides, k_sides, v, params, gates, places, n, out, sums = saved
+    tiles = _Tiles(plan, q_sides, k_sides, v, params, gates, places, n)
     queries = plan.query_blocks * plan.query_block
     mean = sums.centred * jnp.sum(out * d_out, axis=-1, keepdims=True)
     d_out, mean = (padded(x, queries, 2) for x in (d_out, mean))
@@ -335,15 +342,27 @@ def _attend_backward(plan, saved, d_out):
     # Gradients of keys and values with the tokens last: so none of the products in the loop has
     # to turn a tile around.
     d_keys = [jnp.zeros_like(x.swapaxes(2, 3)) for x in (*tiles.k_sides, tiles.v)]
-    start = tuple(d_keys[:-1]), d_keys[-1], jax.tree.map(jnp.zeros_like, params)
-    (d_k_sides, d_v, d_params), d_q_sides = jax.lax.scan(of_block, start, plan.block_numbers)
+    start = (
+        tuple(d_keys[:-1]), d_keys[-1],
+        *jax.tree.map(jnp.zeros_like, (params, tiles.places.kv_gates)),
+    )  # fmt: skip
+    carry, (d_q_sides, d_q_gates) = jax.lax.scan(of_block, start, plan.block_numbers)
+    d_k_sides, d_v, d_params, d_kv_gates = carry
     d_q_sides = jax.tree.map(functools.partial(_joined, plan), d_q_sides)
     d_k_sides, d_v = jax.tree.map(lambda x: x[..., : plan.keys].swapaxes(2, 3), (d_k_sides, d_v))
-    return d_q_sides, d_k_sides, d_v, d_params, None, None
+    d_kv_gates = jax.tree.map(lambda x: x[:, : plan.keys], d_kv_gates)
+
+    def joined(x: Array) -> Array:
+        """[blocks, B, block, N] to [B, T, N]."""
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(x.shape[0], -1, x.shape[3])[:, : plan.queries]
+
+    d_gates = jax.tree.map(joined, d_q_gates), d_kv_gates
+    return d_q_sides, d_k_sides, d_v, d_params, d_gates, None, None
 
 
 def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
-    """Adds one block's part to (d_k_sides, d_v, d_params); and gives its d_q_sides."""
+    """Adds one block's part to (d_k_sides, d_v, d_params, d_kv_gates); its d_q_sides, d_q_gates."""
     plan, weighting = tiles.plan, tiles.weighting
     shift = weighting.shift_at(sums.largest, tiles.learned)
     twice = isinstance(weighting, TwoStage)
@@ -369,13 +388,18 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
         d_total = over_tiles(plan, block, add, d_total)
 
     def step(tile, carry, whole):
-        d_q, d_k_sides, d_v, d_params = carry
+        d_q, d_q_gates, d_k_sides, d_v, d_params, d_kv_gates = carry
         places, rows = tiles.rows(block, tile)
         mask = None if whole else visible(plan.method, places, plan.causal)
         needed = tiles.needed(rows)
+
+        def logits_of(similarities, params, gates):
+            here = dataclasses.replace(rows, **dict(zip(GATES, gates, strict=True)))
+            return naive.logits(similarities, plan.method, params, here)
+
         logits, pull_logits = jax.vjp(
-            lambda x, params: naive.logits(x, plan.method, params, rows),
-            tiles.similarities(block, tile, needed), tiles.params,
+            logits_of, tiles.similarities(block, tile, needed), tiles.params,
+            (rows.q_gates, rows.kv_gates),
         )  # fmt: skip
 
         def values(logits, params):
@@ -387,14 +411,14 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
         (last, first), pull = jax.vjp(values, logits, tiles.learned)
         d_first = None if first is None else jnp.broadcast_to(d_total, first.shape)
         d_logits, d_learned = pull((d_values(tile), d_first))
-        d_similarities, d_params_here = pull_logits(d_logits)
+        d_similarities, d_params_here, (d_q_gates_here, d_kv_gates_here) = pull_logits(d_logits)
         d_params_here = _with_weighting(d_params_here, d_learned)
         d_similarities, weights = _once((d_similarities, last / sums.divisor))
 
-        def added(whole_array, part):
+        def added(whole_array, part, axis=3):
             at = tile * plan.key_block
-            old = jax.lax.dynamic_slice_in_dim(whole_array, at, plan.key_block, 3)
-            return jax.lax.dynamic_update_slice_in_dim(whole_array, old + part, at, 3)
+            old = jax.lax.dynamic_slice_in_dim(whole_array, at, plan.key_block, axis)
+            return jax.lax.dynamic_update_slice_in_dim(whole_array, old + part, at, axis)
 
         d_sides = [
             (
@@ -410,18 +434,22 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
         ]  # fmt: skip
         return (
             tuple(x + d for x, (d, _) in zip(d_q, d_sides, strict=True)),
+            jax.tree.map(jnp.add, d_q_gates, d_q_gates_here),
             tuple(added(x, d) for x, (_, d) in zip(d_k_sides, d_sides, strict=True)),
             added(d_v, _keys_gradient(weights, d_out, tiles.kv_heads)),
             jax.tree.map(jnp.add, d_params, d_params_here),
+            jax.tree.map(functools.partial(added, axis=1), d_kv_gates, d_kv_gates_here),
         )
 
     d_q = tuple(jnp.zeros_like(tiles.queries_of(x, block)) for x in tiles.q_sides)
-    d_q, *carry = over_tiles(plan, block, step, (d_q, *carry))
+    _, rows = tiles.rows(block, 0)
+    d_q_gates = jax.tree.map(jnp.zeros_like, rows.q_gates)
+    d_q, d_q_gates, *carry = over_tiles(plan, block, step, (d_q, d_q_gates, *carry))
     if tiles.learned and weighting.normalised:  # the total has a part that is of no tile
         _, pull = jax.vjp(lambda params: weighting.rest_at(shift, params), tiles.learned)
         (d_learned,) = pull(d_total if twice else -mean / sums.divisor)
         carry[2] = _with_weighting(carry[2], d_learned)
-    return tuple(carry), d_q
+    return tuple(carry), (d_q, d_q_gates)
 
 
 def _with_weighting(d_params: Any, d_learned: Any) -> Any:

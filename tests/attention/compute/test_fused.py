@@ -25,6 +25,7 @@ REFUSED = {
     **dict.fromkeys(["lssa", "lssar", "reweighted_softmax", "reweighted_sigmoid"], WEIGHTS),
     **dict.fromkeys(["sigmoid", "relu", "relu2", "softmax1", "sparsemax", "adaptive"], WEIGHTS),
     **dict.fromkeys(["softmax_sink", "entmax", "stick_breaking"], WEIGHTS),
+    **dict.fromkeys(["forgetting", "asentmax"], "it follows the layer's input"),
     "soft": SIMILARITY,
     **dict.fromkeys(["lm_infinite", "streaming_llm", "chunked"], VISIBILITY),
     **dict.fromkeys(
