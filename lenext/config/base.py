@@ -42,9 +42,10 @@ def base_config() -> Config:
     config.data.eos = "auto"
     config.data.packing = False  # several documents a row, so that short ones are used too
     config.data.train_length = 64  # L, tokens
-    # Of the tokens trained on: plain, 0 to L - 1; or pose, with skips (arXiv 2309.10400).
+    # Of the tokens trained on: plain, 0 to L - 1; pose, with skips (arXiv 2309.10400); or random,
+    # drawn and sorted (arXiv 2305.16843).
     config.data.positions = "plain"
-    # Of pose: positions are below it. Methods with a scale want it given, as target / L.
+    # Of pose and random: positions are below it. Methods with a scale want it given, as target / L.
     config.data.target_length = 0
     config.data.pose_chunks = 2  # of pose: parts of a sequence, between which positions skip
     # Hidden in each training sequence, whose answers alone are trained on: passkey or

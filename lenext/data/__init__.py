@@ -7,7 +7,7 @@ from lenext.data.datasets import DATASETS
 from lenext.data.frames import Frame
 from lenext.data.masking import mask_tokens, require_mask
 from lenext.data.pipeline import causal_lm_batches, masked_lm_batches, random_crops
-from lenext.data.positions import Pose
+from lenext.data.positions import Pose, RandomPositions
 from lenext.data.prepare import open_builder
 from lenext.data.prompts import share_found
 from lenext.data.ruler import RULER
@@ -33,6 +33,7 @@ __all__ = [
     "Crops",
     "Frame",
     "Pose",
+    "RandomPositions",
     "StdlibPackages",
     "StdlibSource",
     "TextFiles",

@@ -14,7 +14,7 @@ def check_data(config: Config) -> None:
     """
     check_least(config, "data", 1, "batch_size", "needles")
     check_least(config, "data", 2, "train_length")
-    check_choices(config, "data", positions=("plain", "pose"), task=("", *TASKS))
+    check_choices(config, "data", positions=("plain", "pose", "random"), task=("", *TASKS))
     if config.task and config.packing:
         raise UserError(
             f"config.data.packing=True: should be False with config.data.task={config.task!r}, "
@@ -30,16 +30,16 @@ def check_data(config: Config) -> None:
         if config.target_length:
             raise UserError(
                 f"config.data.target_length={config.target_length}: should be 0 where positions "
-                "are plain; say config.data.positions=pose"
+                "are plain; say config.data.positions=pose, or random"
             )
         return
     if not length < config.target_length < 2**31:
         raise UserError(
-            f"config.data.target_length={config.target_length}: with positions=pose should be "
-            f"above train_length={length}, and below 2^31"
+            f"config.data.target_length={config.target_length}: with positions="
+            f"{config.positions} should be above train_length={length}, and below 2^31"
         )
     if config.packing:
         raise UserError(
-            "config.data.packing=True: should be False with positions=pose, which skip within one "
-            "document"
+            f"config.data.packing=True: should be False with positions={config.positions}, which "
+            "skip within one document"
         )

@@ -13,7 +13,7 @@ from lenext.data.corpus import Corpus
 from lenext.data.frames import Frame
 from lenext.data.masking import mask_tokens, masked_count, require_mask
 from lenext.data.packing import packed_rows
-from lenext.data.positions import Pose
+from lenext.data.positions import PositionLaw
 from lenext.data.tasks import TASKS
 from lenext.data.token_cache import Pages
 from lenext.data.tokenizers import Tokenizer
@@ -35,7 +35,7 @@ def causal_lm_batches(
     seed: int,
     tokenizer: Tokenizer,
     packing: bool = False,
-    pose: Pose | None = None,
+    law: PositionLaw | None = None,
     task: str = "",
     needles: int = 1,
     shard_index: int = 0,
@@ -57,7 +57,7 @@ def causal_lm_batches(
       seed: 0 or more.
       tokenizer: the one that made `corpus`.
       packing: whether rows are packed.
-      pose: the law of the tokens' positions; None: as they stand in the row. Not with `packing`.
+      law: of the tokens' positions; None: as they stand in the row. Not with `packing`.
       task: of `lenext.data.tasks.TASKS`, hidden in each crop; "" for the text as it is. Not with
         `packing`.
       needles: of the task, in a row.
@@ -69,12 +69,12 @@ def causal_lm_batches(
       float32 [b, n], 1 where there is one to predict. With `packing` also segment_ids, int32
       [b, n]: 1 and up for a row's documents, of which no target crosses a border, and 0 for
       padding, whose tokens and targets are the tokeniser's `pad_id` and whose weights are 0.
-      With `pose` also token_positions, int32 [b, n]. With `task` weights are 1 at answers only.
+      With `law` also token_positions, int32 [b, n]. With `task` weights are 1 at answers only.
 
     Raises:
       UserError: no document is long enough, `length` is below 2 or too short for the task, `seed`
         below 0, or `batch_size` not a positive multiple of `shard_count`.
-      ValueError: `pose` does not fit `length`, or is given with `packing`, as `task` is.
+      ValueError: `law` does not fit `length`, or is given with `packing`, as `task` is.
     """
     _check_shards(batch_size, shard_index, shard_count)
     if not packing:
@@ -84,9 +84,9 @@ def causal_lm_batches(
             if task
             else crops.map(functools.partial(_shift, frame=tokenizer.frame))
         )
-        rows = _with_positions(rows, pose, length)
+        rows = _with_positions(rows, law, length)
         return _crop_batches(rows, batch_size, shard_index, shard_count)
-    _refuse_pose(pose)
+    _refuse(law)
     if task:
         raise ValueError(f"task {task!r}: should be empty with packing, whose rows are no one text")
     rows = packed_rows(corpus, length=length, seed=seed, pad_id=tokenizer.pad_id, lookahead=1)
@@ -103,7 +103,7 @@ def masked_lm_batches(
     tokenizer: Tokenizer,
     rate: float = 0.15,
     packing: bool = False,
-    pose: Pose | None = None,
+    law: PositionLaw | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.IterDataset:
@@ -125,20 +125,20 @@ def masked_lm_batches(
       tokenizer: the one that made `corpus`.
       rate: share of the positions that are predicted.
       packing: whether rows are packed.
-      pose: the law of the tokens' positions; None: as they stand in the row. Not with `packing`.
+      law: of the tokens' positions; None: as they stand in the row. Not with `packing`.
       shard_index: which rows: b · shard_index up to b · (shard_index + 1).
       shard_count: number of shards, usually of processes.
 
     Returns:
       Batches of `mask_tokens`'s arrays, stacked: tokens [b, n], positions, targets, weights [b, k].
       With `packing` also segment_ids, int32 [b, n]: 1 and up for a row's documents, 0 for padding,
-      of which nothing is predicted. With `pose` also token_positions, int32 [b, n], those of all
+      of which nothing is predicted. With `law` also token_positions, int32 [b, n], those of all
       tokens: `positions` says which of them are predicted.
 
     Raises:
       UserError: no document is long enough, `length` is below 2, `seed` below 0, `rate` not in
         (0, 1], `batch_size` not a positive multiple of `shard_count`, or the tokeniser has no mask.
-      ValueError: `pose` does not fit `length`, or is given with `packing`.
+      ValueError: `law` does not fit `length`, or is given with `packing`.
     """
     _check_shards(batch_size, shard_index, shard_count)
     # What fails should fail here, not in a reading thread.
@@ -150,9 +150,9 @@ def masked_lm_batches(
         # Only where there is a start: each step of a pipeline has a part in what it draws.
         crops = crops.map(tokenizer.frame.started) if tokenizer.frame.start else crops
         rows = crops.random_map(mask)
-        rows = _with_positions(rows, pose, length)
+        rows = _with_positions(rows, law, length)
         return _crop_batches(rows, batch_size, shard_index, shard_count)
-    _refuse_pose(pose)
+    _refuse(law)
 
     def mask_row(row: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         segments = row["segment_ids"]
@@ -215,21 +215,23 @@ def _asker(task: str, tokenizer: Tokenizer, needles: int, length: int) -> Callab
     return ask
 
 
-def _with_positions(rows: grain.MapDataset, pose: Pose | None, length: int) -> grain.MapDataset:
+def _with_positions(
+    rows: grain.MapDataset, law: PositionLaw | None, length: int
+) -> grain.MapDataset:
     """Rows with positions of their own, if there is a law for them; nothing else changes."""
-    if pose is None:
+    if law is None:
         return rows
-    pose.check(length)
+    law.check(length)
 
     def add(row: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return row | {"token_positions": pose(length, rng)}
+        return row | {"token_positions": law(length, rng)}
 
     return rows.random_map(add)
 
 
-def _refuse_pose(pose: Pose | None) -> None:
-    if pose is not None:
-        raise ValueError("pose: should be None with packing, whose rows hold several documents")
+def _refuse(law: PositionLaw | None) -> None:
+    if law is not None:
+        raise ValueError("law: should be None with packing, whose rows hold several documents")
 
 
 def _check_shards(batch_size: int, shard_index: int, shard_count: int) -> None:

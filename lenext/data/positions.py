@@ -1,6 +1,7 @@
 """Positions of training sequences that stand for longer ones."""
 
 import dataclasses
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int32
@@ -36,11 +37,7 @@ class Pose:
         """
         if not 2 <= self.chunks <= length:
             raise ValueError(f"{self.chunks} chunks: should be from 2 to {length}, the length")
-        if not length < self.target_length < 2**31:
-            raise ValueError(
-                f"target length {self.target_length}: should be above {length}, the length, and "
-                "below 2^31"
-            )
+        _check_target(self.target_length, length)
 
     def __call__(self, length: int, rng: np.random.Generator) -> Int32[np.ndarray, " n"]:
         """Positions of n = `length` tokens, strictly rising from 0, below the target length."""
@@ -51,3 +48,36 @@ class Pose:
             skip = int(rng.integers(skip, self.target_length - length, endpoint=True))
             positions[start:] = np.arange(start + skip, length + skip)
         return positions
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomPositions:
+    """Positions drawn without replacement from those below the target length, in their order.
+
+    Randomised positional encodings (arXiv 2305.16843, section 3): all sets of L are equally likely.
+    The paper draws them in evaluation too; here only trained tokens stand so.
+
+    Attributes:
+      target_length: in tokens.
+    """
+
+    target_length: int
+
+    def check(self, length: int) -> None:  # noqa: D102
+        _check_target(self.target_length, length)
+
+    def __call__(self, length: int, rng: np.random.Generator) -> Int32[np.ndarray, " n"]:
+        """Positions of n = `length` tokens, strictly rising, below the target length."""
+        drawn = rng.choice(self.target_length, length, replace=False, shuffle=False)
+        return np.sort(drawn).astype(np.int32)
+
+
+PositionLaw: TypeAlias = Pose | RandomPositions
+"""What positions of a sequence's tokens are drawn by."""
+
+
+def _check_target(target_length: int, length: int) -> None:
+    if not length < target_length < 2**31:
+        raise ValueError(
+            f"target length {target_length}: should be above {length}, the length, and below 2^31"
+        )

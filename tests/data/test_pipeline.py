@@ -41,8 +41,8 @@ def batches(numbered_corpus):
 KINDS = {
     "masked crops": (masked_lm_batches, {}),
     "causal crops": (causal_lm_batches, {}),
-    "masked, PoSE": (masked_lm_batches, {"pose": Pose(100, chunks=3)}),
-    "causal, PoSE": (causal_lm_batches, {"pose": Pose(100)}),
+    "masked, PoSE": (masked_lm_batches, {"law": Pose(100, chunks=3)}),
+    "causal, PoSE": (causal_lm_batches, {"law": Pose(100)}),
     "masked, packed": (masked_lm_batches, {"packing": True}),
     "causal, packed": (causal_lm_batches, {"packing": True}),
 }
@@ -322,7 +322,7 @@ class TestPose:
         return lambda **options: request.param(corpus, **(defaults | options))
 
     def test_adds_positions_and_changes_nothing_else(self, make):
-        plain, skipping = (take(make(pose=pose), 12) for pose in (None, Pose(1000)))
+        plain, skipping = (take(make(law=law), 12) for law in (None, Pose(1000)))
         for batch in skipping:
             positions = batch.pop("token_positions")
             assert (positions.shape, positions.dtype) == ((4, LENGTH), np.int32)
@@ -333,18 +333,18 @@ class TestPose:
         assert_same(skipping, plain)
 
     def test_draws_anew_for_each_sequence_of_each_epoch(self, make):
-        rows = np.concatenate([b["token_positions"] for b in take(make(pose=Pose(10**6)), 10)])
+        rows = np.concatenate([b["token_positions"] for b in take(make(law=Pose(10**6)), 10)])
         # Of 40 draws from 15 · 999 985 positions, hardly two are alike.
         assert len(np.unique(rows, axis=0)) == 40
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"pose": Pose(16)}, "target length 16: should be above 16, the length, and below"),
-            ({"pose": Pose(2**31)}, "target length 2147483648: should be above 16, the length"),
-            ({"pose": Pose(99, chunks=1)}, "1 chunks: should be from 2 to 16, the length"),
-            ({"pose": Pose(99, chunks=17)}, "17 chunks: should be from 2 to 16, the length"),
-            ({"pose": Pose(99), "packing": True}, "pose: should be None with packing"),
+            ({"law": Pose(16)}, "target length 16: should be above 16, the length, and below"),
+            ({"law": Pose(2**31)}, "target length 2147483648: should be above 16, the length"),
+            ({"law": Pose(99, chunks=1)}, "1 chunks: should be from 2 to 16, the length"),
+            ({"law": Pose(99, chunks=17)}, "17 chunks: should be from 2 to 16, the length"),
+            ({"law": Pose(99), "packing": True}, "law: should be None with packing"),
         ],
     )
     def test_mistakes_are_found_before_the_first_batch(self, make, options, message):

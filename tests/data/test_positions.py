@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lenext.data import Pose
+from lenext.data import Pose, RandomPositions
 
 
 @st.composite
@@ -90,3 +90,36 @@ def test_a_chunk_a_token_will_do():
     law = Pose(1000, chunks=5)
     law.check(5)
     assert np.all(np.diff(law(5, np.random.default_rng(1))) > 1)
+
+
+@given(st.integers(2, 40), st.integers(1, 260), st.integers(0, 2**32 - 1))
+def test_random_positions_rise_below_the_target(length, more, seed):
+    law = RandomPositions(length + more)
+    law.check(length)
+    positions = law(length, np.random.default_rng(seed))
+    assert (positions.shape, positions.dtype) == ((length,), np.int32)
+    assert np.all(np.diff(positions) >= 1)
+    assert positions[0] >= 0
+    assert positions[-1] < law.target_length
+
+
+def test_all_sets_of_random_positions_are_as_likely():
+    rng, draws = np.random.default_rng(0), 20_000
+    law = RandomPositions(5)
+    found = Counter(tuple(map(int, law(3, rng))) for _ in range(draws))
+    assert found.keys() == set(itertools.combinations(range(5), 3))
+    deviation = (0.1 * 0.9 / draws) ** 0.5
+    for row, count in found.items():
+        assert count / draws == pytest.approx(0.1, abs=5 * deviation), row
+
+
+def test_random_positions_of_a_long_target_take_no_memory():
+    positions = RandomPositions(2**31 - 1)(64, np.random.default_rng(0))
+    assert positions.max() > 2**30
+
+
+@pytest.mark.parametrize("target", [5, 2**31])
+def test_a_target_that_does_not_fit(target):
+    for law in (Pose(target), RandomPositions(target)):
+        with pytest.raises(ValueError, match=f"target length {target}: should be above 5"):
+            law.check(5)

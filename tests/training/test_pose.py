@@ -104,6 +104,11 @@ def test_a_config_asks_for_them(data_dir, make):
     assert rows.shape == (200, 16)
     assert 290 < rows.max() < 300
     assert np.max(np.sum(np.diff(rows) > 1, axis=1)) == 2
+    config.data.update(positions="random", target_length=40)
+    rows = next(make_batches(config, *data))["token_positions"]
+    assert rows.shape == (4, 16)
+    assert 20 < rows.max() < 40
+    assert np.all(np.diff(rows) > 0)
 
 
 class TestRuns:

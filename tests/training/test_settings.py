@@ -48,14 +48,14 @@ from lenext.training import validate
         ("training", {"branch_step": 5}, "training.branch_step=5: should be 0 without branch_from"),
         (
             "data",
-            {"positions": "random"},
-            "data.positions='random': should be one of plain, pose",
+            {"positions": "skips"},
+            "data.positions='skips': should be one of plain, pose, random",
         ),
         (
             "data",
             {"target_length": 1024},
             "data.target_length=1024: should be 0 where positions are plain; say "
-            "config.data.positions=pose",
+            "config.data.positions=pose, or random",
         ),
         (
             "data",
