@@ -3,6 +3,8 @@
 from lenext.attention.axes.by_key import KeyByKey, TwoStage
 from lenext.attention.axes.gates import Gates, init_gates, make_gates
 from lenext.attention.axes.method import (
+    AnyMethod,
+    HeadMethods,
     Method,
     Params,
     Piece,
@@ -13,6 +15,7 @@ from lenext.attention.axes.method import (
     Visibility,
     Weighting,
     init_params,
+    methods_of,
     option,
     unsuited_axes,
 )
@@ -39,9 +42,11 @@ from lenext.attention.flax_adapter import flax_attention_fn
 from lenext.attention.grammar import Pattern
 
 __all__ = [
+    "AnyMethod",
     "Choice",
     "Entry",
     "Gates",
+    "HeadMethods",
     "KeyByKey",
     "Method",
     "Params",
@@ -67,6 +72,7 @@ __all__ = [
     "make_pattern",
     "method_names",
     "method_options",
+    "methods_of",
     "option",
     "overruled_parts",
     "register",

@@ -20,7 +20,9 @@ from lenext.attention.axes import (
 from lenext.attention.axes.method import (
     AXES,
     MOST_TOKENS,
+    AnyMethod,
     Axis,
+    HeadMethods,
     Method,
     Position,
     Similarity,
@@ -34,7 +36,7 @@ from lenext.attention.grammar import (
     Part,
     Pattern,
     Sum,
-    of_all_heads,
+    parse_layer,
     parse_layers,
     parse_sum,
     spell,
@@ -167,9 +169,12 @@ def method_options(name: str) -> dict[str, Any]:
 
 
 def make_method(
-    name: str, *, train_length: int, trained: Method | None = None, **options: Any
-) -> Method:
+    name: str, *, train_length: int, trained: AnyMethod | None = None, **options: Any
+) -> AnyMethod:
     """A method by name, such as "rerope", "rerope+infoscale" or "rerope(window=32)+log_length".
+
+    Several joined by / are methods of shares of the heads, in the order of the heads and in equal
+    shares or as "alibi*1/nope*3" says.
 
     A part after + replaces every axis in which its entry differs from softmax. A rotation that
     replaces another keeps its base, its pairing of dimensions and how many of them turn, and goes
@@ -196,12 +201,12 @@ def make_method(
       ValueError: for an unknown name, an unknown option or a value out of range, naming the
         choices; for train_length < 2 or from 2^31 up.
     """
-    return _make(parse_sum(name), name, train_length, trained, options)
+    return _of_layer(parse_layer(name), name, train_length, trained, options)
 
 
 def make_pattern(
-    text: str, *, train_length: int, trained: Sequence[Method] = ()
-) -> Pattern[Method]:
+    text: str, *, train_length: int, trained: Sequence[AnyMethod] = ()
+) -> Pattern[AnyMethod]:
     """The methods of a pattern over layers, "a|b".
 
     Args:
@@ -214,13 +219,61 @@ def make_pattern(
       ValueError: as `make_method` does.
     """
     layers = parse_layers(text)
-    sums = Pattern(of_all_heads(heads, text) for heads in layers)
     if not trained:
-        return Pattern(_make(each, str(each), train_length) for each in sums)
+        return Pattern(_of_layer(heads, str(heads), train_length) for heads in layers)
     return Pattern(
-        _make(each, str(each), train_length, was)
-        for each, was in zip(sums.over(len(trained)), trained, strict=True)
+        _of_layer(heads, str(heads), train_length, was)
+        for heads, was in zip(layers.over(len(trained)), trained, strict=True)
     )
+
+
+def _of_layer(
+    heads: Heads,
+    name: str,
+    train_length: int,
+    trained: AnyMethod | None = None,
+    options: dict[str, Any] | None = None,
+) -> AnyMethod:
+    """A layer's method, or those of its heads."""
+    spread = isinstance(trained, HeadMethods) and len(heads.sums) == 1
+    if isinstance(trained, HeadMethods):
+        heads, before = _beside(heads, trained.shares, name), trained.methods
+    else:
+        before = (trained,) * len(heads.sums)
+    if len(heads.sums) == 1:
+        return _make(heads.sums[0], name, train_length, before[0], options)
+    if options:
+        raise ValueError(f"method {name!r}: options should stand in its parts' brackets")
+    methods = tuple(
+        _make(each, str(each), train_length, was)
+        for each, was in zip(heads.sums, before, strict=True)
+    )
+    asked = {part.name for each in heads.sums for part in each}
+    if spread and len(set(methods)) == 1 and TRAINED not in asked:
+        return methods[0]  # one for all heads, of whose shares it takes nothing
+    return HeadMethods(methods, _reduced(heads.shares), name)
+
+
+def _reduced(shares: Sequence[int]) -> tuple[int, ...]:
+    divisor = math.gcd(*shares)
+    return tuple(share // divisor for share in shares)
+
+
+def _beside(heads: Heads, shares: Sequence[int], name: str) -> Heads:
+    """A layer's method, or those of its heads, in other shares: one for all heads becomes several.
+
+    Raises:
+      ValueError: it has other shares already.
+    """
+    if len(heads.sums) == 1:
+        return Heads(heads.sums * len(shares), tuple(shares))
+    if _reduced(heads.shares) != _reduced(shares):
+        said = "/".join(f"…*{share}" for share in shares)
+        raise ValueError(
+            f"method {name!r}: the weights were trained with methods of heads; should be one for "
+            f"all of them, or {said}"
+        )
+    return heads
 
 
 def spell_trained(text: str, was: str) -> str:
@@ -246,8 +299,13 @@ def spell_trained(text: str, was: str) -> str:
 
     whole = []
     for layer in range(math.lcm(len(layers), len(methods))):
-        heads, stood = layers.of_layer(layer), of_all_heads(methods.of_layer(layer), was)
-        whole.append(Heads(tuple(spelt(each, stood) for each in heads.sums), heads.shares))
+        heads, stood = layers.of_layer(layer), methods.of_layer(layer)
+        if len(stood.sums) > 1:
+            heads, by_share = _beside(heads, stood.shares, text), stood.sums
+        else:
+            by_share = stood.sums * len(heads.sums)
+        sums = tuple(spelt(*each) for each in zip(heads.sums, by_share, strict=True))
+        whole.append(Heads(sums, heads.shares))
     return spell(whole)
 
 

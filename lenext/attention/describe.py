@@ -25,7 +25,7 @@ from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, o
 from lenext.attention.compute.attend import attention_weights
 from lenext.attention.compute.fused import why_not_fused
 from lenext.attention.compute.places import Places, count, located, rows_at, visible
-from lenext.attention.grammar import parse_sum
+from lenext.attention.grammar import parse_layer
 
 WIDTH = 100  # columns of the terminal
 HEADS = 4  # N in examples, whose first head is shown
@@ -77,10 +77,16 @@ In Python, in a config, and on the command line, a method is given as a string:
 | `rerope+infoscale` | both: one method that differs from softmax on two axes |
 | `trained+infoscale` | what the weights at hand were trained with, with one axis replaced |
 | <code>windowed(window=32)&#124;softmax</code> | a pattern: layers take them in turn |
+| `alibi/nope`, `alibi*1/nope*3` | methods of heads, in equal shares or these, in their order |
 | `softmax,rerope,yarn` | a list, where several methods are to be evaluated |
 
-They bind in this order: options in brackets, then `+`, then `|`, then the comma. The shell gives
-brackets and `|` a meaning of its own, so quote the string.
+They bind in this order: options in brackets, then `+`, `*`, `/`, `|`, and then the comma. The
+shell gives brackets, `*` and `|` a meaning of its own, so quote the string.
+
+Each share of the heads is computed as if its heads were all there are: ALiBi's slopes count its
+own, and learned parts belong to it. Shares must divide the heads, and over devices
+`config.mesh.tensor` must divide each share. On weights that were trained so, `trained` stands for
+each share's own. Methods of heads are not calibrated.
 
 A part after `+` replaces every axis in which its entry differs from softmax, and leaves the others
 alone. A part that changes nothing, because later parts replace all that it chose, is named in the
@@ -140,7 +146,7 @@ def markdown_table() -> str:
     """The catalogue as a Markdown table."""
     lines = ["| name | what it changes | trained for it? | paper |", "|---|---|---|---|"]
     for name, entry in CATALOGUE.items():
-        trained = "yes" if _unsuited(_typical(name)) else "no"
+        trained = "yes" if _unsuited(_one(name)) else "no"
         lines.append(f"| `{name}` | {entry.changes} | {trained} | {_linked(_published(entry))} |")
     return "\n".join(lines) + "\n"
 
@@ -151,7 +157,7 @@ def catalogue_table() -> str:
     widths = (18, 4, 29, 7, 6, 5, 19)
     rows: list[Sequence[str]] = [heads, ["─" * width for width in widths]]
     for name, entry in CATALOGUE.items():
-        method = _typical(name)
+        method = _one(name)
         axes = "".join(axis[0].upper() for axis in _changed(entry))
         causal = {True: "yes", False: "no", None: "both"}[entry.causal]
         causal = "only" if method.causal_only else causal
@@ -167,7 +173,7 @@ def explain(name: str, *, train_length: int, head_dim: int) -> str:
     """One method: each axis and its options, the temperature by length, a row of its weights drawn.
 
     Args:
-      name: any string that `make_method` takes.
+      name: any string that `make_method` takes; methods of heads come one after the other.
       train_length: L, in tokens.
       head_dim: H, dimensions a head.
 
@@ -177,9 +183,16 @@ def explain(name: str, *, train_length: int, head_dim: int) -> str:
     Raises:
       ValueError: for a method that `make_method` refuses, or that does not go with `head_dim`.
     """
-    method = make_method(name, train_length=train_length)
-    parts = [part.name for part in parse_sum(name)]
-    default = make_method("+".join(parts), train_length=train_length)
+    heads = parse_layer(name)
+    if len(heads.sums) > 1:
+        pairs = zip(heads.sums, heads.shares, strict=True)
+        shares = ", ".join(f"{own} has {share}" for own, share in pairs)
+        each = [
+            explain(str(own), train_length=train_length, head_dim=head_dim) for own in heads.sums
+        ]
+        return "\n".join([f"{name}: of {sum(heads.shares)} shares of the heads, {shares}\n", *each])
+    method, parts = _one(name, train_length), [part.name for own in heads.sums for part in own]
+    default = _one("+".join(parts), train_length)
     params = init_params(method, HEADS, head_dim)
     head = f"{name}  (L = {train_length}, H = {head_dim})"
     sections = ["\n".join([head, *_summary(name, parts, method, head_dim)])]
@@ -298,8 +311,11 @@ def allowed(choice: Axis, option: str) -> str:
     return f"None or {text}" if field.default is None else text
 
 
-def _typical(name: str) -> Method:
-    return make_method(name, train_length=TYPICAL)
+def _one(name: str, train_length: int = TYPICAL) -> Method:
+    """A method for all heads."""
+    method = make_method(name, train_length=train_length)
+    assert isinstance(method, Method)
+    return method
 
 
 def _unsuited(method: Method) -> list[str]:
@@ -346,7 +362,7 @@ def _summary(name: str, parts: Sequence[str], method: Method, head_dim: int) -> 
         meant = "published for" if entry.source else "for"
         said.append(
             f"{part}: {changes}{_published(entry)}; {meant} {directions[entry.causal]} models"
-            + (" only" if _typical(part).causal_only else "")
+            + (" only" if _one(part).causal_only else "")
         )
     unsuited = ", ".join(_unsuited(method))
     said.append(
@@ -407,7 +423,7 @@ def _temperature_section(method: Method, head_dim: int) -> str:
 def _weights_section(method: Method, head_dim: int) -> str:
     """The same query's weights at L and 16 L, the method's under plain softmax's."""
     short, long = method.train_length, DILUTED * method.train_length
-    softmax = make_method("softmax", train_length=short)
+    softmax = _one("softmax", short)
     shown = [softmax] if method == softmax else [softmax, method]
     near = -(-short // COLUMNS)  # keys a column at L
     pictures = []

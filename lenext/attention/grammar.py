@@ -24,6 +24,7 @@ TRAINED = "trained"
 """The name of whatever method the weights at hand were trained with."""
 
 FORM = "a name, names joined by +, or name(option=value)"
+MOST_HEADS = 2**16  # what a share stays below
 CONSTANTS = {"True": True, "False": False, "None": None}
 TOKEN = re.compile(
     r"""\s*(?: (?P<name>[^\W\d]\w*)
@@ -94,8 +95,8 @@ def parse_layers(text: str) -> Pattern[Heads]:
     return layers
 
 
-def parse_sum(text: str) -> Sum:
-    """One method for all layers and heads, such as "a(x=1)+b".
+def parse_layer(text: str) -> Heads:
+    """The method of all layers, or those of their heads, such as "a(x=1)+b" or "a/b".
 
     Raises:
       ValueError: for what is not of that form.
@@ -103,18 +104,19 @@ def parse_sum(text: str) -> Sum:
     layers = parse_layers(text)
     if len(layers) > 1:
         raise ValueError(f"method {text!r}: should be one method, not a pattern over layers by |")
-    return of_all_heads(layers[0], text)
+    return layers[0]
 
 
-def of_all_heads(heads: Heads, text: str) -> Sum:
-    """The one method of a layer.
+def parse_sum(text: str) -> Sum:
+    """One method for all layers and heads, such as "a(x=1)+b".
 
     Raises:
-      ValueError: its heads have several.
+      ValueError: for what is not of that form.
     """
-    if len(heads.sums) == 1 and heads.shares == (1,):
-        return heads.sums[0]
-    raise ValueError(f"method {text!r}: one method a layer is supported, not one for some heads")
+    first, *others = parse_layer(text).sums
+    if others:
+        raise ValueError(f"method {text!r}: should be one method, not several of heads by /")
+    return first
 
 
 def split_list(text: str) -> list[str]:
@@ -234,7 +236,7 @@ class _Reader:
 
     def share(self) -> int:
         word = self.take("number")
-        if not word.isdecimal() or not int(word):
+        if not word.isdecimal() or not 0 < int(word) < MOST_HEADS:
             raise self.mistake()
         return int(word)
 

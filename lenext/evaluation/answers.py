@@ -17,7 +17,7 @@ from lenext.evaluation.figures import Cost
 from lenext.evaluation.metrics import Metric, depths
 from lenext.evaluation.protocols import Prompts
 from lenext.models import Model, take_apart
-from lenext.models.attention import KVCache
+from lenext.models.attention import LayerCache
 from lenext.models.generation import PREFILL_TOKENS
 from lenext.parallel.memory import Needs, bytes_of, needs_of
 
@@ -40,10 +40,10 @@ def _read(
     tokens: Int[Array, "B T"],
     first: Int[Array, ""],
     length: Int[Array, ""],
-    caches: list[KVCache],
+    caches: list[LayerCache],
     *,
     graphdef: Any,
-) -> tuple[Float[Array, "B V"], list[KVCache]]:
+) -> tuple[Float[Array, "B V"], list[LayerCache]]:
     """The next T tokens of prompts: logits after them, and the caches with them."""
     return nnx.merge(graphdef, params).step(tokens, first, caches, length)
 
@@ -56,7 +56,7 @@ def _weigh(
     sizes: Int[Array, "B K"],
     first: Int[Array, ""],
     length: Int[Array, ""],
-    caches: list[KVCache],
+    caches: list[LayerCache],
     *,
     graphdef: Any,
 ) -> Float[Array, "B K"]:
@@ -81,18 +81,18 @@ def _draw(
     logits: Float[Array, "B V"],
     first: Int[Array, ""],
     length: Int[Array, ""],
-    caches: list[KVCache],
+    caches: list[LayerCache],
     *,
     graphdef: Any,
     count: int,
-) -> tuple[Int[Array, "B count"], list[KVCache]]:
+) -> tuple[Int[Array, "B count"], list[LayerCache]]:
     """The likeliest token, `count` times; and the caches, whose memory that took."""
     model = nnx.merge(graphdef, params)
 
     def likeliest(logits: Array) -> Array:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
-    def step(state: tuple[Array, list[KVCache]], i: Array) -> tuple[Any, Array]:
+    def step(state: tuple[Array, list[LayerCache]], i: Array) -> tuple[Any, Array]:
         token, caches = state
         logits, caches = model.step(token[:, None], first + i, caches, length)
         return (likeliest(logits), caches), token
@@ -138,7 +138,7 @@ def make_asking(model: Model, prompts: Prompts, *, batch_size: int) -> Asking:
     shapes = nnx.to_pure_dict(abstract)
     apart = nnx.merge(graphdef, abstract)
 
-    def empty() -> list[KVCache]:
+    def empty() -> list[LayerCache]:
         return apart.empty_caches(batch_size, size + prompts.draw)
 
     def shape(*sizes: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method
+from lenext.attention import AnyMethod, HeadMethods, Method
 from lenext.attention.axes.temperature import EntropyMatched
 from lenext.attention.compute.places import Places, count, located, visible
 from lenext.config import Config, read_lengths
@@ -54,7 +54,7 @@ class Calibrated(NamedTuple):
 
 def calibrate(
     model: Model,
-    pattern: Sequence[Method],
+    pattern: Sequence[AnyMethod],
     batches: Mapping[int, dict[str, np.ndarray]],
     *,
     batch_tokens: int,
@@ -64,7 +64,7 @@ def calibrate(
 
     Args:
       model: as trained.
-      pattern: the methods to calibrate.
+      pattern: the methods to calibrate, each for all heads of its layers.
       batches: sequences by length: the training length and longer ones.
       batch_tokens: in one forward pass.
       probe_rows: rows a sequence looked at: of all in a bidirectional model, whose rows see equally
@@ -73,7 +73,8 @@ def calibrate(
     train_length, *longer = sorted(batches)
     causal = model.objective == "causal_lm"
     model = with_method(model, pattern)
-    matched = np.array([isinstance(m.temperature, EntropyMatched) for m in model_methods(model)])
+    methods = [method for method in model_methods(model) if isinstance(method, Method)]
+    matched = np.array([isinstance(method.temperature, EntropyMatched) for method in methods])
     slopes = np.zeros((len(matched), model.layers.attention.num_heads, len(STARTS)))
 
     def probe(length: int) -> Int[np.ndarray, " R"]:
@@ -86,7 +87,7 @@ def calibrate(
     target = entropies(train_length)
     for length in longer:
         at_length = functools.partial(entropies, length)
-        keys = [_visible(m, probe(length), length, causal) for m in model_methods(model)]
+        keys = [_visible(method, probe(length), length, causal) for method in methods]
         reached = np.array([np.mean(np.log(n / train_length)) for n in keys])
         _solve(slopes, target, reached, matched, math.log(train_length), at_length)
     deviation = {length: (entropies(length) / target - 1)[matched] for length in sorted(batches)}
@@ -96,7 +97,7 @@ def calibrate(
 def calibrate_run(
     run: Pretrained,
     workdir: Path,
-    methods: Mapping[str, Sequence[Method]],
+    methods: Mapping[str, Sequence[AnyMethod]],
     config: Config,
     protocol: Protocol,
     tokenizer: Tokenizer,
@@ -120,6 +121,11 @@ def calibrate_run(
             "--calibrate: config.eval.methods should name a method that is calibrated, such as "
             f"entropy_matched or rerope+entropy_matched; it has {', '.join(methods)}"
         )
+    for name, pattern in chosen.items():
+        if any(isinstance(method, HeadMethods) for method in pattern):
+            raise UserError(
+                f"--calibrate: {name!r}: should have one method for all heads of a layer"
+            )
     settings, train_length = config.eval, run.config.data.train_length
     corpus = open_split(config.data, "train", tokenizer)
     print(summary([corpus]), flush=True)

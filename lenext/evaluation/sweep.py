@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from lenext.attention import Method
+from lenext.attention import AnyMethod
 from lenext.config import Config
 from lenext.config.checks import check_choices, check_least, check_seed
 from lenext.evaluation.answers import Asking, answer_metrics, make_asking, run_asking
@@ -93,7 +93,7 @@ def even_shapes(
 
 def sweep(
     models: Mapping[str, Model],
-    trained: Sequence[Method],
+    trained: Sequence[AnyMethod],
     sequences_by_length: Mapping[int, Sequences | Prompts],
     settings: Settings,
     mesh: Mesh | None = None,
@@ -181,7 +181,7 @@ def _predictions(sequences: Sequences | Prompts) -> int:
 
 def _measure(
     model: Model,
-    trained: Sequence[Method],
+    trained: Sequence[AnyMethod],
     sequences: Sequences | Prompts,
     settings: Settings,
     one: Pass | Asking,

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from lenext.attention import methods_of
 from lenext.attention.axes.position import Rope
 from lenext.config import Config, read_methods
 from lenext.data import Frame, VocabularyTokenizer, open_tokenizer
@@ -54,7 +55,7 @@ def write_llama_source(folder: Path, config: Config, vocab_size: int, workdir: P
         )
     frame = _write_tokenizer(folder, config)
     methods = read_methods(model.method, config.data.train_length)
-    position = methods[0].position
+    position = methods_of(methods[0])[0].position
     content = {
         "model_type": kind[0],
         **kind[1],

@@ -13,7 +13,9 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import (
+    AnyMethod,
     Gates,
+    HeadMethods,
     Method,
     attend,
     init_gates,
@@ -22,9 +24,12 @@ from lenext.attention import (
     row_statistics,
 )
 from lenext.attention.axes.gates import gates_form
+from lenext.attention.axes.method import SHARE
+from lenext.attention.compute.attend import key_heads
 from lenext.attention.compute.sided import attend_kept, sides_to_keep, together
 from lenext.attention.compute.tiles import USUAL
-from lenext.parallel.meshes import on_shares
+from lenext.errors import UserError
+from lenext.parallel.meshes import on_shares, tensor_shares
 
 T = TypeVar("T")
 
@@ -65,6 +70,10 @@ class KVCache(NamedTuple):
     gates: dict[str, dict[str, Float[Array, "BN C"]]]
 
 
+LayerCache = tuple[KVCache, ...]
+"""Of one layer: one for all heads, or one for each share of them that has a method of its own."""
+
+
 def cache_size(method: Method, capacity: int) -> int:
     """Tokens of which a layer keeps keys and values, of sequences of up to `capacity` tokens."""
     keeps = method.visibility.keeps()
@@ -74,10 +83,19 @@ def cache_size(method: Method, capacity: int) -> int:
 
 
 def empty_cache(
-    method: Method, batch: int, capacity: int, *, num_heads: int, num_kv_heads: int, head_dim: int,
-    dtype: Any,
-) -> KVCache:  # fmt: skip
-    """A cache for sequences of up to `capacity` tokens under a method, see `cache_size`."""
+    method: AnyMethod, batch: int, capacity: int, *, num_heads: int, num_kv_heads: int,
+    head_dim: int, dtype: Any,
+) -> LayerCache:  # fmt: skip
+    """A layer's cache for sequences of up to `capacity` tokens under a method, see `cache_size`."""
+    if isinstance(method, HeadMethods):
+        parts = [
+            empty_cache(
+                own, batch, capacity, num_heads=span.stop - span.start, head_dim=head_dim,
+                num_kv_heads=len(key_heads(span, num_heads // num_kv_heads)), dtype=dtype,
+            )
+            for own, span in method.of_heads(num_heads).values()
+        ]  # fmt: skip
+        return sum(parts, ())
     size = cache_size(method, capacity)
     v = jnp.zeros((batch * num_kv_heads, size, head_dim), dtype)
     k = jax.ShapeDtypeStruct((batch, size, num_kv_heads, head_dim), jnp.float32)
@@ -88,7 +106,7 @@ def empty_cache(
         gates_form(method, num_heads).keys,
     )
     # An array each: steps may donate them.
-    return KVCache(tuple(jnp.zeros(x.shape, dtype) for x in sides), v, positions, gates)
+    return (KVCache(tuple(jnp.zeros(x.shape, dtype) for x in sides), v, positions, gates),)
 
 
 GATES = "_gates"
@@ -108,26 +126,27 @@ class Attention(nnx.Module):
     """
 
     def __init__(
-        self, method: Method, *, hidden_size: int, num_heads: int, num_kv_heads: int, head_dim: int,
-        causal: bool,
+        self, method: AnyMethod, *, hidden_size: int, num_heads: int, num_kv_heads: int,
+        head_dim: int, causal: bool,
     ):  # fmt: skip
         self.hidden_size, self.head_dim = hidden_size, head_dim
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.causal = causal
         self.implementation = "auto"
-        self.methods: tuple[Method, ...] = (method,)
+        self.methods: tuple[AnyMethod, ...] = (method,)
         self.which: tuple[int, ...] | None = None
         self.learned = nnx.data([_parameters(self._initial(method))])
         self.own: Any = nnx.data(None)
 
-    def _initial(self, method: Method) -> dict[str, Any]:
+    def _initial(self, method: AnyMethod) -> dict[str, Any]:
+        params = init_params(method, self.num_heads, self.head_dim)
         of_input = init_gates(method, self.num_heads, self.hidden_size)
-        return init_params(method, self.num_heads, self.head_dim) | {
-            axis + GATES: params for axis, params in of_input.items()
-        }
+        if isinstance(method, HeadMethods):
+            return {share: own | _of_gates(of_input[share]) for share, own in params.items()}
+        return params | _of_gates(of_input)
 
     @property
-    def by_layer(self) -> tuple[Method, ...]:
+    def by_layer(self) -> tuple[AnyMethod, ...]:
         """The method of each layer."""
         return tuple(self.methods[kind] for kind in self.which or (0,))
 
@@ -155,7 +174,7 @@ class Attention(nnx.Module):
         ]
         return which, spread
 
-    def set_methods(self, methods: Sequence[Method]) -> None:
+    def set_methods(self, methods: Sequence[AnyMethod]) -> None:
         """Makes it that of a stack of as many layers, with these methods.
 
         What a layer's method learns on an axis that it shares with the one before stays; all else
@@ -168,11 +187,7 @@ class Attention(nnx.Module):
         for layer, method in enumerate(methods):
             row = self._initial(method)
             if layer < len(before):
-                kept = self.learned_by(layer)
-                axes, was = method.axes(), before[layer].axes()
-                axis_of = {name: name.removesuffix(GATES) for name in row}
-                same = [name for name, axis in axis_of.items() if was[axis] == axes[axis]]
-                row |= {axis: kept[axis] for axis in same}
+                row = _carried(row, method, self.learned_by(layer), before[layer])
             rows.append(row)
         self.methods = tuple(dict.fromkeys(methods))
         self.which = tuple(self.methods.index(method) for method in methods)
@@ -185,8 +200,8 @@ class Attention(nnx.Module):
 
     def set_learned(self, layer: int, axis: str, name: str, value: Any) -> None:
         """Sets one part of what a layer of a stack learns; `value` has as many numbers."""
-        if self.which is None:
-            raise ValueError("should be that of a stack")
+        if self.which is None or isinstance(self.by_layer[layer], HeadMethods):
+            raise ValueError("should be that of a stack, with a method for all heads")
         kind = self.which[layer]
         parameter = self.learned[kind][axis][name]
         value = jnp.asarray(value, parameter.dtype).reshape(parameter.shape[1:])
@@ -198,7 +213,7 @@ class Attention(nnx.Module):
         self.methods, self.which = (self.by_layer[layer],), None
         self.learned = nnx.data([learned])
 
-    def _by_own(self, f: Callable[[Method, Any], T]) -> T:
+    def _by_own(self, f: Callable[[AnyMethod, Any], T]) -> T:
         """f(method, what it learns) of the layer at hand.
 
         Of a stack whose methods differ one of several branches runs, so that every one is compiled
@@ -230,14 +245,17 @@ class Attention(nnx.Module):
             lambda method, learned: self._seen(method, learned, q, k, v, x, context)
         )
 
-    def _gates(self, method: Method, learned: Any, x: Array, **where: Any) -> Gates:
-        params = {axis: learned[axis + GATES] for axis in method.gated}
+    def _gates(self, method: AnyMethod, learned: Any, x: Array, **where: Any) -> Gates:
+        params = _parts(learned, of_gates=True)
         return make_gates(method, params, x, num_heads=self.num_heads, **where)
 
     def _seen(
-        self, method: Method, learned: Any, q: Array, k: Array, v: Array, x: Array, context: Context
-    ) -> tuple[Array, Any]:
-        params = _of_attention(learned)
+        self, method: AnyMethod, learned: Any, q: Array, k: Array, v: Array, x: Array,
+        context: Context,
+    ) -> tuple[Array, Any]:  # fmt: skip
+        if isinstance(method, HeadMethods):
+            _check_split(method, self.num_heads)
+        params = _parts(learned, of_gates=False)
         gates = self._gates(method, learned, x, mask=context.mask)
         out = self._attend(method, params, q, k, v, gates, context)
         if context.probe is None:
@@ -257,7 +275,7 @@ class Attention(nnx.Module):
         return out, seen
 
     def _attend(
-        self, method: Method, params: Any, q: Array, k: Array, v: Array, gates: Gates,
+        self, method: AnyMethod, params: Any, q: Array, k: Array, v: Array, gates: Gates,
         context: Context,
     ) -> Array:  # fmt: skip
         """Attention of all queries to all keys; on a mesh, of each device's queries.
@@ -296,7 +314,7 @@ class Attention(nnx.Module):
 
         return on_shares(attended, (q, k, v, gates, places, mask, lengths), params)
 
-    def empty_cache(self, batch: int, capacity: int, dtype: Any) -> KVCache:
+    def empty_cache(self, batch: int, capacity: int, dtype: Any) -> LayerCache:
         """A layer's cache for sequences of up to `capacity` tokens."""
         return empty_cache(
             self.methods[0], batch, capacity, num_heads=self.num_heads,
@@ -311,20 +329,49 @@ class Attention(nnx.Module):
         x: Float[Array, "B T D"],
         positions: Int[Array, " T"],
         length: Int[Array, ""] | int,
-        cache: KVCache,
-    ) -> tuple[Float[Array, "B T N V"], KVCache]:
+        cache: LayerCache,
+    ) -> tuple[Float[Array, "B T N V"], LayerCache]:
         """A layer's attention of the next T tokens to the cache and each other; and the cache then.
 
         `length` is that of the text, in tokens, for methods that follow it.
         """
-        method, learned, batch = self.methods[0], self.learned_by(0), len(q)
+        method, learned = self.methods[0], self.learned_by(0)
+        if not isinstance(method, HeadMethods):
+            out, after = self._step(method, learned, q, k, v, x, positions, length, cache[0])
+            return out, (after,)
+        outs, caches = [], []
+        shares = method.of_heads(self.num_heads).items()
+        for (share, (own, span)), kept in zip(shares, cache, strict=True):
+            of_keys = jnp.asarray(key_heads(span, self.num_heads // self.num_kv_heads))
+            out, after = self._step(
+                own, learned[share], q[:, :, span], k[:, :, of_keys], v[:, :, of_keys], x,
+                positions, length, kept,
+            )  # fmt: skip
+            outs.append(out)
+            caches.append(after)
+        return jnp.concatenate(outs, axis=2), tuple(caches)
+
+    def _step(
+        self,
+        method: Method,
+        learned: Any,
+        q: Array,
+        k: Array,
+        v: Array,
+        x: Array,
+        positions: Array,
+        length: Array | int,
+        cache: KVCache,
+    ) -> tuple[Array, KVCache]:
+        """`step` under one method, of the heads that it has."""
+        batch, num_heads = q.shape[0], q.shape[2]
         latest = jnp.argmax(cache.positions)
-        before = jax.tree.map(
-            lambda kept: kept[:, latest].reshape(batch, 1, self.num_heads), cache.gates
+        before = jax.tree.map(lambda x: x[:, latest].reshape(batch, 1, num_heads), cache.gates)
+        gates = make_gates(
+            method, _parts(learned, of_gates=True), x, num_heads=num_heads, before=before
         )
-        gates = self._gates(method, learned, x, before=before)
         of_keys = jax.tree.map(lambda x: together(x.swapaxes(1, 2)), gates.keys)
-        sides = sides_to_keep(k, method, positions, num_heads=self.num_heads)
+        sides = sides_to_keep(k, method, positions, num_heads=num_heads)
         made = KVCache(sides, together(v.swapaxes(1, 2)), positions, of_keys)
         new = jax.tree.map(lambda x, kept: x.astype(kept.dtype), made, cache)
         after = _written(cache, new, method)
@@ -335,14 +382,51 @@ class Attention(nnx.Module):
         out = attend_kept(
             q, seen.k, seen.v, method, q_positions=positions, kv_positions=seen.positions,
             q_gates=gates.queries, kv_gates=seen.gates, length=length,
-            params=_of_attention(learned), implementation=self.implementation,
+            params=_parts(learned, of_gates=False), implementation=self.implementation,
         )  # fmt: skip
         return out, after
 
 
-def _of_attention(learned: Any) -> Any:
-    """What attention itself learns: all but what makes gates."""
-    return {name: params for name, params in learned.items() if not name.endswith(GATES)}
+def _check_split(method: HeadMethods, num_heads: int) -> None:
+    """A UserError unless each share of the heads can be split over devices as all of them are."""
+    sizes = [span.stop - span.start for _, span in method.of_heads(num_heads).values()]
+    if any(size % tensor_shares() for size in sizes):
+        raise UserError(
+            f"method {method.name!r}: config.mesh.tensor={tensor_shares()} should divide each "
+            f"share of the heads: {', '.join(map(str, sizes))}"
+        )
+
+
+def _of_gates(params: Any) -> dict[str, Any]:
+    return {axis + GATES: own for axis, own in params.items()}
+
+
+def _parts(learned: dict[str, Any], *, of_gates: bool) -> dict[str, Any]:
+    """What a layer learns, by axis: what makes gates, or what attention itself takes."""
+    found = {}
+    for name, own in learned.items():
+        if name.startswith(SHARE):
+            found[name] = _parts(own, of_gates=of_gates)
+        elif name.endswith(GATES) == of_gates:
+            found[name.removesuffix(GATES)] = own
+    return found
+
+
+def _carried(row: dict[str, Any], method: AnyMethod, kept: Any, was: AnyMethod) -> dict[str, Any]:
+    """What a method learns: initial values, or what was kept on an axis that stays as it was."""
+    if isinstance(method, HeadMethods):
+        if not isinstance(was, HeadMethods) or was.shares != method.shares:
+            return row
+        return {
+            share: _carried(row[share], own, kept[share], before)
+            for share, own, before in zip(row, method.methods, was.methods, strict=True)
+        }
+    if isinstance(was, HeadMethods):
+        return row
+    axes, before = method.axes(), was.axes()
+    axis_of = {name: name.removesuffix(GATES) for name in row}
+    same = [name for name, axis in axis_of.items() if before[axis] == axes[axis]]
+    return row | {name: kept[name] for name in same}
 
 
 def _tokens(x: Array) -> int:

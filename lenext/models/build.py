@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lenext.attention import Method
+from lenext.attention import AnyMethod
 from lenext.config import Config, ModelConfig
 from lenext.config.checks import check_bounds, check_choices, check_least
 from lenext.errors import UserError
@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16")
 
 def build_model(
     config: Config,
-    methods: Sequence[Method],
+    methods: Sequence[AnyMethod],
     vocab_size: int,
     seed: int,
     *,
@@ -50,7 +50,7 @@ def build_model(
     return FAMILIES[config.family](sizes, methods, rngs=nnx.Rngs(seed))
 
 
-def held_as(config: Config, methods: Sequence[Method], vocab_size: int) -> Callable[[Any], Any]:
+def held_as(config: Config, methods: Sequence[AnyMethod], vocab_size: int) -> Callable[[Any], Any]:
     """What makes of float32 parameters those that a model of the config holds, by its param_dtype.
 
     It takes and gives pure dicts, also in what is being traced.

@@ -1,12 +1,13 @@
 """What a model costs at a length, by its sizes and its methods: operations, and a cache's bytes."""
 
+import functools
 import math
 
 import jax
 import numpy as np
 from flax import nnx
 
-from lenext.attention import Method
+from lenext.attention import AnyMethod, HeadMethods, Method
 from lenext.models.attention import empty_cache
 from lenext.models.language_model import LanguageModel
 from lenext.models.parts import kinds_of
@@ -35,8 +36,11 @@ def forward_flops(model: LanguageModel, length: int, predictions: int) -> float:
     matrices = sum(sizes[name] for name, kind in kinds.items() if kind in ("matrix", "head"))
     matrices -= 0 if _is_tied(model) else table
     causal = model.objective == "causal_lm"
-    pairs = {method: _pairs(method, length, causal=causal) for method in set(model.methods)}
-    attention = model.attention_channels * sum(pairs[method] for method in model.methods)
+    attention = model.attention_channels * sum(
+        share * _pairs(method, length, causal=causal)
+        for layer in model.methods
+        for method, share in _shares(layer)
+    )
     return 2.0 * (matrices * length + table * predictions + attention)
 
 
@@ -57,7 +61,7 @@ def cache_bytes(model: LanguageModel, length: int) -> int | None:
             for method in model.methods
         ]
     )  # fmt: skip
-    return bytes_of([(cache.k, cache.v, cache.gates) for cache in caches])
+    return bytes_of([(cache.k, cache.v, cache.gates) for layer in caches for cache in layer])
 
 
 def _is_tied(model: LanguageModel) -> bool:
@@ -68,6 +72,16 @@ def _is_tied(model: LanguageModel) -> bool:
     return axes == ["vd"]
 
 
+def _shares(method: AnyMethod) -> list[tuple[Method, float]]:
+    """Each method of a layer with its share of the heads."""
+    if isinstance(method, HeadMethods):
+        whole = sum(method.shares)
+        shares = (share / whole for share in method.shares)
+        return list(zip(method.methods, shares, strict=True))
+    return [(method, 1.0)]
+
+
+@functools.cache
 def _pairs(method: Method, length: int, *, causal: bool) -> int:
     """Queries and keys that see each other, of a sequence."""
     row = np.arange(length, dtype=np.int64)

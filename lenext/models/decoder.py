@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lenext.attention import Method
+from lenext.attention import AnyMethod
 from lenext.config import ModelConfig
 from lenext.models.attention import Attention
 from lenext.models.language_model import LanguageModel
@@ -34,7 +34,7 @@ class DecoderLayer(nnx.Module):
     With `post_norm`, what is added to x is normalised, too.
     """
 
-    def __init__(self, config: ModelConfig, method: Method, linear: Linears):
+    def __init__(self, config: ModelConfig, method: AnyMethod, linear: Linears):
         hidden, norm, epsilon = config.hidden_size, NORMS[config.norm], config.norm_epsilon
         queries = CentredRMSNorm if norm is CentredRMSNorm else RMSNorm
         self.parallel = config.parallel_residual
@@ -93,7 +93,9 @@ class Decoder(LanguageModel):
     objective: ClassVar[str] = "causal_lm"
     norm_epsilon: ClassVar[float] = 1e-6
 
-    def __init__(self, config: ModelConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, methods: AnyMethod | Sequence[AnyMethod], *, rngs: nnx.Rngs
+    ):
         config = self.settled(config)
         hidden = config.hidden_size
         self.embedding = Embedding(config.vocab_size, hidden, config, rngs, split=LINES)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lenext.attention import Method
+from lenext.attention import AnyMethod
 from lenext.config import ModelConfig
 from lenext.models.attention import Attention
 from lenext.models.language_model import LanguageModel
@@ -29,7 +29,7 @@ from lenext.parallel.meshes import LINES
 class EncoderLayer(nnx.Module):
     """norm(x + attention x), then norm(x + MLP x); biases everywhere."""
 
-    def __init__(self, config: ModelConfig, method: Method, linear: Linears):
+    def __init__(self, config: ModelConfig, method: AnyMethod, linear: Linears):
         hidden = config.hidden_size
         self.self_attention = SelfAttention(
             hidden_size=hidden,
@@ -79,7 +79,9 @@ class Encoder(LanguageModel):
     objective: ClassVar[str] = "masked_lm"
     token_embedding: ClassVar[str] = "word_embedding.embedding"
 
-    def __init__(self, config: ModelConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, methods: AnyMethod | Sequence[AnyMethod], *, rngs: nnx.Rngs
+    ):
         config = self.settled(config)
         hidden, epsilon = config.hidden_size, config.norm_epsilon
         self.word_embedding = Embedding(config.vocab_size, hidden, config, rngs, split=LINES)

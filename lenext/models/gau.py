@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lenext.attention import Method
+from lenext.attention import AnyMethod
 from lenext.config import ModelConfig
 from lenext.models.attention import Attention
 from lenext.models.language_model import LanguageModel
@@ -35,7 +35,7 @@ class ScaleOffset(nnx.Module):
 class GAULayer(nnx.Module):
     """One gated attention unit (arXiv 2202.10447, as in GAU-alpha), post-norm."""
 
-    def __init__(self, config: ModelConfig, method: Method, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, method: AnyMethod, *, rngs: nnx.Rngs):
         self.config = config
         hidden, intermediate, key = config.hidden_size, config.intermediate_size, config.key_size
 
@@ -80,7 +80,9 @@ class GAUEncoder(LanguageModel):
     objective: ClassVar[str] = "masked_lm"
     token_embedding: ClassVar[str] = "word_embedding.embedding"
 
-    def __init__(self, config: ModelConfig, methods: Method | Sequence[Method], *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, methods: AnyMethod | Sequence[AnyMethod], *, rngs: nnx.Rngs
+    ):
         config = self.settled(config)
         hidden = config.hidden_size
         self.word_embedding = Embedding(config.vocab_size, hidden, config, rngs, split=LINES)

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lenext.errors import UserError
-from lenext.models.attention import KVCache
+from lenext.models.attention import LayerCache
 from lenext.models.language_model import LanguageModel
 from lenext.models.stack import take_apart
 from lenext.parallel.memory import bytes_of, check_fits, said
@@ -76,12 +76,12 @@ def _advance(
     tokens: Int[Array, "B T"],
     first: Int[Array, ""],
     length: Int[Array, ""],
-    caches: list[KVCache],
+    caches: list[LayerCache],
     key: Array,
     *,
     graphdef: Any,
     sampling: Sampling,
-) -> tuple[Int[Array, " B"], list[KVCache]]:
+) -> tuple[Int[Array, " B"], list[LayerCache]]:
     logits, caches = nnx.merge(graphdef, params).step(tokens, first, caches, length)
     drawn = draw(logits, jax.random.fold_in(key, first + tokens.shape[1]), sampling)
     return drawn.astype(jnp.int32), caches
@@ -135,8 +135,8 @@ def generate(
 
 
 def _stream(
-    advance: Callable[..., tuple[Array, list[KVCache]]],
-    caches: list[KVCache],
+    advance: Callable[..., tuple[Array, list[LayerCache]]],
+    caches: list[LayerCache],
     prompt: Int[np.ndarray, "B T"],
     max_tokens: int,
 ) -> Iterator[Int[np.ndarray, " B"]]:

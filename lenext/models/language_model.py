@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention import Method, Pattern, count_tokens, row_statistics
+from lenext.attention import AnyMethod, Pattern, count_tokens, methods_of, row_statistics
 from lenext.config import ModelConfig
-from lenext.models.attention import Attention, Context, KVCache
+from lenext.models.attention import Attention, Context, LayerCache
 from lenext.models.parts import Head
 from lenext.models.stack import run_layers, stack
 
@@ -46,8 +46,8 @@ class LanguageModel(nnx.Module):
     def __init__(
         self,
         config: ModelConfig,
-        methods: Method | Sequence[Method],
-        layer: Callable[[Method], Any],
+        methods: AnyMethod | Sequence[AnyMethod],
+        layer: Callable[[AnyMethod], Any],
     ):
         self.config = config
         self.dropout = nnx.Dropout(config.dropout)
@@ -63,7 +63,7 @@ class LanguageModel(nnx.Module):
         )
 
     @property
-    def methods(self) -> tuple[Method, ...]:
+    def methods(self) -> tuple[AnyMethod, ...]:
         """The method of each layer, first to last."""
         layers = self.layers if isinstance(self.layers, nnx.List) else [self.layers]
         return tuple(method for layer in layers for method in layer.attention.by_layer)
@@ -159,7 +159,7 @@ class LanguageModel(nnx.Module):
         hidden, _ = self.encode(jnp.asarray(tokens), **jax.tree.map(jnp.asarray, given))
         return self.logits(hidden)
 
-    def empty_caches(self, batch: int, capacity: int) -> list[KVCache]:
+    def empty_caches(self, batch: int, capacity: int) -> list[LayerCache]:
         """One cache a layer, for `step` over sequences of up to `capacity` tokens.
 
         Raises:
@@ -179,9 +179,9 @@ class LanguageModel(nnx.Module):
         self,
         tokens: Int[Array, "B T"],
         first: Int[Array, ""],
-        caches: list[KVCache],
+        caches: list[LayerCache],
         length: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B V"], list[KVCache]]:
+    ) -> tuple[Float[Array, "B V"], list[LayerCache]]:
         """Logits for the token after the last, and caches that hold the T tokens given.
 
         Of a causal model whose layers were taken apart (`lenext.models.take_apart`): a loop through
@@ -201,9 +201,9 @@ class LanguageModel(nnx.Module):
         self,
         tokens: Int[Array, "B T"],
         first: Int[Array, ""],
-        caches: list[KVCache],
+        caches: list[LayerCache],
         length: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T D"], list[KVCache]]:
+    ) -> tuple[Float[Array, "B T D"], list[LayerCache]]:
         """Hidden states that the head reads of the T tokens given, and caches that hold these.
 
         Arguments as of `step`.
@@ -211,19 +211,24 @@ class LanguageModel(nnx.Module):
         length = first + tokens.shape[1] if length is None else length
         positions = first + jnp.arange(tokens.shape[1], dtype=jnp.int32)
         x = self.embed(tokens, positions, None).astype(self.config.dtype)
-        after: list[KVCache] = []
+        after: list[LayerCache] = []
         shared: dict[Any, Array] = {}
         for layer, cache in zip(self._layers_apart(), caches, strict=True):
             # Caches filled alike hold the same positions: as one array, what follows from it (the
             # keys' rotation, masks) is computed once for all of these layers.
-            kept = layer.attention.methods[0].visibility.keeps()
-            alike = cache.positions.size, kept and tuple(kept)
-            same = shared.setdefault(alike, cache.positions)
-            cache = cache._replace(positions=same)
+            methods = methods_of(layer.attention.methods[0])
+            alike = [
+                (one.positions.size, method.visibility.keeps())
+                for one, method in zip(cache, methods, strict=True)
+            ]
+            cache = tuple(
+                one._replace(positions=shared.setdefault(key, one.positions))
+                for one, key in zip(cache, alike, strict=True)
+            )
 
             def call(
                 attention: Attention, q: Array, k: Array, v: Array, x: Array,
-                cache: KVCache = cache,
+                cache: LayerCache = cache,
             ):  # fmt: skip
                 return attention.step(q, k, v, x, positions, length, cache)
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from lenext.attention import Method
+from lenext.attention import AnyMethod
 from lenext.config import ModelConfig
 from lenext.models.attention import Attention
 from lenext.models.stack import AttentionCall
@@ -251,7 +251,7 @@ class SelfAttention(nnx.Module):
 
     def __init__(
         self, *, hidden_size: int, num_heads: int, num_kv_heads: int, head_dim: int, bias: str,
-        qk_norm: Callable[[], RMSNorm] | None, method: Method, causal: bool, linear: Linears,
+        qk_norm: Callable[[], RMSNorm] | None, method: AnyMethod, causal: bool, linear: Linears,
     ):  # fmt: skip
         self.head_dim = head_dim
         self.q_proj = linear(hidden_size, num_heads * head_dim, use_bias="q" in bias)

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lenext.attention import Method
+from lenext.attention import AnyMethod
 from lenext.models.attention import Attention
 from lenext.parallel.meshes import split_tokens
 
@@ -46,7 +46,7 @@ class Layer(Protocol):
         ...
 
 
-def stack(make: Callable[[Method], Any], methods: Sequence[Method]) -> Any:
+def stack(make: Callable[[AnyMethod], Any], methods: Sequence[AnyMethod]) -> Any:
     """A stack of the layers that `make` gives for each of the methods, in their order.
 
     While it is filled, one layer is held beside it.

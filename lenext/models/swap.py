@@ -6,19 +6,19 @@ from typing import TypeVar
 
 from flax import nnx
 
-from lenext.attention import Method, Pattern, unsuited_axes
+from lenext.attention import AnyMethod, Pattern, unsuited_axes
 from lenext.models.build import Model
 from lenext.models.stack import places_of
 
 M = TypeVar("M", bound=Model)
 
 
-def model_methods(model: Model) -> tuple[Method, ...]:
+def model_methods(model: Model) -> tuple[AnyMethod, ...]:
     """The method of each layer, first to last."""
     return model.methods
 
 
-def with_method(model: M, method: Method | Sequence[Method]) -> M:
+def with_method(model: M, method: AnyMethod | Sequence[AnyMethod]) -> M:
     """The same weights under another method (or a pattern that repeats over the layers).
 
     Parameters are shared, not copied, and the model given stays as it is. Learned parts that a
@@ -30,7 +30,7 @@ def with_method(model: M, method: Method | Sequence[Method]) -> M:
     return swapped
 
 
-def unsuited(model: Model, trained: Sequence[Method]) -> list[str]:
+def unsuited(model: Model, trained: Sequence[AnyMethod]) -> list[str]:
     """Axes in which some layer's method wants weights trained for it and these were not.
 
     Args:

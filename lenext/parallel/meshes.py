@@ -77,6 +77,11 @@ def traced_on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
+def tensor_shares() -> int:
+    """Parts into which what is being traced splits heads."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get("tensor", 1)
+
+
 def sequence_shares(length: int) -> int:
     """Parts into which what is being traced splits `length` tokens: 1 where it cannot evenly."""
     shares = dict(jax.sharding.get_abstract_mesh().shape).get("sequence", 1)

@@ -35,6 +35,7 @@ def validate(config: Config) -> None:
     check_positions(config.model, longest, "config.data.train_length or target_length")
     read_methods(
         config.model.method, config.data.train_length, head_dim=config.model.key_size,
+        num_heads=1 if config.model.family == "gau" else config.model.num_heads,
         causal=FAMILIES[config.model.family].objective == "causal_lm",
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lenext.attention import Method, overruled_parts
+from lenext.attention import AnyMethod, methods_of, overruled_parts
 from lenext.errors import MISREAD, UserError
 from lenext.files import write_atomically
 from lenext.models.build import Model
@@ -21,12 +21,19 @@ from lenext.workdirs.pretrained import Pretrained
 FILE = "calibration.json"
 
 
-def is_calibrated(methods: Sequence[Method]) -> bool:
+def is_calibrated(methods: Sequence[AnyMethod]) -> bool:
     """Whether any of the methods has parts to be measured."""
-    return any(axis.calibrated for method in methods for axis in method.axes().values())
+    return any(
+        axis.calibrated
+        for of_layer in methods
+        for method in methods_of(of_layer)
+        for axis in method.axes().values()
+    )
 
 
-def under_method(run: Pretrained, workdir: Path, pattern: Sequence[Method]) -> tuple[Model, bool]:
+def under_method(
+    run: Pretrained, workdir: Path, pattern: Sequence[AnyMethod]
+) -> tuple[Model, bool]:
     """The run's weights under another pattern of methods, with calibrated parts if there are any.
 
     Returns:

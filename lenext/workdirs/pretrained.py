@@ -7,7 +7,7 @@ from typing import NamedTuple
 from flax import nnx
 from jax.sharding import Mesh
 
-from lenext.attention import Method
+from lenext.attention import AnyMethod
 from lenext.attention.grammar import names
 from lenext.config import Config, check_model, read_methods, to_config
 from lenext.config.imports import load
@@ -42,7 +42,7 @@ class Pretrained(NamedTuple):
     tokenizer: str
     identity: str
 
-    def read_methods(self, text: str) -> tuple[Method, ...]:
+    def read_methods(self, text: str) -> tuple[AnyMethod, ...]:
         """The method of each layer by a pattern, "a|b", in which a name may be "trained".
 
         Raises:
@@ -50,7 +50,9 @@ class Pretrained(NamedTuple):
         """
         return read_methods(
             text, self.config.data.train_length, model_methods(self.model),
-            head_dim=self.config.model.key_size, causal=self.model.objective == "causal_lm",
+            head_dim=self.config.model.key_size,
+            num_heads=self.model.layers.attention.num_heads,
+            causal=self.model.objective == "causal_lm",
         )  # fmt: skip
 
     def sources_of(self, name: str) -> dict[str, list[str]]:

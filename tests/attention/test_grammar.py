@@ -141,12 +141,10 @@ def test_one_method_is_one():
         make_method("softmax|alibi", train_length=L)
 
 
-@pytest.mark.parametrize("text", ["softmax/alibi", "softmax*2", "alibi*1/nope*3"])
-def test_methods_of_some_heads_are_refused_with_a_word(text):
-    with pytest.raises(ValueError, match="not one for some heads"):
-        make_method(text, train_length=L)
-    with pytest.raises(ValueError, match="not one for some heads"):
-        make_pattern(f"softmax|{text}", train_length=L)
+def test_one_method_for_all_heads_is_one():
+    assert parse_sum("a+b*3") == (a, b)
+    with pytest.raises(ValueError, match="should be one method, not several of heads by /"):
+        parse_sum("a/b")
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -168,6 +166,10 @@ def test_every_name_is_a_pattern_of_one(name):
         ("trained(base=7,clamp=False)", "infoscale", "infoscale(base=7,clamp=False)"),
         ("trained(window=9)", "lm_infinite|softmax+windowed",
          "lm_infinite(window=9)|softmax+windowed(window=9)"),
+        ("trained+x", "a/b", "a+x/b+x"),
+        ("trained+x", "a*1/b*3|c", "a+x*1/b+x*3|c+x"),
+        ("x/trained", "a+b", "x/a+b"),
+        ("trained/x*1|trained", "a*2/b*2", "a/x|a*2/b*2"),
     ],
 )  # fmt: skip
 def test_trained_is_spelt_out(text, was, spelt):
@@ -182,7 +184,8 @@ def test_options_of_trained_must_be_of_some_axis():
 @pytest.mark.parametrize(
     ("was", "text"),
     [("pi(scale=2)+infoscale", "trained(scale=8)"), ("alibi", "trained+lssa"),
-     ("windowed(window=4)", "infoscale+trained"), ("llama3(scale=8)", "trained+rerope")],
+     ("windowed(window=4)", "infoscale+trained"), ("llama3(scale=8)", "trained+rerope"),
+     ("alibi*1/yarn(scale=2)*3", "trained+infoscale"), ("pi(scale=2)", "trained/trained+lssa")],
 )  # fmt: skip
 def test_spelt_out_it_is_the_method_itself(was, text):
     trained = make_method(was, train_length=L)

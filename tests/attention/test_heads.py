@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lenext.attention import (
+    Gates,
     HeadMethods,
     attend,
     attention_weights,
@@ -118,8 +119,6 @@ def solved(q, k, v, params, *, method, implementation):
 
 def joined(gates):
     """Gates of shares as those of methods of heads."""
-    from lenext.attention import Gates
-
     return Gates(*({share: own[side] for share, own in gates.items()} for side in (0, 1)))
 
 
@@ -174,8 +173,10 @@ def test_trained_is_what_each_share_was_trained_with():
     both = swapped("trained+infoscale")
     assert both == made("alibi+infoscale*1/yarn(scale=4)+infoscale*3")
     assert swapped("trained+log_length*1/trained*3").methods[1] == trained.methods[1]
-    # What is of the weights stays, as with one method.
-    assert swapped("rerope").methods[1].position.scaled() is None or True
+    # What is of the weights stays, as with one method: here the pairs' speeds.
+    rerope = make_method("yarn(scale=4)+rerope", train_length=TRAIN_LENGTH)
+    assert swapped("rerope").methods == (made("rerope"), rerope)
+    assert swapped("nope+lssa") == made("nope+lssa")  # what takes nothing of a share is one for all
     with pytest.raises(ValueError, match=r"should be one for all of them, or …\*1/…\*3"):
         swapped("trained/softmax")
 

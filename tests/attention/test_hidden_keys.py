@@ -66,13 +66,13 @@ def test_empty_places_of_a_cache_count_for_nothing(method, tokens):
     )  # fmt: skip
     q, k, v = map(jnp.asarray, inputs(seed=2, batch=2, queries=tokens, keys=tokens))
     x = jnp.ones((2, tokens, 6))
-    zeros = attention.empty_cache(2, 9, jnp.float32)
+    (zeros,) = attention.empty_cache(2, 9, jnp.float32)
     zeros = zeros._replace(v=zeros.v[..., : v.shape[-1]])
     positions = jnp.arange(tokens, dtype=jnp.int32)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def step(cache):
-        return attention.step(q, k, v, x, positions, tokens, cache)[0]
+        return attention.step(q, k, v, x, positions, tokens, (cache,))[0]
 
     outs = [
         step(zeros._replace(k=tuple(k + off for k in zeros.k), v=zeros.v + off))

@@ -1,5 +1,6 @@
 """Operations and bytes against counts by hand."""
 
+import jax
 import pytest
 from flax import nnx
 
@@ -85,12 +86,20 @@ def test_of_shapes_alone():
     assert cache_bytes(shapes, 9) == cache_bytes(model, 9)
 
 
-@pytest.mark.parametrize("methods", ["softmax", "windowed(window=3)|softmax|streaming_llm"])
+@pytest.mark.parametrize(
+    "methods",
+    [
+        "softmax",
+        "windowed(window=3)|softmax|streaming_llm",
+        "windowed(window=3)/forgetting|softmax",
+    ],
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bytes_of_a_cache_are_those_that_generating_holds(methods, dtype):
     model = build("decoder", methods, dtype=dtype)
     apart = take_apart(model)
     for length in (2, 11):
-        held = sum(x.nbytes for own in apart.empty_caches(1, length) for x in (*own.k, own.v))
+        caches = [own for layer in apart.empty_caches(1, length) for own in layer]
+        held = sum(x.nbytes for x in jax.tree.leaves([(x.k, x.v, x.gates) for x in caches]))
         assert cache_bytes(model, length) == held
     assert cache_bytes(build("gau"), 11) is None

@@ -195,7 +195,7 @@ def cached_logits(model, tokens, parts):
 # method without a model around it.
 CACHED = ["softmax", "windowed", "lm_infinite", "streaming_llm", "self_extend", "leaky_rerope",
           "rerope_log", "yarn", "dynamic_ntk", "lssar", "fire", "ssa", "infoscale_cosscale",
-          "llama4", "scale_invariant"]  # fmt: skip
+          "llama4", "scale_invariant", "forgetting", "asentmax"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CACHED)
@@ -217,13 +217,27 @@ def test_prefill_equals_one_token_at_a_time(name):
     np.testing.assert_allclose(in_parts, expected[:, ends], atol=2e-4)
     places = {"windowed": WINDOW, "lm_infinite": 4 + WINDOW, "streaming_llm": 4 + WINDOW}
     places = places.get(name, 25)
-    assert {side.shape for cache in caches for side in cache.k} == {(4, places, 8)}
+    assert {side.shape for (cache,) in caches for side in cache.k} == {(4, places, 8)}
+
+
+def test_heads_of_several_methods_have_a_cache_each():
+    """Windows, a length that is followed, gates and learned parts, at several tokens and one."""
+    names = "windowed(window=5)*1/pi*1/forgetting*2|lm_infinite(window=5)/ssmax"
+    model = build(names, num_layers=2, num_heads=4, num_kv_heads=2)
+    tokens = tokens_of(2, 25)
+    expected = jax.jit(model.__call__)(tokens)
+    for parts in ([1] * 25, [11, 1, 11, 1, 1]):
+        ends = np.cumsum(parts) - 1
+        logits, caches = cached_logits(model, tokens, parts)
+        np.testing.assert_allclose(logits, expected[:, ends], atol=2e-4)
+    assert [[cache.positions.size for cache in own] for own in caches] == [[5, 25, 25], [9, 25]]
+    assert [[len(cache.v) for cache in own] for own in caches] == [[2, 2, 2], [2, 2]]
 
 
 def test_a_windows_cache_holds_the_last_and_the_first():
     model = build("lm_infinite(window=5)|windowed(window=3)|softmax")
     _, caches = cached_logits(model, tokens_of(1, 20), [7, 1, 12])
-    held = [sorted(np.asarray(cache.positions).tolist()) for cache in caches]
+    held = [sorted(np.asarray(cache.positions).tolist()) for (cache,) in caches]
     assert held == [[0, 1, 2, 3, 15, 16, 17, 18, 19], [17, 18, 19], list(range(20))]
 
 

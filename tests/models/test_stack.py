@@ -170,7 +170,7 @@ class TestMemory:
             return nnx.merge(graphdef, params).step(tokens_of(1, 1), jnp.int32(9), caches)
 
         held = temporaries(step, state, caches, donate_argnums=1)
-        assert held < LAYER_BYTES + caches[0].v.nbytes
+        assert held < LAYER_BYTES + caches[0][0].v.nbytes
 
 
 def test_methods_swapped_share_the_weights():

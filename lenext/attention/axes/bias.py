@@ -15,13 +15,25 @@ from lenext.attention.axes.position import PartialRope
 
 @dataclasses.dataclass(frozen=True)
 class Alibi(Position):
-    """ALiBi (arXiv 2108.12409): bias -m_h |delta|, no rotation; symmetric where not causal."""
+    """ALiBi (arXiv 2108.12409): bias -m_h |delta|, no rotation; symmetric where not causal.
+
+    The slopes m fall geometrically; `slopes="harmonic"` takes 1 / h of the h-th head (NAPE, arXiv
+    2506.16640). Of a share of the heads they count its own.
+    """
 
     trained_kind: ClassVar[str] = "alibi"
+    slopes: str = option("geometric", str, choices=("geometric", "harmonic"))
+
+    @property
+    def kind(self) -> str:  # noqa: D102
+        return "alibi" if self.slopes == "geometric" else "alibi, harmonic"
 
     def bias(self, rows, params):  # noqa: D102
         del params
-        slopes = jnp.asarray(alibi_slopes(rows.num_heads), jnp.float32)
+        heads = rows.num_heads
+        harmonic = self.slopes == "harmonic"
+        made = 1 / np.arange(1, heads + 1) if harmonic else alibi_slopes(heads)
+        slopes = jnp.asarray(made, jnp.float32)
         return -slopes[None, :, None, None] * jnp.abs(rows.delta).astype(jnp.float32)
 
 

@@ -1,49 +1,60 @@
 """What methods make of a layer's input, before attention: their gates."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lenext.attention.axes.method import Method, Numbers, Params
+from lenext.attention.axes.method import AnyMethod, HeadMethods, Params
 from lenext.attention.checked import checked
 
 Ar = Array | np.ndarray
 
 
 class Gates(NamedTuple):
-    """Numbers a token and query head, by axis and by name.
+    """Numbers a token and query head, by axis and by name; of methods of heads, by share first.
 
     Attributes:
       queries: each [B, T, N].
       keys: each [B, S, N].
     """
 
-    queries: dict[str, Numbers]
-    keys: dict[str, Numbers]
+    queries: dict[str, Any]
+    keys: dict[str, Any]
+
+    def of_share(self, share: str) -> "Gates":
+        """Those of one of several methods of heads."""
+        return Gates(self.queries.get(share, {}), self.keys.get(share, {}))
 
 
-def init_gates(method: Method, num_heads: int, width: int) -> Params:
+def init_gates(method: AnyMethod, num_heads: int, width: int) -> Params:
     """Initial values of what makes a method's gates, by axis; {} where it has none.
+
+    Of methods of heads, those of each share, under its name.
 
     Args:
       method: from `make_method`.
       num_heads: N, query heads.
       width: D, dimensions of the layer's input.
     """
+    if isinstance(method, HeadMethods):
+        return {
+            share: init_gates(own, span.stop - span.start, width)
+            for share, (own, span) in method.of_heads(num_heads).items()
+        }
     return {axis: choice.init_gates(num_heads, width) for axis, choice in method.gated.items()}
 
 
 def make_gates(
-    method: Method,
+    method: AnyMethod,
     params: Params,
     x: Float[Ar, "B T D"],
     *,
     num_heads: int,
     mask: Bool[Ar, "#B T"] | None = None,
-    before: dict[str, Numbers] | None = None,
+    before: dict[str, Any] | None = None,
 ) -> Gates:
     """Gates of T tokens that follow one another, queries and keys alike, as `attend` takes them.
 
@@ -58,6 +69,15 @@ def make_gates(
     Raises:
       ValueError: for gates that a choice made in another shape.
     """
+    if isinstance(method, HeadMethods):
+        made = {
+            share: make_gates(
+                own, params[share], x, num_heads=span.stop - span.start, mask=mask,
+                before=None if before is None else before[share],
+            )
+            for share, (own, span) in method.of_heads(num_heads).items()
+        }  # fmt: skip
+        return Gates(*({share: own[side] for share, own in made.items()} for side in (0, 1)))
     x = jnp.asarray(x, jnp.float32)
     if mask is not None:
         x = jnp.where(jnp.asarray(mask)[:, :, None], x, 0.0)
@@ -73,7 +93,7 @@ def make_gates(
     return gates
 
 
-def gates_form(method: Method, num_heads: int) -> Gates:
+def gates_form(method: AnyMethod, num_heads: int) -> Gates:
     """What `make_gates` gives of one token, as shapes: traced, not computed."""
     x = jax.ShapeDtypeStruct((1, 1, 1), jnp.float32)
     return jax.eval_shape(

@@ -1,7 +1,9 @@
 """The public functions: attend, choose_implementation, attention_weights, row_statistics."""
 
 import functools
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention.axes.gates import Gates, gates_form
-from lenext.attention.axes.method import MOST_TOKENS, Method, Params, init_params
+from lenext.attention.axes.method import (
+    MOST_TOKENS,
+    AnyMethod,
+    HeadMethods,
+    Method,
+    Params,
+    init_params,
+)
 from lenext.attention.compute import diagnostics, naive
 from lenext.attention.compute.blocks import default_block_size, map_blocks
 from lenext.attention.compute.call import Call
@@ -19,13 +28,62 @@ from lenext.attention.compute.places import Places, located
 from lenext.attention.compute.sided import attend_sides
 
 Ar = Array | np.ndarray
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
+def over_heads(axis: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Makes what computes one method take methods of heads, each with its share of them.
+
+    Query heads of a share read the same heads of keys and values as without it. Arrays that come
+    out are joined along an axis.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+            given = signature.bind(*args, **kwargs).arguments
+            method = given.get("method")
+            if not isinstance(method, HeadMethods):
+                return function(*args, **kwargs)
+            _check_shapes(given["q"], given["k"])
+            (_, _, heads, head_dim), kv_heads = given["q"].shape, given["k"].shape[2]
+            params, gates = given.get("params"), given.get("gates")
+            _check_form(params, init_params(method, heads, head_dim))
+            parts = []
+            for share, (own, span) in method.of_heads(heads).items():
+                each = given | {"method": own, "q": given["q"][:, :, span]}
+                of_keys = np.array(key_heads(span, heads // kv_heads))
+                each |= {name: given[name][:, :, of_keys] for name in ("k", "v") if name in given}
+                each["params"] = None if params is None else params[share]
+                each["gates"] = None if gates is None else gates.of_share(share)
+                parts.append(function(**each))  # pyright: ignore[reportCallIssue]
+            return jax.tree.map(lambda *x: jnp.concatenate(x, axis=axis), *parts)
+
+        return wrapped
+
+    return decorate
+
+
+def key_heads(span: slice, group: int) -> list[int]:
+    """The heads of keys that query heads `span` read, such that by themselves they group again.
+
+    Each once where as many of the queries read it as any other, else one for each query head.
+    """
+    read = [head // group for head in range(span.start, span.stop)]
+    once = sorted(set(read))
+    evenly = read == [head for head in once for _ in range(len(read) // len(once))]
+    return once if evenly else read
+
+
+@over_heads(2)
 def attend(
     q: Float[Ar, "B T N H"],
     k: Float[Ar, "B S K H"],
     v: Float[Ar, "B S K V"],
-    method: Method,
+    method: AnyMethod,
     *,
     causal: bool = False,
     q_positions: Int[Ar, "..."] | None = None,
@@ -97,7 +155,7 @@ def choose_implementation(
     q: Float[Ar, "B T N H"] | jax.ShapeDtypeStruct,
     k: Float[Ar, "B S K H"] | jax.ShapeDtypeStruct,
     v: Float[Ar, "B S K V"] | jax.ShapeDtypeStruct,
-    method: Method,
+    method: AnyMethod,
     *,
     causal: bool = False,
     ordered: bool = True,
@@ -111,7 +169,7 @@ def choose_implementation(
       q: queries, or their shape and type alone.
       k: keys, likewise.
       v: values, likewise.
-      method: from `make_method`.
+      method: from `make_method`, one for all heads.
       causal: as in `attend`.
       ordered: no positions are given.
       masked: a `kv_mask` or segment ids are given.
@@ -121,14 +179,18 @@ def choose_implementation(
     Raises:
       ValueError: for an implementation that is unknown, or cannot take the call.
     """
+    if isinstance(method, HeadMethods):
+        names = ", ".join(own.name for own in method.methods)
+        raise ValueError(f"method {method.name!r}: is several, to be asked for by one: {names}")
     call = _call(q, k, v, method, causal, ordered, masked, k.shape[1])
     return _choose(call, implementation, block_size)
 
 
+@over_heads(1)
 def attention_weights(
     q: Float[Ar, "B T N H"],
     k: Float[Ar, "B S K H"],
-    method: Method,
+    method: AnyMethod,
     *,
     causal: bool = False,
     q_positions: Int[Ar, "..."] | None = None,
@@ -151,10 +213,11 @@ def attention_weights(
     )
 
 
+@over_heads(1)
 def row_statistics(
     q: Float[Ar, "B T N H"],
     k: Float[Ar, "B S K H"],
-    method: Method,
+    method: AnyMethod,
     *,
     causal: bool = False,
     q_positions: Int[Ar, "..."] | None = None,
@@ -275,13 +338,10 @@ def _resolve(
         raise ValueError(f"method {method!r}: should come from make_method")
     if method.causal_only and not causal:
         raise ValueError(f"method {method.name!r}: is defined for causal=True only")
-    if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"q {q.shape}, k {k.shape}: should be [B, T, N, H] and [B, S, K, H]")
+    _check_shapes(q, k)
     _check_floating("q", q)
     _check_floating("k", k)
-    (batch, queries, num_heads, head_dim), (key_length, kv_heads) = q.shape, k.shape[1:3]
-    if num_heads % kv_heads:
-        raise ValueError(f"{num_heads} query heads: should be a multiple of {kv_heads} key heads")
+    (batch, queries, num_heads, head_dim), key_length = q.shape, k.shape[1]
     if (q_segment_ids is None) != (kv_segment_ids is None):
         raise ValueError("q_segment_ids and kv_segment_ids: should be given both or neither")
     ordered = q_positions is None and kv_positions is None
@@ -330,13 +390,24 @@ def _resolve(
     if given is not None:
         places = places._replace(kv_lengths=given)
     initial = init_params(method, num_heads, head_dim)
-    if params is None:
-        params = initial
-    elif _form(params) != _form(initial):
+    _check_form(params, initial)
+    return places, ordered, known, initial if params is None else params
+
+
+def _check_shapes(q: Any, k: Any) -> None:
+    if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"q {q.shape}, k {k.shape}: should be [B, T, N, H] and [B, S, K, H]")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"{q.shape[2]} query heads: should be a multiple of {k.shape[2]} key heads"
+        )
+
+
+def _check_form(params: Params | None, initial: Params) -> None:
+    if params is not None and _form(params) != _form(initial):
         raise ValueError(
             f"params {_form(params)}: should be {_form(initial)}, as init_params gives"
         )
-    return places, ordered, known, params
 
 
 def _length(length: Any, batch: int, key_length: int) -> tuple[int, Int[Array, "#B S"] | None]:
