@@ -21,6 +21,7 @@ from lenext.attention import (
     init_gates,
     init_params,
     make_gates,
+    methods_of,
     row_statistics,
 )
 from lenext.attention.axes.gates import gates_form
@@ -138,8 +139,8 @@ class Attention(nnx.Module):
         self.learned = nnx.data([_parameters(self._initial(method))])
         self.own: Any = nnx.data(None)
 
-    def _initial(self, method: AnyMethod) -> dict[str, Any]:
-        params = init_params(method, self.num_heads, self.head_dim)
+    def _initial(self, method: AnyMethod, key: Array | None = None) -> dict[str, Any]:
+        params = init_params(method, self.num_heads, self.head_dim, key=key)
         of_input = init_gates(method, self.num_heads, self.hidden_size)
         if isinstance(method, HeadMethods):
             return {share: own | _of_gates(of_input[share]) for share, own in params.items()}
@@ -191,6 +192,22 @@ class Attention(nnx.Module):
             rows.append(row)
         self.methods = tuple(dict.fromkeys(methods))
         self.which = tuple(self.methods.index(method) for method in methods)
+        self._set_rows(rows)
+
+    def draw(self, key: Array) -> None:
+        """Draws anew, for each layer of a stack, the parts of what it learns that papers draw."""
+        drawn = (
+            choice.drawn
+            for of_layer in self.methods
+            for method in methods_of(of_layer)
+            for choice in method.axes().values()
+        )
+        if any(drawn):
+            layers = enumerate(self.by_layer)
+            self._set_rows([self._initial(own, jax.random.fold_in(key, i)) for i, own in layers])
+
+    def _set_rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Sets what the layers of a stack learn."""
         self.learned = nnx.data(
             [
                 _parameters(jax.tree.map(_stacked, *[rows[i] for i in self.layers_of(kind)]))

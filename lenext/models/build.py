@@ -47,7 +47,9 @@ def build_model(
     sizes = ModelConfig(vocab_size=vocab_size, **{name: config[name] for name in names})
     if param_dtype is not None:
         sizes = dataclasses.replace(sizes, param_dtype=param_dtype)
-    return FAMILIES[config.family](sizes, methods, rngs=nnx.Rngs(seed))
+    model = FAMILIES[config.family](sizes, methods, rngs=nnx.Rngs(seed))
+    model.layers.attention.draw(jax.random.key(seed))
+    return model
 
 
 def held_as(config: Config, methods: Sequence[AnyMethod], vocab_size: int) -> Callable[[Any], Any]:

@@ -10,7 +10,7 @@ from flax import nnx
 from lenext.attention import init_gates, init_params, make_method, method_names
 from lenext.config import base_config, read_methods
 from lenext.errors import UserError
-from lenext.models import Place, build_model, kinds_of, places_of
+from lenext.models import Place, build_model, kinds_of, named_parameters, places_of
 from lenext.training import train
 from lenext.training.optimizer import frozen_parameters, make_optimizer
 from lenext.training.step import init_state, make_train_step
@@ -71,6 +71,35 @@ def test_starts_as_the_papers_say(name, train_length):
         assert values.shape == shape
         assert 0 < np.max(np.abs(values)) < bound
     assert not parts
+
+
+def test_kerple_is_drawn_as_its_authors_do():
+    """p uniform from 0 to 2, a from 0 to 1, both at least 0.01; in a model each layer its own."""
+    made = make_method("kerple_log", train_length=8)
+    drawn = init_params(made, 20_000, 4, key=jax.random.key(0))["position"]
+    for name, most in (("log_p", 2.0), ("log_a", 1.0)):
+        values = np.exp(drawn[name])
+        assert 0.0099 < values.min() < 0.0101
+        np.testing.assert_allclose(values.mean(), most / 2, rtol=0.02)
+        np.testing.assert_allclose(np.quantile(values, 0.9), 0.9 * most, rtol=0.02)
+        assert most - 0.01 < values.max() < most
+    assert abs(np.corrcoef(drawn["log_p"], drawn["log_a"])[0, 1]) < 0.05
+    settings = base_config().model
+    settings.update(family="decoder", num_layers=3, hidden_size=8, num_heads=2, key_size=4)
+    methods = read_methods("kerple_log|softmax|nope/kerple_log", 8)
+    first, again, other = (
+        named_parameters(build_model(settings, methods, VOCABULARY, seed)) for seed in (0, 0, 1)
+    )
+    plain = named_parameters(build_model(settings, read_methods("softmax", 8), VOCABULARY, seed=0))
+    learned = {name for name in first if ".learned." in name}
+    assert len(learned) == 4
+    assert len({float(np.ravel(first[name])[0]) for name in learned}) == 4
+    for name, x in first.items():
+        np.testing.assert_array_equal(again[name], x)
+        if name in learned:
+            assert np.all(other[name] != x)
+        else:  # nothing else is drawn otherwise for it
+            np.testing.assert_array_equal(plain[name], x)
 
 
 class Stepped:
@@ -136,11 +165,14 @@ def test_all_that_methods_learn_has_a_gradient_and_moves(family):
     assert parts <= run.moved()
     sizes = {name: np.max(np.abs(x)) for name, x in run.momentum().items()}
     for name in parts:
+        layer = name.split(".learned.")[0]
+        share = sizes[name] / max(sizes[other] for other in parts if other.startswith(f"{layer}."))
         if name.endswith("outer_bias"):
             # One number for all keys of a row, which softmax does not see: no more than rounding.
-            assert sizes[name] < 1e-4 * sizes[name.removesuffix("_bias")]
+            assert share < 1e-5
         else:
-            assert sizes[name] > 1e-9, name
+            assert sizes[name] > 0
+            assert share > 1e-5, name
 
 
 @pytest.fixture(scope="module")

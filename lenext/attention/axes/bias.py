@@ -102,7 +102,8 @@ def bucket_of_distance(buckets: int, max_distance: int) -> np.ndarray:
 class KerpleLog(Position):
     """KERPLE, logarithmic (arXiv 2205.09921): bias -p_h ln(1 + a_h |delta|), no rotation.
 
-    p and a are learned through their logarithms, which keeps them positive; both start at 1.
+    p and a are learned through their logarithms, which keeps them positive. Models start them as
+    the authors do, p uniform from 0 to 2 and a from 0 to 1, both at least 0.01; undrawn they are 1.
     """
 
     trained_kind: ClassVar[str] = "kerple_log"
@@ -112,6 +113,15 @@ class KerpleLog(Position):
         return {
             "log_p": jnp.zeros((num_heads,), jnp.float32),
             "log_a": jnp.zeros((num_heads,), jnp.float32),
+        }
+
+    def draw_params(self, params, key):  # noqa: D102
+        keys = jax.random.split(key)
+        return {
+            name: jnp.log(
+                jnp.maximum(jax.random.uniform(own, params[name].shape, maxval=most), 0.01)
+            )
+            for own, name, most in zip(keys, ("log_p", "log_a"), (2.0, 1.0), strict=True)
         }
 
     def bias(self, rows, params):  # noqa: D102

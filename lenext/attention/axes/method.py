@@ -116,6 +116,16 @@ class Axis:
         del num_heads, head_dim, train_length
         return {}
 
+    def draw_params(self, params: Params, key: Array) -> Params:
+        """Those of `init_params` with what the paper draws drawn."""
+        del key
+        return params
+
+    @property
+    def drawn(self) -> bool:
+        """Whether anything is drawn."""
+        return type(self).draw_params is not Axis.draw_params
+
 
 class FollowsInput(Axis):
     """A choice that may follow the layer's input, by gates: a few numbers a token and head.
@@ -497,22 +507,32 @@ def methods_of(method: AnyMethod) -> tuple[Method, ...]:
     return method.methods if isinstance(method, HeadMethods) else (method,)
 
 
-def init_params(method: AnyMethod, num_heads: int, head_dim: int) -> Params:
+def init_params(
+    method: AnyMethod, num_heads: int, head_dim: int, *, key: Array | None = None
+) -> Params:
     """Initial values of a method's learned parts, by axis; {} where nothing is learned.
 
-    Of methods of heads, those of each share, under its name. Deterministic: the papers start these
-    parts at constants.
+    Of methods of heads, those of each share, under its name.
+
+    Args:
+      method: from `make_method`.
+      num_heads: N, query heads.
+      head_dim: H, dimensions a head.
+      key: a random key, for parts that their papers draw, such as KERPLE's; None for constants.
     """
     if isinstance(method, HeadMethods):
+        shares = method.of_heads(num_heads).items()
+        keys = [None] * len(shares) if key is None else jax.random.split(key, len(shares))
         return {
-            share: init_params(own, span.stop - span.start, head_dim)
-            for share, (own, span) in method.of_heads(num_heads).items()
+            share: init_params(own, span.stop - span.start, head_dim, key=own_key)
+            for (share, (own, span)), own_key in zip(shares, keys, strict=True)
         }
-    params = {
-        axis: choice.init_params(num_heads, head_dim, method.train_length)
-        for axis, choice in method.axes().items()
-    }
-    return {axis: values for axis, values in params.items() if values}
+    params = {}
+    for axis, choice in method.axes().items():
+        values = choice.init_params(num_heads, head_dim, method.train_length)
+        if values:
+            params[axis] = values if key is None else choice.draw_params(values, key)
+    return params
 
 
 def unsuited_axes(method: AnyMethod, trained: AnyMethod) -> list[str]:
