@@ -53,11 +53,18 @@ class Entry:
       causal: whether the published method is for causal models (True), for bidirectional ones
         (False), or both (None, also where nobody says). `attend` runs methods both ways, but those
         that an axis says are `causal_only`.
+      theirs: the authors' own settings, where ours differ, in a few words.
+      pattern: what it was published in, where that is a pattern over layers.
+      unlimited: of what suits any weights: whether distances keep within those of training at every
+        length, or turn its slowest pair no further, as it stands by default.
     """
 
     source: str = ""
     changes: str = ""
     causal: bool | None = None
+    theirs: str = ""
+    pattern: str = ""
+    unlimited: bool = False
     position: Position = position.Rope()
     similarity: Similarity = similarity.Dot()
     temperature: Temperature = temperature.Constant()
@@ -76,11 +83,11 @@ CATALOGUE: dict[str, Entry] = {
     # Temperature
     "softmax_plus": Entry("GAU-α (Su 2022)", "temperature ln n / ln 512, so below 1 in rows shorter than 512 tokens", causal=False, temperature=temperature.SoftmaxPlus()),
     "log_length": Entry("Su 2021; Qwen (arXiv 2309.16609)", "temperature max(1, ln n / ln L)", temperature=temperature.LogLength()),
-    "infoscale": Entry("InfoScale (arXiv 2501.08570)", "temperature √((1 − n^(−2/H)) / (1 − L^(−2/H))), at least 1", temperature=temperature.InfoScale()),
+    "infoscale": Entry("InfoScale (arXiv 2501.08570)", "temperature √((1 − n^(−2/H)) / (1 − L^(−2/H))), at least 1", theirs="in T5 and DNABERT-2 times the bias as well (`scales_bias`), H of all heads (`all_heads`)", temperature=temperature.InfoScale()),
     "entropy_matched": Entry("ours", "temperature that keeps each head's entropy at L, √(1 + slope · ln(n / L)), slopes measured per head (`--calibrate`); √((ln n − H₀) / (ln L − H₀)) with H₀ = ½ ln L before", temperature=temperature.EntropyMatched()),
     "ssmax": Entry("Scalable-Softmax (arXiv 2501.19399)", "temperature s_h ln n, s learned per head", causal=True, temperature=temperature.ScalableSoftmax()),
-    "ssa": Entry("Selective Attention (arXiv 2411.12892)", "temperature 1 + e^(−e^β) ln n + tanh(w·q), β learned per layer, w per head", causal=True, temperature=temperature.Selective()),
-    "llama4": Entry("Llama 4 (Meta 2025)", "temperature 1 + 0.1 ln(1 + ⌊(i + 1) / 8192⌋), published for layers without rotation: `chunked|chunked|chunked|nope+llama4`", causal=True, temperature=temperature.FlooredLog()),
+    "ssa": Entry("Selective Attention (arXiv 2411.12892)", "temperature 1 + e^(−e^β) ln n + tanh(w·q), β learned per layer, w per head", causal=True, theirs="a temperature on the values, too", temperature=temperature.Selective()),
+    "llama4": Entry("Llama 4 (Meta 2025)", "temperature 1 + 0.1 ln(1 + ⌊(i + 1) / 8192⌋), for layers without rotation", causal=True, pattern="chunked|chunked|chunked|nope+llama4", temperature=temperature.FlooredLog()),
     "mistral3": Entry("Ministral 3 (Mistral AI 2025)", "temperature 1 + 0.1 ln(1 + ⌊i / L⌋)", causal=True, temperature=temperature.TrainedFlooredLog()),
     # Similarity
     "cosscale": Entry("CosScale (arXiv 2501.08570)", "similarity c·cos(q, k), c = 128", similarity=similarity.Cosine()),
@@ -99,33 +106,33 @@ CATALOGUE: dict[str, Entry] = {
     "sparsemax": Entry("Sparsemax (arXiv 1602.02068)", "the nearest point of the simplex: far keys get 0", weighting=weighting.Sparsemax()),
     "stick_breaking": Entry("Stick-breaking attention (arXiv 2410.17980)", "σ(logit) of what nearer keys have left of the row; a row does not see itself, no rotation", causal=True, position=position.NoPosition(), weighting=weighting.StickBreaking()),
     "entmax": Entry("α-entmax (arXiv 1905.05702)", "(relu((α−1) logit − τ))^(1/(α−1)), α = 1.5: between softmax and `sparsemax`", weighting=weighting.Entmax()),
-    "asentmax": Entry("ASEntmax (arXiv 2506.16640)", "`entmax` of logits × (1 + β (ln(n + 1))^γ), β and γ from the layer's input, learned per head", causal=True, temperature=temperature.InputLog(), weighting=weighting.Entmax()),
+    "asentmax": Entry("ASEntmax (arXiv 2506.16640)", "`entmax` of logits × (1 + β (ln(n + 1))^γ), β and γ from the layer's input, learned per head", causal=True, theirs="maps of x that start drawn, on heads `nope/alibi(slopes='harmonic')`", temperature=temperature.InputLog(), weighting=weighting.Entmax()),
     "adaptive": Entry("Adaptive temperature (arXiv 2410.01104)", "softmax, sharpened by a polynomial in the row's own entropy", weighting=weighting.AdaptiveSoftmax()),
     # Position
-    "pi": Entry("Position interpolation (arXiv 2306.15595)", "positions divided by s", causal=True, position=frequencies.Interpolated()),
-    "ntk": Entry("NTK-aware RoPE (bloc97 2023), YaRN (arXiv 2309.00071)", "RoPE's base times s^(H/(H−2))", causal=True, position=frequencies.NTK()),
-    "yarn": Entry("YaRN (arXiv 2309.00071)", "slow pairs interpolated, fast ones kept, logits × (0.1 ln s + 1)²", causal=True, position=frequencies.Yarn()),
-    "dynamic_ntk": Entry("Dynamic NTK (emozilla 2023), YaRN (arXiv 2309.00071)", "`ntk` by the keys at hand: base times (s·S/L − (s−1))^(H/(H−2)), s = 1", causal=True, position=frequencies.DynamicNTK()),
-    "llama3": Entry("Llama 3 (arXiv 2407.21783)", "pairs that turn less than once in L interpolated, more than four times kept", causal=True, position=frequencies.Llama3()),
-    "longrope": Entry("LongRoPE (arXiv 2402.13753)", "each pair slowed by a factor of its own (`factors`; default s); logits × (1 + ln s / ln L) where `scale` is given", causal=True, position=frequencies.LongRope()),
-    "rerope": Entry("ReRoPE (Su 2023)", "distances clamped to ±w", causal=True, position=distances.ClampedRope()),
-    "leaky_rerope": Entry("Leaky ReRoPE (Su 2023)", "distances beyond w = L/8 go on at 1/16, or slower where the longest would pass L", causal=True, position=distances.LeakyRope()),
-    "self_extend": Entry("Self-Extend (arXiv 2401.01325)", "positions beyond w = L/4 in groups, of as many as keep the longest distance within L", causal=True, position=distances.SelfExtend()),
-    "dual_chunk": Entry("Dual chunk attention (arXiv 2402.17463)", "places within chunks of 5L/8, the last L/8 distances as they are, all earlier keys at 3L/4", causal=True, position=distances.DualChunk()),
-    "rerope_log": Entry("ReRoPE (Su 2023)", "`rerope+log_length`", causal=True, position=distances.ClampedRope(), temperature=temperature.LogLength()),
+    "pi": Entry("Position interpolation (arXiv 2306.15595)", "positions divided by s", causal=True, unlimited=True, position=frequencies.Interpolated()),
+    "ntk": Entry("NTK-aware RoPE (bloc97 2023), YaRN (arXiv 2309.00071)", "RoPE's base times s^(H/(H−2))", causal=True, unlimited=True, position=frequencies.NTK()),
+    "yarn": Entry("YaRN (arXiv 2309.00071)", "slow pairs interpolated, fast ones kept, logits × (0.1 ln s + 1)²", causal=True, unlimited=True, position=frequencies.Yarn()),
+    "dynamic_ntk": Entry("Dynamic NTK (emozilla 2023), YaRN (arXiv 2309.00071)", "`ntk` by the keys at hand: base times (s·S/L − (s−1))^(H/(H−2)), s = 1", causal=True, unlimited=True, position=frequencies.DynamicNTK()),
+    "llama3": Entry("Llama 3 (arXiv 2407.21783)", "pairs that turn less than once in L interpolated, more than four times kept", causal=True, unlimited=True, position=frequencies.Llama3()),
+    "longrope": Entry("LongRoPE (arXiv 2402.13753)", "each pair slowed by a factor of its own (`factors`; default s); logits × (1 + ln s / ln L) where `scale` is given", causal=True, unlimited=True, theirs="factors searched for each model", position=frequencies.LongRope()),
+    "rerope": Entry("ReRoPE (Su 2023)", "distances clamped to ±w", causal=True, unlimited=True, theirs="w = L/8 (Su)", position=distances.ClampedRope()),
+    "leaky_rerope": Entry("Leaky ReRoPE (Su 2023)", "distances beyond w = L/8 go on at 1/16, or slower where the longest would pass L", causal=True, unlimited=True, position=distances.LeakyRope()),
+    "self_extend": Entry("Self-Extend (arXiv 2401.01325)", "positions beyond w = L/4 in groups, of as many as keep the longest distance within L", causal=True, unlimited=True, theirs="w = 1024 and g = 8 at L = 4096 (LongLM)", position=distances.SelfExtend()),
+    "dual_chunk": Entry("Dual chunk attention (arXiv 2402.17463)", "places within chunks of 5L/8, the last L/8 distances as they are, all earlier keys at 3L/4", causal=True, unlimited=True, position=distances.DualChunk()),
+    "rerope_log": Entry("ReRoPE (Su 2023)", "`rerope+log_length`", causal=True, unlimited=True, theirs="w = L/8 (Su)", position=distances.ClampedRope(), temperature=temperature.LogLength()),
     "alibi": Entry("ALiBi (arXiv 2108.12409)", "bias −m_h·distance, no rotation", causal=True, position=bias.Alibi()),
     "nope": Entry("NoPE (arXiv 2305.19466)", "no position at all", causal=True, position=position.NoPosition()),
     "p_rope": Entry("p-RoPE (arXiv 2410.06205)", "only the fastest 3/4 of RoPE's pairs turn", causal=True, position=position.PartialRope()),
-    "t5_bias": Entry("T5 (arXiv 1910.10683)", "bias learned per head and bucket of distance, no rotation", causal=None, position=bias.BucketBias()),
+    "t5_bias": Entry("T5 (arXiv 1910.10683)", "bias learned per head and bucket of distance, no rotation", causal=None, theirs="no 1/√H (`scaled=False`), one table for all layers", position=bias.BucketBias()),
     "kerple_log": Entry("KERPLE (arXiv 2205.09921)", "bias −p ln(1 + a·distance), p and a learned per head, no rotation", causal=True, position=bias.KerpleLog()),
     "fire": Entry("FIRE (arXiv 2310.04418)", "bias by a learned MLP of ψ(distance) / ψ(max(i, L)), no rotation", causal=True, position=bias.Fire()),
-    "forgetting": Entry("Forgetting Transformer (arXiv 2503.02130)", "bias Σ ln f of the tokens after the key, f = σ(w·x + b) a forget gate of the layer's input, learned per head, no rotation", causal=True, position=bias.Forgetting()),
+    "forgetting": Entry("Forgetting Transformer (arXiv 2503.02130)", "bias Σ ln f of the tokens after the key, f = σ(w·x + b) a forget gate of the layer's input, learned per head, no rotation", causal=True, theirs="gates that start drawn", position=bias.Forgetting()),
     "scale_invariant": Entry("Scale-invariant attention (arXiv 2505.17083)", "logits × a + 1 − a², a² = 1 + 2 ln(1 + distance / 10), on p-RoPE", causal=True, position=bias.ScaleInvariant()),
     # Visibility
-    "windowed": Entry("Sliding window (arXiv 2004.05150)", "only keys nearer than w", visibility=visibility.Window()),
-    "chunked": Entry("Llama 4 (Meta 2025)", "only keys of the query's own chunk of L tokens", causal=True, visibility=visibility.Chunked()),
-    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", "window and 4 sinks (its authors: 10 to 100), distances clamped", causal=True, position=distances.ClampedRope(), visibility=visibility.SinkWindow()),
-    "streaming_llm": Entry("StreamingLLM (arXiv 2309.17453)", "window and 4 sinks, L keys in all, positions those inside the cache", causal=True, position=distances.CacheRope(), visibility=visibility.CacheWindow()),
+    "windowed": Entry("Sliding window (arXiv 2004.05150)", "only keys nearer than w", unlimited=True, visibility=visibility.Window()),
+    "chunked": Entry("Llama 4 (Meta 2025)", "only keys of the query's own chunk of L tokens", causal=True, unlimited=True, pattern="chunked|chunked|chunked|nope+llama4", visibility=visibility.Chunked()),
+    "lm_infinite": Entry("LM-Infinite (arXiv 2308.16137)", "window and 4 sinks, distances clamped", causal=True, unlimited=True, theirs="10 to 100 sinks", position=distances.ClampedRope(), visibility=visibility.SinkWindow()),
+    "streaming_llm": Entry("StreamingLLM (arXiv 2309.17453)", "window and 4 sinks, L keys in all, positions those inside the cache", causal=True, unlimited=True, position=distances.CacheRope(), visibility=visibility.CacheWindow()),
 }
 # fmt: on
 

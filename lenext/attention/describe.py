@@ -41,7 +41,9 @@ SYMBOLS = (
 )
 LEGEND = f"""\
 axes: which of Position, Similarity, Temperature, Weighting and Visibility it changes.
-trained: whether it wants weights trained for it, in place of plain softmax's.
+needs: weights trained for it, in place of plain softmax's; gates, which follow the layer's input; \
+layers, of which some have another method (NAME explains).
+reach: the length up to which, by default, trained weights meet no distance that is new to them.
 causal: published for causal models (yes), bidirectional ones (no) or both; all run both ways but \
 those for causal models only.
 fused: whether a library's fused kernel can compute it.
@@ -100,9 +102,13 @@ the one that it replaces. An unknown name or option is refused, with the names t
 {catalogue}
 n is the number of keys that a row sees (after causality, padding, windows and document borders), i
 its place in its document, L the training length, H the key size of a head, s the extension factor
-(default: length / L), w the window (default L). "Trained for it?" says whether a method wants
-weights that were trained with it. Evaluated on weights that were not trained for it, a method is
-marked † in the tables, not hidden.
+(default: length / L), w the window (default L). Evaluated on weights that were not trained for it,
+a method is marked † in the tables, not hidden.
+
+"Needs": weights, where it wants some that were trained with it; gates, where it follows the layer's
+input, of which a model makes them; layers, where it was published in a pattern of several.
+"Reaches": for what suits any weights, the length up to which, by default, these meet no distance
+that is new to them: L, or any.
 
 The terminal shows the same table (`python -m lenext.methods`) and explains one method or a
 composition of several: its options, its temperature by length, a row of its weights drawn at L and
@@ -118,8 +124,8 @@ a head turn, the first ones; None: all), and all dot products its `logit_scale` 
 `softcap` (c in c·tanh(logit / c); None: no bound). Where the default of another is None it follows
 the training length, the length at hand, or another option, as the catalogue says.
 
-| method | options with their defaults, and what they may be |
-|---|---|
+| method | options with their defaults, and what they may be | its authors, where they differ |
+|---|---|---|
 {options}
 """
 
@@ -138,32 +144,33 @@ def markdown_page() -> str:
             for field in choice.option_fields()
             if entry is SOFTMAX or field.name not in SHARED
         }
-        options += [f"| `{name}` | {'; '.join(settings)} |"] if settings else []
+        if settings or entry.theirs:
+            options.append(f"| `{name}` | {'; '.join(settings)} | {entry.theirs} |")
     return PAGE.format(catalogue=markdown_table(), options="\n".join(options))
 
 
 def markdown_table() -> str:
     """The catalogue as a Markdown table."""
-    lines = ["| name | what it changes | trained for it? | paper |", "|---|---|---|---|"]
+    lines = ["| name | what it changes | needs | reaches | paper |", "|---|---|---|---|---|"]
     for name, entry in CATALOGUE.items():
-        trained = "yes" if _unsuited(_one(name)) else "no"
-        lines.append(f"| `{name}` | {entry.changes} | {trained} | {_linked(_published(entry))} |")
+        cells = entry.changes, _needs(name), _reach(name), _linked(_published(entry))
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def catalogue_table() -> str:
     """The catalogue as a table for a terminal of 100 columns, and what its columns mean."""
-    heads = ("name", "axes", "what it changes", "trained", "causal", "fused", "paper")
-    widths = (18, 4, 29, 7, 6, 5, 19)
+    heads = ("name", "axes", "what it changes", "needs", "reach", "causal", "fused", "paper")
+    widths = (18, 4, 23, 7, 5, 6, 5, 18)
     rows: list[Sequence[str]] = [heads, ["─" * width for width in widths]]
     for name, entry in CATALOGUE.items():
         method = _one(name)
         axes = "".join(axis[0].upper() for axis in _changed(entry))
         causal = {True: "yes", False: "no", None: "both"}[entry.causal]
         causal = "only" if method.causal_only else causal
-        trained = "yes" if _unsuited(method) else "no"
         fused = "no" if why_not_fused(method, HEADS, TYPICAL) else "yes"
-        rows.append((name, axes, entry.changes, trained, causal, fused, _published(entry)))
+        needs, reach, paper = _needs(name), _reach(name), _published(entry)
+        rows.append((name, axes, entry.changes, needs, reach, causal, fused, paper))
     lines = [line for row in rows for line in _in_columns(row, widths)]
     legend = [line for text in LEGEND.splitlines() for line in _wrap(text, "", "  ")]
     return "\n".join([*lines, "", *legend]) + "\n"
@@ -323,6 +330,23 @@ def _unsuited(method: Method) -> list[str]:
     return unsuited_axes(method, make_method("softmax", train_length=method.train_length))
 
 
+def _needs(name: str) -> str:
+    """What a name wants of who uses it, in a few words."""
+    method = _one(name)
+    needs = {
+        "weights": bool(_unsuited(method)),
+        "gates": bool(method.gated),
+        "layers": bool(CATALOGUE[name].pattern),
+    }
+    return ", ".join(need for need, wanted in needs.items() if wanted) or "–"
+
+
+def _reach(name: str) -> str:
+    if _unsuited(_one(name)):
+        return "–"
+    return "any" if CATALOGUE[name].unlimited else "L"
+
+
 def _changed(entry: Entry) -> list[str]:
     return [axis for axis in AXES if getattr(entry, axis) != getattr(SOFTMAX, axis)]
 
@@ -363,7 +387,9 @@ def _summary(name: str, parts: Sequence[str], method: Method, head_dim: int) -> 
         said.append(
             f"{part}: {changes}{_published(entry)}; {meant} {directions[entry.causal]} models"
             + (" only" if _one(part).causal_only else "")
+            + (f", in {entry.pattern}" if entry.pattern else "")
         )
+        said += [f"{part}, its authors: {entry.theirs}"] if entry.theirs else []
     unsuited = ", ".join(_unsuited(method))
     said.append(
         f"trained for it: yes, weights trained under plain softmax do not suit it ({unsuited})"

@@ -93,22 +93,28 @@ class TestExampleRow:
         assert bars(values, 2.0, lines=1) == [" ▁▂▃▄"]
 
 
+def markdown_rows():
+    return {line.split("`")[1]: line for line in markdown_table().splitlines()[2:]}
+
+
 class TestTables:
     def test_every_entry_says_what_it_changes(self):
         assert [name for name, entry in CATALOGUE.items() if not entry.changes] == []
 
     def test_markdown(self):
         lines = markdown_table().splitlines()
-        assert lines[1] == "|---|---|---|---|"
+        assert lines[1] == "|---|---|---|---|---|"
         assert len(lines) == 2 + len(method_names())
         rows = {line.split("`")[1]: line for line in lines[2:]}
         assert rows["pi"] == (
-            "| `pi` | positions divided by s | no "
+            "| `pi` | positions divided by s | – | any "
             "| [Position interpolation](https://arxiv.org/abs/2306.15595) |"
         )
-        assert rows["rerope"] == "| `rerope` | distances clamped to ±w | no | ReRoPE (Su 2023) |"
+        assert rows["rerope"] == (
+            "| `rerope` | distances clamped to ±w | – | any | ReRoPE (Su 2023) |"
+        )
         assert rows["relu2"].endswith(
-            " | yes | [GAU](https://arxiv.org/abs/2202.10447), "
+            " | weights | – | [GAU](https://arxiv.org/abs/2202.10447), "
             "[ReLU attention](https://arxiv.org/abs/2309.08586) |"
         )
         assert "| Su 2021; [Qwen](https://arxiv.org/abs/2309.16609) |" in rows["log_length"]
@@ -118,11 +124,13 @@ class TestTables:
         assert max(map(len, lines)) <= 100
         rows = {line.split()[0]: line.split() for line in lines if line[:1].strip()}
         assert set(method_names()) < set(rows)
-        # axes, the formula's first words, trained, causal, fused, the paper's first
+        assert " | weights, gates | – | " in markdown_rows()["forgetting"]
+        assert " | layers | L | " in markdown_rows()["llama4"]
+        # axes, the formula's first words, needs, reach, causal, fused, the paper's first
         assert rows["lssar"][1] == "STW"
-        assert rows["lssar"][-4:] == ["yes", "yes", "no", "LSSAR"]
+        assert rows["lssar"][-5:] == ["weights", "–", "yes", "no", "LSSAR"]
         assert rows["streaming_llm"][1] == "PV"
-        assert rows["soft"][-4:] == ["yes", "no", "no", "SOFT"]
+        assert rows["soft"][-5:] == ["weights", "–", "no", "no", "SOFT"]
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -196,7 +204,7 @@ def test_a_method_of_ones_own():
     CATALOGUE["doubled"] = Entry("this test", temperature=Doubled())
     try:
         text = explained("doubled(exponent=2)")
-        assert "| `doubled` |  | no | this test |" in markdown_table()
+        assert "| `doubled` |  | – | L | this test |" in markdown_table()
     finally:
         del CATALOGUE["doubled"]
     assert "  doubled: this test; published for causal and bidirectional models" in text
@@ -230,7 +238,7 @@ def test_heads_of_ones_own_and_no_publication(monkeypatch):
     assert "    heads 1 and 3" + "   2.000" * 7 in text
     assert "half_heads at length 64, heads 1 and 3: entropy" in text
     assert "  half_heads: unpublished; for causal and bidirectional models" in text
-    assert "| `half_heads` |  | no | unpublished |" in markdown_table()
+    assert "| `half_heads` |  | – | L | unpublished |" in markdown_table()
     assert "unpublished" in catalogue_table()
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenext.attention import attend, make_method, method_options
+from lenext.attention import attend, make_method, method_options, unsuited_axes
+from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.compute.places import Places, located, rows_at, visible
 from tests.attention.common import (
     EVERY_NAME,
@@ -551,6 +552,21 @@ def test_rotations_stay_within_the_training_length(method, train_length, traced)
     assert max(near, far) <= train_length + 1e-3
     # And they make use of it: what is never turned by half of L was not meant.
     assert far > train_length / 2 - 1
+
+
+SUITED = [
+    name
+    for name in SURFACE
+    if not unsuited_axes(*(make_method(x, train_length=64) for x in (name, "softmax")))
+]
+
+
+@pytest.mark.parametrize("method", SUITED)
+def test_the_catalogue_says_which_reach_any_length(method):
+    """Of what suits any weights: no visible key turns the slowest pair further than in training."""
+    made = make_method(method, train_length=64, base=1e8)
+    furthest = furthest_turn(made, 4096, False)
+    assert CATALOGUE[method].unlimited == (furthest <= 64 * 1.0001)
 
 
 def test_plain_rotations_do_not():

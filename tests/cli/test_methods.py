@@ -24,7 +24,7 @@ def test_one_method(call):
 def test_the_page(call):
     outcome = call("methods", "--markdown")
     assert outcome.code == 0
-    assert "\n| name | what it changes | trained for it? | paper |\n" in outcome.out
+    assert "\n| name | what it changes | needs | reaches | paper |\n" in outcome.out
 
 
 def test_help(call):
