@@ -424,7 +424,7 @@ def check_command(module, words):
         elif flag == "config":
             path, _, arg = value.partition(":")
             assert (REPOSITORY / path).exists()
-            if path != "configs/finetune.py":  # which reads a run
+            if path not in ("configs/finetune.py", "configs/drope.py"):  # which read a run
                 module_of = path.removesuffix(".py").replace("/", ".")
                 config = importlib.import_module(module_of).get_config(arg or None)
         elif flag.startswith("config."):

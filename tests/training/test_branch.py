@@ -1,15 +1,19 @@
 """Runs that branch off others."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
+from configs import drope
+from lenext.attention import make_method
 from lenext.errors import UserError
 from lenext.training import loop, train, validate
 from lenext.training.branch import spell_method
+from lenext.workdirs.pretrained import load_run
 from lenext.workdirs.workdir import write_run_config
 from tests.training.common import read_metrics, snapshot, tiny_config
 from tests.training.runs import interruption, saved_state, saved_steps
@@ -190,3 +194,27 @@ class TestMistakes:
     def test_a_step_of_no_run(self, branch, refused):
         branch.training.branch_from = ""
         assert refused() == "config.training.branch_step=6: should be 0 without branch_from"
+
+
+def test_drope_goes_on_without_positions(data_dir, tmp_path, capsys):
+    """A fifth of the run's steps more, at its peak rate, and down from there in the second half."""
+    plain = stable_config(data_dir)
+    plain.model.method = "softmax+infoscale"
+    plain.training.steps = 20
+    train(plain, tmp_path / "rope")
+    config = drope.get_config(str(tmp_path / "rope"))
+    train(config, tmp_path / "drope")
+    stored = json.loads((tmp_path / "drope" / "config.json").read_text())
+    assert stored["model"]["method"] == "softmax+infoscale+nope"
+    records = [record for record in read_metrics(tmp_path / "drope") if "loss" in record]
+    assert [record["step"] for record in records] == [21, 22, 23, 24]
+    rates = np.array([record["learning_rate"] for record in records])
+    np.testing.assert_allclose(rates / plain.optimizer.learning_rate, [1, 1, 1, 0.5], rtol=1e-6)
+    (was,) = load_run(tmp_path / "drope").read_methods("trained")[:1]
+    assert was == make_method("softmax+infoscale+nope", train_length=plain.data.train_length)
+
+
+@pytest.mark.parametrize("arg", [None, "nowhere"])
+def test_drope_of_no_run(arg):
+    with pytest.raises(UserError, match="should be the workdir of a run to go on from"):
+        drope.get_config(arg)
