@@ -82,6 +82,8 @@ def base_config() -> Config:
     config.training.best_metric = "eval/validation/accuracy"  # whose best checkpoint is kept
     config.training.accumulate = 1  # micro-batches that a batch is taken in, to save memory
     config.training.z_loss = 0.0  # factor of mean log_z^2, beside the loss
+    # Factor of what heads' entropies are off a share of ln n, learned per head (arXiv 2501.03489).
+    config.training.entropy_regulariser = 0.0
     # Of a moving average of the parameters, which evaluators see too (eval/NAME_ema/…); 0 for none.
     config.training.ema_decay = 0.0
     config.training.branch_from = ""  # another run's workdir, from whose checkpoint to start

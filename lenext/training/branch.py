@@ -75,6 +75,13 @@ def restore_origin(
                 f"config.data.packing={config.data.packing}: should be {packing} as in {origin}, "
                 "whose place in the data means nothing otherwise"
             )
+        regularised = bool(stored.get("training", {}).get("entropy_regulariser", 0.0))
+        if bool(config.training.entropy_regulariser) != regularised:
+            raise UserError(
+                f"config.training.entropy_regulariser={config.training.entropy_regulariser:g}: "
+                f"should be {'above 0' if regularised else '0'} as in {origin}, whose optimiser "
+                f"holds {'the' if regularised else 'no'} thresholds"
+            )
         state, resumed = checkpoints.restore(step, like)
     finally:
         checkpoints.close()

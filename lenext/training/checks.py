@@ -46,7 +46,7 @@ def _check_training(config: Config) -> None:
         training, "training", 1, "steps", "log_every", "eval_every", "checkpoint_every",
         "keep_latest", "accumulate",
     )  # fmt: skip
-    check_least(training, "training", 0, "z_loss", "branch_step")
+    check_least(training, "training", 0, "z_loss", "entropy_regulariser", "branch_step")
     if training.steps >= 2**31:
         raise UserError(f"config.training.steps={training.steps}: should be below 2^31")
     check_bounds(training, "training", "ema_decay")

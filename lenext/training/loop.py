@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array
@@ -36,6 +37,7 @@ from lenext.training.checks import validate
 from lenext.training.metrics import MetricsWriter
 from lenext.training.optimizer import frozen_parameters, make_optimizer, make_schedule
 from lenext.training.preemption import Preemption
+from lenext.training.regulariser import EntropyRegulariser
 from lenext.training.step import State, init_state, make_train_step
 from lenext.workdirs.checkpoints import Checkpoints, newest_step
 from lenext.workdirs.versions import outside_sources
@@ -104,8 +106,15 @@ def train(config: Config, workdir: Path) -> None:
     schedule = make_schedule(config.optimizer, settings.steps)
     optimizer = make_optimizer(config.optimizer, schedule, kinds_of(shapes))
 
+    regulariser = (
+        EntropyRegulariser(settings.entropy_regulariser, optax.adam(schedule))
+        if settings.entropy_regulariser
+        else None
+    )
+
     def at_step_0(model: Model) -> State:
-        return init_state(model, optimizer, average=settings.ema_decay > 0)
+        average = settings.ema_decay > 0
+        return init_state(model, optimizer, average=average, regulariser=regulariser)
 
     wanted = shapes_on(nnx.eval_shape(at_step_0, shapes), mesh, splits_of(shapes))
     shardings = jax.tree.map(lambda x: x.sharding, wanted)
@@ -117,6 +126,7 @@ def train(config: Config, workdir: Path) -> None:
         accumulate=settings.accumulate,
         z_loss=settings.z_loss,
         ema_decay=settings.ema_decay,
+        regulariser=regulariser,
         frozen=frozen_parameters(config.optimizer.frozen, places_of(shapes)),
         held=held,
         mesh=mesh,

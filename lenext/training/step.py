@@ -12,9 +12,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from lenext.models import token_figures
+from lenext.models import Model, token_figures
 from lenext.parallel.meshes import traced_on
 from lenext.training.optimizer import where_frozen
+from lenext.training.regulariser import EntropyRegulariser, penalty, rows_looked_at
 from lenext.workdirs.checkpoints import State
 
 # Layers up to which a step compiles each. Of four, on two CPU cores, that took 14 % off the small
@@ -26,11 +27,20 @@ Gradient = Callable[[Any, dict[str, Array], Array | None], tuple[Any, dict[str, 
 
 
 def init_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, *, average: bool = False
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    average: bool = False,
+    regulariser: EntropyRegulariser | None = None,
 ) -> State:
-    """The state at step 0; with `average` it holds "ema"."""
+    """The state at step 0; with `average` it holds "ema".
+
+    With a regulariser "optimizer" has two parts, "model" and "entropy".
+    """
     params = nnx.to_pure_dict(nnx.state(model))
     state = {"params": params, "optimizer": optimizer.init(params)}
+    if regulariser is not None:
+        state["optimizer"] = {"model": state["optimizer"], "entropy": regulariser.init(model)}
     # A copy: the step donates its state, and no buffer can be given twice.
     return state | {"ema": jax.tree.map(jnp.copy, params)} if average else state
 
@@ -44,6 +54,7 @@ def make_train_step(
     accumulate: int = 1,
     z_loss: float = 0.0,
     ema_decay: float = 0.0,
+    regulariser: EntropyRegulariser | None = None,
     frozen: Any = None,
     held: Callable[[Any], Any] = lambda params: params,
     mesh: Mesh | None = None,
@@ -53,8 +64,8 @@ def make_train_step(
 
     The state is donated. Dropout masks follow from `seed` and the step number, so a resumed run
     repeats them. Metrics are of the batch, before the update: loss (nats a predicted token),
-    accuracy, grad_norm (before clipping), and z_loss (mean log_z²) where it is minimised; and
-    param_norm, after it, which is finite only if all parameters are.
+    accuracy, grad_norm (before clipping), and z_loss (mean log_z²) and entropy_penalty where they
+    are minimised; and param_norm, after it, which is finite only if all parameters are.
 
     Args:
       graphdef: of the model.
@@ -65,6 +76,7 @@ def make_train_step(
         memory, time and dropout masks: each token weighs what it weighs in the whole batch.
       z_loss: factor of mean log_z² beside the loss (arXiv 2204.02311, section 5).
       ema_decay: of the state's "ema", see `average_parameters`; 0 where it has none.
+      regulariser: of the heads' entropies, which the state is to hold a part of.
       frozen: from `frozen_parameters`, what stays as it is: neither gradient nor decay nor
         momentum moves it, and its gradients have no part in any norm. None for a step that moves
         all.
@@ -84,37 +96,50 @@ def make_train_step(
         # Of the whole batch, though rows may be only a part of it.
         count = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
 
-        def objective(params, rows, key):
+        def objective(moving, rows, key):
+            params, thresholds = moving
             model = nnx.merge(graphdef, params)
             unroll = len(model.methods) <= UNROLLED
+            probe = jnp.asarray(rows_looked_at(rows["tokens"].shape[1])) if regulariser else None
             with traced_on(mesh):
-                figures = token_figures(model, rows, dropout_key=key, unroll=unroll)
+                figures = token_figures(model, rows, dropout_key=key, unroll=unroll, probe=probe)
 
             def mean(x):
                 return jnp.sum(x * figures.weights) / count
 
             means = {"loss": mean(figures.loss), "accuracy": mean(figures.correct)}
-            if not z_loss:
-                return means["loss"], means
-            means["z_loss"] = mean(jnp.square(figures.log_z))
-            return means["loss"] + z_loss * means["z_loss"], means
+            total = means["loss"]
+            if z_loss:
+                means["z_loss"] = mean(jnp.square(figures.log_z))
+                total = total + z_loss * means["z_loss"]
+            if regulariser is not None and figures.rows is not None:
+                of_rows = penalty(figures.rows, thresholds)
+                means["entropy_penalty"] = jnp.sum(of_rows) / len(batch["tokens"])
+                total = total + regulariser.factor * means["entropy_penalty"]
+            return total, means
 
         gradient = jax.grad(objective, has_aux=True)
-        params = state["params"]
-        weights = held(params)
+        params, optimizer_state, entropy = state["params"], state["optimizer"], None
+        if regulariser is not None:
+            optimizer_state, entropy = optimizer_state["model"], optimizer_state["entropy"]
+        moving = held(params), None if entropy is None else entropy["thresholds"]
         if accumulate == 1:
-            grads, metrics = gradient(weights, batch, key)
+            (grads, d_thresholds), metrics = gradient(moving, batch, key)
             grads = jax.tree.map(lambda x, like: x.astype(like.dtype), grads, params)
         else:
-            grads, metrics = _accumulated(gradient, weights, batch, key, accumulate)
+            made, metrics = _accumulated(gradient, moving, batch, key, accumulate)
+            grads, d_thresholds = made
         grads = without_frozen(grads)
         metrics["grad_norm"] = optax.tree.norm(grads)
-        updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
+        updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
         moved = optax.apply_updates(params, updates)
         # Not by the optimiser: its state is the same whatever is frozen; branches may differ.
         if frozen is not None:
             moved = where_frozen(frozen, params, moved)
         metrics["param_norm"] = optax.tree.norm(moved)
+        if regulariser is not None and entropy is not None:
+            entropy = regulariser.update(entropy, d_thresholds)
+            optimizer_state = {"model": optimizer_state, "entropy": entropy}
         after = {"params": moved, "optimizer": optimizer_state}
         if ema_decay:
             after["ema"] = average_parameters(state["ema"], moved, ema_decay, step)

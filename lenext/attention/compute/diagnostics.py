@@ -23,6 +23,7 @@ class RowStatistics(NamedTuple):
         far above, they cannot separate it. Infinite where several keys share the top.
       max_logit: the largest visible logit.
       sink_weight: weight on the document's first four keys.
+      keys: how many the row sees.
     """
 
     entropy: Float[Array, "B N T"]
@@ -30,6 +31,7 @@ class RowStatistics(NamedTuple):
     gap_scale: Float[Array, "B N T"]
     max_logit: Float[Array, "B N T"]
     sink_weight: Float[Array, "B N T"]
+    keys: Float[Array, "B N T"]
 
 
 def statistics(scored: Scores, method: Method) -> RowStatistics:
@@ -53,6 +55,7 @@ def statistics(scored: Scores, method: Method) -> RowStatistics:
         gap_scale=_gap_scale(jnp.where(mask, logits, -jnp.inf)),
         max_logit=jnp.where(seen, largest, 0.0),
         sink_weight=weight_on(rows.kv_ordinals[:, None, None, :] < SINKS),
+        keys=jnp.broadcast_to(jnp.sum(mask, axis=-1, dtype=jnp.float32), entropy.shape),
     )
 
 

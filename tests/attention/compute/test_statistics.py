@@ -75,6 +75,7 @@ def test_uniform_rows(block_size):
     np.testing.assert_allclose(ours.entropy[0, 0], np.log(n), atol=1e-5)
     np.testing.assert_allclose(ours.dilution[0, 0], np.maximum(0, 1 - 10 / n), atol=1e-6)
     np.testing.assert_allclose(ours.sink_weight[0, 0], np.minimum(1, 4 / n), atol=1e-6)
+    np.testing.assert_array_equal(ours.keys[0, 0], n)
     np.testing.assert_array_equal(ours.max_logit, 0)
     np.testing.assert_array_equal(ours.gap_scale[0, 0], [0] + [np.inf] * 49)
 
