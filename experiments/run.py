@@ -47,6 +47,7 @@ NAMES = (
     "softplus_table",
     "passkey",
     "associative_recall",
+    "synthetic",
     "real_model",
     "needles",
 )

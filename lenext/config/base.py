@@ -49,7 +49,8 @@ def base_config() -> Config:
     config.data.target_length = 0
     config.data.pose_chunks = 2  # of pose: parts of a sequence, between which positions skip
     # Hidden in each training sequence, whose answers alone are trained on: passkey or
-    # associative_recall (see lenext/data/tasks.py; decoder only). "" for the text as it is.
+    # associative_recall; or in its place, copy, reverse, sort, flip_flop, n_back or mqmtar (see
+    # lenext/data/tasks.py and synthetic.py; decoder only). "" for the text as it is.
     config.data.task = ""
     config.data.needles = 1  # of the task, in a sequence
     config.data.batch_size = 64  # sequences a step, all devices and processes together
@@ -104,7 +105,7 @@ def base_config() -> Config:
     config.eval.methods = "softmax"  # separated by commas; the first is the one compared with
     config.eval.lengths = "64,128,256,512,1024"
     # For a GAU mlm15 or single_mask; for a decoder full_context, sliding_window, passkey,
-    # associative_recall or ruler.
+    # associative_recall, the other tasks of data.task, or ruler.
     config.eval.protocol = "mlm15"
     config.eval.split = "validation"  # or "all", of text_files: each document that is there
     config.eval.bos = ""  # in place of data.bos, if given

@@ -1,37 +1,22 @@
-"""Retrieval tasks: needles in a row of tokens, and at its end questions that have one answer each.
+"""Tasks: rows of tokens with questions that have one answer each.
 
-Both are for causal models. What is asked stands in the row itself, so that a model of any size can
-be right every time, and what length does to it is not mixed up with what it knows of language.
+Of retrieval there are two, which hide needles in a row and ask for them at its end; the others are
+in `lenext.data.synthetic`. All are for causal models. What is asked stands in the row itself, so
+that a model of any size can be right every time, and what length does to it is not mixed up with
+what it knows of language.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Int64, Integer
 
+from lenext.data.examples import Example, Tokens, hide
+from lenext.data.synthetic import SYNTHETIC
 from lenext.data.tokenizers import Tokenizer
 from lenext.errors import UserError
 
 DIGITS = 5  # of a pass key
 NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-Tokens = Integer[np.ndarray, " _"]
-
-
-class Example(NamedTuple):
-    """A row with its questions.
-
-    Attributes:
-      tokens: n + 1 of them: the model sees all but the last, and predicts all but the first.
-      answer: which answer each token is a part of, from 0; -1 for those that are of none.
-      place: of each answer, where its needle begins.
-    """
-
-    tokens: Int64[np.ndarray, " n_plus_1"]
-    answer: Int64[np.ndarray, " n_plus_1"]
-    place: Int64[np.ndarray, " answers"]
-
 
 Task = Callable[[Tokens, np.random.Generator, Tokenizer, int, float | None], Example]
 """(text of n + 1 tokens to hide needles in, rng, its tokeniser, needles, depth) to an example. The
@@ -66,7 +51,7 @@ def passkey(
     ]
     hidden = [np.concatenate(line) for line in lines]
     words, answer, _ = lines[0]
-    return _example(text, hidden, [(words, answer)], rng, depth, tokenizer)
+    return hide(text, hidden, [(words, answer)], rng, depth, tokenizer)
 
 
 def associative_recall(
@@ -92,53 +77,8 @@ def associative_recall(
     pairs = np.stack([rng.choice(keys, needles, replace=False), rng.choice(values, needles)], 1)
     questions = [(pair[:1], pair[1:]) for pair in pairs]
     noise = rng.choice(noise, len(text))
-    return _example(noise, list(pairs), questions, rng, depth, tokenizer)
+    return hide(noise, list(pairs), questions, rng, depth, tokenizer)
 
 
-TASKS: dict[str, Task] = {"passkey": passkey, "associative_recall": associative_recall}
-
-
-def _example(
-    filler: Tokens,
-    needles: Sequence[Tokens],
-    questions: Sequence[tuple[Tokens, Tokens]],
-    rng: np.random.Generator,
-    depth: float | None,
-    tokenizer: Tokenizer,
-) -> Example:
-    """`filler` with the needles at random places, ending on the questions in random order.
-
-    It starts as a text does. Question i, of its words and the answer, asks for needle i; there may
-    be fewer than needles.
-    """
-    taken = sum(map(len, needles)) + sum(len(words) + len(answer) for words, answer in questions)
-    start = np.asarray(tokenizer.frame.start, np.int64)
-    filler = filler[len(start) :]
-    room = len(filler) - taken
-    if room < 0:
-        length, least = (len(start) + n - 1 for n in (len(filler), taken))
-        raise UserError(
-            f"length {length}: should be at least {least} for the task's needles "
-            f"({len(needles)}) and what is asked of them"
-        )
-    cuts = rng.integers(room + 1, size=len(needles))
-    if depth is not None:
-        cuts[0] = round(depth * room)
-    place = np.zeros(len(needles), np.int64)
-    parts, done = [start], 0
-    # Needles at the same cut stand in random order.
-    for needle in np.lexsort((rng.random(len(needles)), cuts)):
-        parts += [filler[done : cuts[needle]], needles[needle]]
-        done = cuts[needle]
-        place[needle] = sum(map(len, parts)) - len(needles[needle])
-    parts.append(filler[done:room])
-    numbers = [np.full(len(start) + room + sum(map(len, needles)), -1)]
-    for question in rng.permutation(len(questions)):
-        words, answer = questions[question]
-        parts += [words, answer]
-        numbers += [np.full(len(words), -1), np.full(len(answer), question)]
-    return Example(
-        np.concatenate(parts).astype(np.int64),
-        np.concatenate(numbers),
-        place[: len(questions)],
-    )
+RETRIEVAL: dict[str, Task] = {"passkey": passkey, "associative_recall": associative_recall}
+TASKS: dict[str, Task] = RETRIEVAL | SYNTHETIC
