@@ -55,8 +55,11 @@ def report(content: Content) -> dict[str, str | bytes]:
         if record["metric"] == "retrieved"
     ]
     tasks = {task: task for task in by_task}
+    # Of the notes: which protocol there was is what the tasks are called.
+    asked = [record | {"protocol": ", ".join(tasks)} for record in content["records"]]
+    notes = provenance_notes(content | {"records": asked})
     return {
-        ".md": page(title, sections, [MARKS, *provenance_notes(content)]),
+        ".md": page(title, sections, [MARKS, *notes]),
         ".png": draw_metrics(drawn, tasks, LENGTH, title),
     }
 
