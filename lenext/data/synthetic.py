@@ -6,6 +6,8 @@ given, of which nothing else counts, and neither needles nor depth are asked for
 what one question asks, mostly a token; its place is where in the row that is to be read.
 """
 
+import functools
+
 import numpy as np
 from jaxtyping import Int64, Integer
 
@@ -49,10 +51,15 @@ def _room(text: Tokens, tokenizer: Tokenizer, least: int) -> int:
     return len(text) - start
 
 
-def _after_a_mark(
-    text: Tokens, rng: np.random.Generator, tokenizer: Tokenizer, order: str
-) -> Example:
-    """Symbols, a mark, and the same symbols in an order."""
+def after_a_mark(
+    text: Tokens, rng: np.random.Generator, tokenizer: Tokenizer, needles: int,
+    depth: float | None = None, *, order: str,
+) -> Example:  # fmt: skip
+    """Symbols, a mark, and the same symbols again: in their order, reversed, or by their ids.
+
+    `order` is "copy", "reverse" or "sort".
+    """
+    del needles, depth
     symbols, (mark,) = _ids(tokenizer, 1)
     count = (_room(text, tokenizer, 3) - 1) // 2
     source = rng.choice(symbols, count).astype(np.int64)
@@ -65,33 +72,6 @@ def _after_a_mark(
     answer = np.full(len(tokens), -1)
     answer[-count:] = np.arange(count)
     return Example(tokens, answer, begin + read)
-
-
-def copy(
-    text: Tokens, rng: np.random.Generator, tokenizer: Tokenizer, needles: int,
-    depth: float | None = None,
-) -> Example:  # fmt: skip
-    """Symbols, a mark, and the same symbols again."""
-    del needles, depth
-    return _after_a_mark(text, rng, tokenizer, "copy")
-
-
-def reverse(
-    text: Tokens, rng: np.random.Generator, tokenizer: Tokenizer, needles: int,
-    depth: float | None = None,
-) -> Example:  # fmt: skip
-    """Symbols, a mark, and the same symbols from the last to the first."""
-    del needles, depth
-    return _after_a_mark(text, rng, tokenizer, "reverse")
-
-
-def sort(
-    text: Tokens, rng: np.random.Generator, tokenizer: Tokenizer, needles: int,
-    depth: float | None = None,
-) -> Example:  # fmt: skip
-    """Symbols, a mark, and the same symbols by their ids."""
-    del needles, depth
-    return _after_a_mark(text, rng, tokenizer, "sort")
 
 
 def n_back(
@@ -164,9 +144,7 @@ def mqmtar(
 
 
 SYNTHETIC = {
-    "copy": copy,
-    "reverse": reverse,
-    "sort": sort,
+    **{x: functools.partial(after_a_mark, order=x) for x in ("copy", "reverse", "sort")},
     "flip_flop": flip_flop,
     "n_back": n_back,
     "mqmtar": mqmtar,
