@@ -6,9 +6,8 @@
 The argument is the other run's workdir, or an imported checkpoint's. Everything is that run's but
 the method, of which the position is dropped (`nope`), and the steps: a fifth of those that it had
 (200, of an imported one), at its peak rate (1e-4) and its own length, of which the second half
-decays. How long and at what rate is ours; the idea is to take positions for a help in training only
-(Gelberg et al. 2025, "Extending the context of pretrained LLMs by dropping their positional
-embeddings").
+decays. After Gelberg et al. (arXiv 2512.12167), who take positions for a help in training only, and
+less than a hundredth of a large model's budget; how long and at what rate is ours.
 """
 
 from pathlib import Path
