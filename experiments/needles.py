@@ -23,6 +23,8 @@ BARE = (
 )
 METHODS = tuple(f"{method}{more}" for more in ("", "+infoscale") for method in BARE)
 TASKS = ("niah_single_2", "niah_multikey_1", "vt")
+ENDS = ", needle at the ends"
+"""Behind a method: its rows of one needle at the beginning of a text and one at its end."""
 METRICS = {"loss": "loss in nats", "retrieved": "share of answers drawn"}
 
 
@@ -40,13 +42,24 @@ def runs(size: str) -> list[Run]:
         read, eval__protocol="ruler", eval__tasks=",".join(TASKS),
         eval__documents=count,
     )  # fmt: skip
-    return [dataclasses.replace(model, config=own, rows=methods) for own in (read, asked)]
+    found = [dataclasses.replace(model, config=own, rows=methods) for own in (read, asked)]
+    if count == 1:  # which lies in the middle
+        config = with_changes(asked, eval__tasks=TASKS[0], eval__documents=2)
+        rows = {method + ENDS: method for method in few_at_smoke(size, BARE, 1)}
+        found.append(dataclasses.replace(model, config=config, rows=rows))
+    return found
 
 
 def report(content: Content) -> dict[str, str | bytes]:
     """Tables of what is found and of the loss, and a picture of both."""
     records, length = content["records"], content["config"]["data"]["train_length"]
-    shown = [r for r in records if "lm_infinite" not in r["method"]]  # eight panels at the most
+    ends = [
+        r | {"method": r["method"].removesuffix(ENDS)}
+        for r in records
+        if r["method"].endswith(ENDS)
+    ]
+    records = [r for r in records if not r["method"].endswith(ENDS)]
+    by_depth = [r for r in [*records, *ends] if "infoscale" not in r["method"]]
     title = f"SmolLM2-135M-Instruct, trained at {length} tokens: what it finds, beside its loss"
     tasks = [m for m in dict.fromkeys(r["metric"] for r in records) if ":" in m]
     sections = [
@@ -56,10 +69,13 @@ def report(content: Content) -> dict[str, str | bytes]:
         ("loss in nats, on documents (lower is better)", "loss"),
     ]
     tables = [(heading, metric_table(records, metric)) for heading, metric in sections]
+    if ends:
+        heading = f"retrieved, {TASKS[0]} at the beginning of the text and at its end"
+        tables.insert(2, (heading, metric_table(ends, "retrieved")))
     return {
         ".md": page(title, tables, [MARKS, *provenance_notes(content)]),
         ".png": draw_metrics(records, METRICS, length, title),
-        "_depth.png": plot_by_depth(shown, length, f"{title}, by depth"),
+        "_depth.png": plot_by_depth(by_depth, length, f"{title}, by depth"),
     }
 
 
