@@ -17,6 +17,7 @@ import pytest
 from flax import nnx
 
 from experiments import run as experiments_run
+from experiments.needles import BARE
 from experiments.sizes import SIZES
 from lenext.__main__ import COMMANDS
 from lenext.attention import Choice, Entry, attend, make_method, register
@@ -248,6 +249,24 @@ def test_maps_example(monkeypatch, tmp_path, data_dir):
     assert names["maps"].shape == (2, 1, 1, 64, 512)
     np.testing.assert_allclose(names["maps"].sum(axis=-1), 1.0, rtol=1e-5)
     assert names["rows"].entropy.shape == (2, 1, 1, 512)
+
+
+def test_the_needles_table_holds_what_the_results_hold():
+    content = json.loads((REPOSITORY / "experiments/results/needles.json").read_text())
+    section = DOCS["docs/measures.md"].split("\n## Where they part\n")[1].split("\n## ")[0]
+    head, _, *rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert head == "| at 8192 / 16384 | loss | drawn | preferred |"
+    assert {row.split("`")[1] for row in rows} == set(BARE)
+
+    def figure(metric, method):
+        records = select(content["records"], metric=metric, positions=None)
+        values = {r["length"]: r["value"] for r in records if r["method"] == method}
+        return f"{values[8192]:.3f} / {values[16384]:.3f}"
+
+    for row in rows:
+        method = row.split("`")[1]
+        figures = [figure(metric, method) for metric in ("loss", "retrieved", "preferred")]
+        assert [cell.strip() for cell in row.split("|")[2:5]] == figures
 
 
 def test_own_gates_example(clean_catalogue):
