@@ -10,7 +10,7 @@ from lenext.errors import UserError
 from lenext.evaluation.protocols import GENERATING, PROTOCOLS, CropSettings, get_protocol
 
 MASK = ByteTokenizer().mask_id
-CAUSAL = "full_context, sliding_window, passkey, associative_recall for a causal language model"
+CAUSAL = ", ".join(["full_context", "sliding_window", *TASKS]) + " for a causal language model"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lenext.attention import attend, init_params, make_method
+from lenext.attention import attend, init_gates, init_params, make_gates, make_method
 from lenext.attention.catalogue import BUILT_IN
 from lenext.evaluation import evaluate_run
 from lenext.training import train
@@ -95,8 +95,12 @@ def method_figures():
     for name in sorted(BUILT_IN):
         method = make_method(name, train_length=train_length)
         params = init_params(method, heads, dim)
+        of_gates, gates = init_gates(method, heads, dim), None
+        if of_gates:  # of the first head's queries, by maps that are not all zero
+            of_gates = jax.tree.map(lambda x: x + 0.1, of_gates)
+            gates = make_gates(method, of_gates, q[:, :, 0], num_heads=heads)
         for causal in (True,) if method.causal_only else (True, False):
-            out = attend(q, k, v, method, causal=causal, params=params)
+            out = attend(q, k, v, method, causal=causal, params=params, gates=gates)
             found[f"{name} {'causal' if causal else 'both'}"] = float(jnp.mean(out * probe))
     return found
 
