@@ -82,7 +82,7 @@ def report(content: Content) -> dict[str, str | bytes]:
 EXPERIMENT = Experiment(
     name="needles",
     runs=runs,
-    baseline="trained",
+    baseline=lambda row: "trained" + (ENDS if row.endswith(ENDS) else ""),
     metrics=(
         "retrieved", "preferred", "retrieved_by_place", "loss",
         *(f"{score}:{task}" for score in ("retrieved", "preferred") for task in TASKS),

@@ -23,7 +23,7 @@ from lenext.config import base_config, read_methods
 from lenext.config.imports import join_imports, load_file
 from lenext.errors import MISREAD, UserError
 from lenext.files import read_json
-from lenext.sweeps.experiment import Experiment, collect, write
+from lenext.sweeps.experiment import Experiment, baseline_of, collect, write
 from lenext.sweeps.progress import Rates, duration
 from lenext.sweeps.runs import (
     Run,
@@ -109,9 +109,12 @@ def check(experiment: Experiment, runs: Sequence[Run]) -> None:
         for method in run.rows.values():
             read_methods(method, length, trained)
     rows = dict.fromkeys(label for run in runs for label in run.rows)
-    if experiment.baseline not in rows:
-        has = f"rows are {', '.join(rows)}" if rows else "its runs have no rows"
-        raise UserError(f"{experiment.name}: baseline {experiment.baseline!r} is no row; {has}")
+    # Without rows there is nothing that a baseline may be asked of.
+    baselines = {baseline_of(experiment, label): None for label in rows or ("",)}
+    for baseline in baselines:
+        if baseline not in rows:
+            has = f"rows are {', '.join(rows)}" if rows else "its runs have no rows"
+            raise UserError(f"{experiment.name}: baseline {baseline!r} is no row; {has}")
 
 
 def default_results(name: str, size: str) -> str:

@@ -32,7 +32,8 @@ class Experiment:
     Attributes:
       name: of its files in the results.
       runs: of a size, the runs; those of a name differ in the seed alone.
-      baseline: the row that others are compared with.
+      baseline: the row that others are compared with; or gives it of a row's label, where rows
+        were asked different things.
       metrics: what is kept of the evaluations.
       report: files to write, by the end of their names (".md", "_depth.png"), from the content.
       details: what else is to be kept of a run, from its workdir.
@@ -40,7 +41,7 @@ class Experiment:
 
     name: str
     runs: Callable[[str], list[Run]]
-    baseline: str
+    baseline: str | Callable[[str], str]
     metrics: Sequence[str]
     report: Callable[[Content], Mapping[str, str | bytes]]
     details: Callable[[Run, Path], Mapping[str, Any]] = lambda run, workdir: {}
@@ -98,11 +99,29 @@ def collect(
     return rounded(content)
 
 
+def baseline_of(experiment: Experiment, label: str) -> str:
+    """The row that one is compared with."""
+    own = experiment.baseline
+    return own if isinstance(own, str) else own(label)
+
+
 def _pooled(rows: Sequence[Row], experiment: Experiment) -> list[dict[str, Any]]:
+    """The rows' records, beside the baselines that they have."""
+    beside: dict[str, list[Row]] = {}
+    for row in rows:
+        beside.setdefault(baseline_of(experiment, row.label), []).append(row)
+    return [
+        record
+        for label, those in beside.items()
+        for record in _pooled_beside(label, those, experiment.metrics)
+    ]
+
+
+def _pooled_beside(label: str, rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
     """The rows' records: those of equal seeds together, beside the baseline's same seeds."""
-    baseline = next((row for row in rows if row.label == experiment.baseline), None)
+    baseline = next((row for row in rows if row.label == label), None)
     if baseline is None:
-        raise UserError(f"{experiment.baseline}: diverged with every seed; nothing to compare with")
+        raise UserError(f"{label}: diverged with every seed; nothing to compare with")
     groups: dict[frozenset[int], list[Row]] = {}
     for row in rows:
         groups.setdefault(frozenset(row.by_seed), []).append(row)
@@ -118,7 +137,7 @@ def _pooled(rows: Sequence[Row], experiment: Experiment) -> list[dict[str, Any]]
             same = {seed: baseline.by_seed[seed] for seed in seeds}
             together = [baseline._replace(by_seed=same), *group]
         labels = {row.label for row in group}
-        pooled = make_records(together, experiment.baseline, experiment.metrics)
+        pooled = make_records(together, label, metrics)
         records += [record for record in pooled if record["method"] in labels]
     return records
 
