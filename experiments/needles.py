@@ -43,7 +43,7 @@ def runs(size: str) -> list[Run]:
         eval__documents=count,
     )  # fmt: skip
     found = [dataclasses.replace(model, config=own, rows=methods) for own in (read, asked)]
-    if count == 1:  # which lies in the middle
+    if count == 1:  # whose needle lies at the beginning
         config = with_changes(asked, eval__tasks=TASKS[0], eval__documents=2)
         rows = {method + ENDS: method for method in few_at_smoke(size, BARE, 1)}
         found.append(dataclasses.replace(model, config=config, rows=rows))
@@ -59,7 +59,7 @@ def report(content: Content) -> dict[str, str | bytes]:
         if r["method"].endswith(ENDS)
     ]
     records = [r for r in records if not r["method"].endswith(ENDS)]
-    by_depth = [r for r in [*records, *ends] if "infoscale" not in r["method"]]
+    by_depth = [r for r in ends or records if "infoscale" not in r["method"]]
     title = f"SmolLM2-135M-Instruct, trained at {length} tokens: what it finds, beside its loss"
     tasks = [m for m in dict.fromkeys(r["metric"] for r in records) if ":" in m]
     sections = [

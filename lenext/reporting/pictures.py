@@ -226,10 +226,10 @@ def plot_by_depth(records: Records, train_length: int, title: str) -> bytes:
         for method, panel in zip(methods, panels.flat, strict=False):
             grid = np.full((DEPTHS, len(lengths)), np.nan)
             for column, length in enumerate(lengths):
-                own = [r for r in chosen if (r["method"], r["length"]) == (method, length)]
-                end = max(r["positions"][1] for r in own)
-                for r in own:
-                    grid[sum(r["positions"]) * DEPTHS // (2 * end), column] = r["value"]
+                for r in chosen:
+                    if (r["method"], r["length"]) == (method, length):
+                        low, high = r["positions"]  # a part of as many as there are depths
+                        grid[min(round(low / (high - low)), DEPTHS - 1), column] = r["value"]
             image = panel.imshow(grid, vmin=0, vmax=1, aspect="auto", cmap="viridis")
             panel.set_title(textwrap.fill(method, 28), fontsize=10)
             panel.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths], rotation=45)
