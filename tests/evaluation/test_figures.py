@@ -124,7 +124,9 @@ def test_probed_rows_to_figures_of_heads():
     a shared top."""
     entropy = np.array([[0.0, 1, 2], [3, 4, 5]], np.float32)[:, None, None]
     scale = np.array([[0, 2, np.inf], [0, 0, 0]], np.float32)[:, None, None]
-    rows = RowStatistics(entropy, entropy / 10, scale, entropy + 7, entropy / 20)
+    rows = RowStatistics(
+        entropy, entropy / 10, scale, entropy + 7, entropy / 20, np.full_like(entropy, 3)
+    )
     heads = HeadFigures(**head_figures(rows))
     np.testing.assert_allclose(np.ravel(heads.entropy), [1, 4])
     np.testing.assert_allclose(np.ravel(heads.dilution), [0.1, 0.4], rtol=1e-6)
