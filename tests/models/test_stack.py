@@ -39,7 +39,7 @@ def tokens_of(batch, length):
 
 def test_layers_start_as_if_made_one_by_one():
     """To the bit: what a seed gives is not for the way of storing it to say."""
-    model = build("softmax|kerple_log")
+    model = build("softmax|ssmax")
     rngs = nnx.Rngs(0)
     nnx.Embed(13, 24, rngs=rngs)
     linear = Linears(model.config, rngs)
