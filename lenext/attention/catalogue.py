@@ -106,7 +106,7 @@ CATALOGUE: dict[str, Entry] = {
     "sparsemax": Entry("Sparsemax (arXiv 1602.02068)", "the nearest point of the simplex: far keys get 0", weighting=weighting.Sparsemax()),
     "stick_breaking": Entry("Stick-breaking attention (arXiv 2410.17980)", "σ(logit) of what nearer keys have left of the row; a row does not see itself, no rotation", causal=True, position=position.NoPosition(), weighting=weighting.StickBreaking()),
     "entmax": Entry("α-entmax (arXiv 1905.05702)", "(relu((α−1) logit − τ))^(1/(α−1)), α = 1.5: between softmax and `sparsemax`", weighting=weighting.Entmax()),
-    "asentmax": Entry("ASEntmax (arXiv 2506.16640)", "`entmax` of logits × (1 + β (ln(n + 1))^γ), β and γ from the layer's input, learned per head", causal=True, theirs="maps of x that start drawn, on heads `nope/alibi(slopes='harmonic')`", temperature=temperature.InputLog(), weighting=weighting.Entmax()),
+    "asentmax": Entry("ASEntmax (arXiv 2506.16640)", "`entmax` of logits × (1 + β (ln(n + 1))^γ), β and γ from the layer's input, learned per head", causal=True, theirs="on heads `nope/alibi(slopes='harmonic')`", temperature=temperature.InputLog(), weighting=weighting.Entmax()),
     "adaptive": Entry("Adaptive temperature (arXiv 2410.01104)", "softmax, sharpened by a polynomial in the row's own entropy", weighting=weighting.AdaptiveSoftmax()),
     # Position
     "pi": Entry("Position interpolation (arXiv 2306.15595)", "positions divided by s", causal=True, unlimited=True, position=frequencies.Interpolated()),
@@ -126,7 +126,7 @@ CATALOGUE: dict[str, Entry] = {
     "t5_bias": Entry("T5 (arXiv 1910.10683)", "bias learned per head and bucket of distance, no rotation", causal=None, theirs="no 1/√H (`scaled=False`), one table for all layers", position=bias.BucketBias()),
     "kerple_log": Entry("KERPLE (arXiv 2205.09921)", "bias −p ln(1 + a·distance), p and a learned per head, no rotation", causal=True, position=bias.KerpleLog()),
     "fire": Entry("FIRE (arXiv 2310.04418)", "bias by a learned MLP of ψ(distance) / ψ(max(i, L)), no rotation", causal=True, position=bias.Fire()),
-    "forgetting": Entry("Forgetting Transformer (arXiv 2503.02130)", "bias Σ ln f of the tokens after the key, f = σ(w·x + b) a forget gate of the layer's input, learned per head, no rotation", causal=True, theirs="gates that start drawn", position=bias.Forgetting()),
+    "forgetting": Entry("Forgetting Transformer (arXiv 2503.02130)", "bias Σ ln f of the tokens after the key, f = σ(w·x + b) a forget gate of the layer's input, learned per head, no rotation", causal=True, position=bias.Forgetting()),
     "scale_invariant": Entry("Scale-invariant attention (arXiv 2505.17083)", "logits × a + 1 − a², a² = 1 + 2 ln(1 + distance / 10), on p-RoPE", causal=True, position=bias.ScaleInvariant()),
     # Visibility
     "windowed": Entry("Sliding window (arXiv 2004.05150)", "only keys nearer than w", unlimited=True, visibility=visibility.Window()),
