@@ -11,12 +11,14 @@ from lenext.training import train
 from tests.training.common import command, read_metrics
 
 STEPS = 140
+EVERY = 20
+"""Steps between checkpoints. Each waits for the one before, which so is whole once two are due."""
 
 
 @pytest.fixture
 def long_config(config):
     """A second or two of steps, with a checkpoint every few hundredths of one."""
-    config.training.update(steps=STEPS, log_every=1, eval_every=50, checkpoint_every=20)
+    config.training.update(steps=STEPS, log_every=1, eval_every=50, checkpoint_every=EVERY)
     return config
 
 
@@ -55,7 +57,8 @@ def test_a_killed_run_ends_as_one_that_was_left_alone(long_config, tmp_path, num
     )
     said = f"killed at {written} lines (asked for {after_line})\n{done.stdout}{done.stderr}"
     assert done.returncode == 0, said
-    assert "resuming from step" in done.stdout, said
+    # On a slow disk the first checkpoint may be unfinished, and the run starts anew.
+    assert written <= 2 * EVERY or "resuming from step" in done.stdout, said
     # Also across processes: neither the types that tests check nor their settings enter.
     assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes(), said
     assert len(read_metrics(killed)) == STEPS
