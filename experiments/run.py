@@ -24,6 +24,7 @@ from lenext.config.imports import join_imports, load_file
 from lenext.errors import MISREAD, UserError
 from lenext.files import read_json
 from lenext.sweeps.experiment import Experiment, baseline_of, collect, write
+from lenext.sweeps.kept import keep, kept_path, unpack
 from lenext.sweeps.progress import Rates, duration
 from lenext.sweeps.runs import (
     Run,
@@ -67,6 +68,8 @@ USAGE = f"""{__doc__}
   --results=DIR    where tables go (default: runs/results, and smoke's of a NAME to runs/smoke);
                    what is committed is in experiments/results
   --also=DIR,DIR   folders with runs of other machines; read, never written
+  --from=DIR       takes what NAME.runs.tar.xz in this folder of results kept of runs, such as
+                   experiments/results: what is missing is done, and nothing is done twice
   --dry-run        lists the runs: number, seed, state, and about how long each still takes
   --only=NUMBER    does this run alone, as numbered by --dry-run, and writes no table: for an array
                    of jobs
@@ -192,6 +195,7 @@ def main() -> None:
     runs_folder = flags.DEFINE_string("runs", "runs/experiments", "")
     results = flags.DEFINE_string("results", None, "")
     also = flags.DEFINE_list("also", [], "")
+    kept = flags.DEFINE_string("from", None, "")
     dry_run = flags.DEFINE_bool("dry_run", False, "")
     only = flags.DEFINE_integer("only", None, "")
     tables = flags.DEFINE_bool("tables", False, "")
@@ -222,6 +226,9 @@ def main() -> None:
         if not other.is_dir():
             raise UserError(f"--also={other}: should be a folder with runs")
     make_folder(folder, "runs")
+    if kept.value:
+        source = kept_path(experiment.name, Path(kept.value))
+        print(f"{source}: {unpack(source, folder)} evaluations taken")
     if dry_run.value:
         print("\n".join(listing(runs, folders)))
         if all(state(run, folders) == "done" for run in runs):
@@ -232,12 +239,15 @@ def main() -> None:
             raise UserError(f"--only={only.value}: should be from 0 to {len(runs) - 1}")
         complete(runs[only.value], folder, folders)
         return
-    for number, run in enumerate(runs):
-        left = sum(Rates.measured(folders).seconds_left(runs[number:], folders))
-        now = f"[{number + 1}/{len(runs)}] {run.name}, seed {run.seed}: {state(run, folders)}"
-        print(f"{now}; about {duration(left)} to go" if left else now, flush=True)
-        complete(run, folder, folders)
-    say(write(experiment, collect(experiment, runs, size.value, folders), into))
+    try:
+        for number, run in enumerate(runs):
+            left = sum(Rates.measured(folders).seconds_left(runs[number:], folders))
+            now = f"[{number + 1}/{len(runs)}] {run.name}, seed {run.seed}: {state(run, folders)}"
+            print(f"{now}; about {duration(left)} to go" if left else now, flush=True)
+            complete(run, folder, folders)
+    finally:  # however it ends, what is done can be taken elsewhere
+        paths = keep(experiment.name, runs, folders, into)
+    say([*write(experiment, collect(experiment, runs, size.value, folders), into), *paths])
 
 
 def say(paths: Sequence[Path]) -> None:

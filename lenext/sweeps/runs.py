@@ -238,7 +238,10 @@ def train_run(run: Run, folder: Path) -> dict[str, Any]:
     """
     path = run.outcome(folder)
     if path.exists():
-        return read_outcome(path)
+        known = read_outcome(path)
+        if known["stopped"] or newest_step(run.weights(folder)) is not None:
+            return known
+        # Another machine's, which kept no weights: to be evaluated once more, it is trained again.
     first, start, stopped = trained_steps(run, folder), time.perf_counter(), None
     try:
         if run.imported is None:

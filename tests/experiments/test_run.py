@@ -1,10 +1,12 @@
 """The runner: what is done once, what is done again, and what it says of mistakes."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 
@@ -195,9 +197,9 @@ def test_a_file_of_the_users_own_runs_once(call, places, data_dir, monkeypatch, 
     first = call(path, "--size=smoke", *places)
     assert first.code == 0, first.err
     assert "evaluating rerope+power_length (2 of 2)" in first.out
-    written = [tmp_path / "results" / f"powers.{end}" for end in ("json", "md")]
-    assert first.out.endswith(f"results: {written[0]}, {written[1]}\n")
-    content, table = (file.read_text() for file in written)
+    written = [tmp_path / "results" / f"powers.{end}" for end in ("json", "md", "runs.tar.xz")]
+    assert first.out.endswith(f"results: {', '.join(map(str, written))}\n")
+    content, table = (file.read_text() for file in written[:2])
     assert {r["method"] for r in json.loads(content)["records"]} == {
         "softmax",
         "rerope+power_length",
@@ -288,6 +290,110 @@ def test_a_training_of_another_machine_is_evaluated_here(tiny, tmp_path):
     assert run.outcome(here).read_text() == run.outcome(there).read_text()
     assert len(done(here)) == 2
     assert snapshot(there) == before
+
+
+class TestKept:
+    """Runs in one file, taken where nothing else of them is."""
+
+    @pytest.fixture
+    def kept(self, tiny, call, places, tmp_path):
+        """The results of a whole sweep, of whose runs nothing else is left."""
+        assert call("tiny", *places).code == 0
+        (tmp_path / "runs").rename(tmp_path / "elsewhere")
+        return tmp_path / "results"
+
+    def places(self, tmp_path, kept):
+        return f"--runs={tmp_path / 'here'}", f"--results={tmp_path / 'anew'}", f"--from={kept}"
+
+    def is_a_mistake(self, outcome, message):
+        assert outcome.code == 2
+        assert message in outcome.err
+        assert outcome.err.count("\n") == 1
+
+    def test_give_the_same_table_and_nothing_is_done(self, call, kept, monkeypatch, tmp_path):
+        monkeypatch.setattr(experiment_runs, "train", None)
+        monkeypatch.setattr(experiment_runs, "evaluate_run", None)
+        done = call("tiny", *self.places(tmp_path, kept))
+        assert done.code == 0, done.err
+        assert "6 evaluations taken" in done.out
+        assert "to be trained" not in done.out
+        assert snapshot(tmp_path / "anew") == snapshot(kept)
+        again = call("tiny", *self.places(tmp_path, kept))
+        assert "0 evaluations taken" in again.out
+
+    def test_a_new_row_alone_is_trained_for(self, tiny, call, kept, monkeypatch, tmp_path):
+        def runs(size):
+            found = tiny.runs(size)
+            return [
+                run
+                if run.name == "nope"
+                else dataclasses.replace(run, rows={**run.rows, "pi": "pi"})
+                for run in found
+            ]
+
+        more = dataclasses.replace(tiny, runs=runs)
+        monkeypatch.setattr(runner, "read", lambda name: more)
+        evaluated = []
+        evaluate = experiment_runs.evaluate_run
+        monkeypatch.setattr(
+            experiment_runs,
+            "evaluate_run",
+            lambda config, *a, **k: (
+                evaluated.append(config.eval.methods) or evaluate(config, *a, **k)
+            ),
+        )
+        done = call("tiny", *self.places(tmp_path, kept))
+        assert done.code == 0, done.err
+        assert evaluated == ["pi", "pi"]
+        old, new = (
+            json.loads((folder / "tiny.json").read_text())["records"]
+            for folder in (kept, tmp_path / "anew")
+        )
+        same = [record for record in new if record["method"] != "pi"]
+        marks = {"best": None, "worst": None}  # pi has a part in them
+        assert [r | marks for r in same] == [r | marks for r in old]
+        assert len(new) == len(old) * 4 // 3
+
+    def test_of_a_sweep_that_failed(self, tiny, call, places, monkeypatch, tmp_path):
+        train, trained = experiment_runs.train, []
+
+        def once(config, workdir):
+            trained.append(config.seed)
+            if len(trained) == 2:
+                raise UserError("no room")
+            return train(config, workdir)
+
+        monkeypatch.setattr(experiment_runs, "train", once)
+        assert call("tiny", *places).code == 2
+        done = call("tiny", *self.places(tmp_path, tmp_path / "results"))
+        assert done.code == 0, done.err
+        assert "2 evaluations taken" in done.out
+        assert trained == [0, 1, 1, 0, 1]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "should be a file that an experiment's runs were kept in"),
+            (b"", "damaged"),
+            (b"nothing", "damaged"),
+        ],
+    )
+    def test_that_are_none_are_one_line(self, tiny, call, content, message, tmp_path):
+        if content is not None:
+            (tmp_path / "tiny.runs.tar.xz").write_bytes(content)
+        self.is_a_mistake(call("tiny", *self.places(tmp_path, tmp_path)), message)
+
+    @pytest.mark.parametrize("share", [0.3, 0.95])
+    def test_that_are_cut_are_one_line(self, call, kept, share, tmp_path):
+        path = kept / "tiny.runs.tar.xz"
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        self.is_a_mistake(call("tiny", *self.places(tmp_path, kept)), "damaged")
+
+    def test_reach_nowhere_else(self, tiny, call, tmp_path):
+        with tarfile.open(tmp_path / "tiny.runs.tar.xz", "w:xz") as archive:
+            archive.addfile(tarfile.TarInfo("../outside"), None)
+        self.is_a_mistake(call("tiny", *self.places(tmp_path, tmp_path)), "damaged")
+        assert not (tmp_path / "outside").exists()
 
 
 def test_two_processes_do_not_train_the_same(tiny, tmp_path, capsys):
@@ -555,6 +661,6 @@ def test_killed_in_the_middle_it_redoes_nothing(data_dir, tmp_path):
 
 
 def test_help_names_every_experiment_and_flag():
-    for word in (*runner.NAMES, *SIZES, "--dry-run", "--only", "--also", "--tables", "FILE.py",
-                 "runs/results"):  # fmt: skip
+    for word in (*runner.NAMES, *SIZES, "--dry-run", "--only", "--also", "--from", "--tables",
+                 "FILE.py", "runs/results"):  # fmt: skip
         assert word in runner.USAGE
