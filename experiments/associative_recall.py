@@ -7,6 +7,7 @@ answer is always in the row.
 
 from experiments.retrieval import make_report, retrieval_runs
 from experiments.sizes import check_size
+from experiments.softplus_table import LATER
 from lenext.sweeps.experiment import Experiment
 from lenext.sweeps.runs import Run
 
@@ -17,10 +18,12 @@ LENGTHS = {"smoke": 32, "cpu": 32, "gpu": 128, "paper": 512}
 
 
 def runs(size: str) -> list[Run]:
-    """Five trainings a seed."""
+    """Ten trainings a seed."""
     check_size(size)
     pairs = PAIRS[size]
-    return retrieval_runs(size, "associative_recall", pairs, LENGTHS, 2500, asked=(pairs,))
+    return retrieval_runs(
+        size, "associative_recall", pairs, LENGTHS, 2500, asked=(pairs,), later=LATER
+    )
 
 
 EXPERIMENT = Experiment(

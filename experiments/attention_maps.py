@@ -35,6 +35,9 @@ METHODS = (
     "rerope",
     "rerope_log",
     "rerope+entropy_matched",
+    "leaky_rerope",
+    "self_extend",
+    "dual_chunk",
     "lm_infinite",
 )
 

@@ -33,6 +33,9 @@ TRAINING_FREE = (
     "rerope",
     "rerope_log",
     "rerope+infoscale",
+    "leaky_rerope",
+    "self_extend",
+    "dual_chunk",
 )
 TRAINED = {
     "cosscale(cos_scale=16)": ("cosscale(cos_scale=16)", "cosscale(cos_scale=16)+infoscale"),

@@ -30,6 +30,7 @@ def retrieval_runs(
     steps: int,
     *,
     asked: Sequence[int],
+    later: Sequence[str] = (),
 ) -> list[Run]:
     """A training of softmax, under all methods that want none, and one of each of the others.
 
@@ -41,10 +42,11 @@ def retrieval_runs(
       steps: see `experiments.sizes.retrieval`.
       asked: how many there are in a sequence that is evaluated, the first in rows named by the
         method alone.
+      later: methods to train beside `TRAINED`.
     """
     config, seeds = retrieval(size, task, needles, lengths, steps)
     found = []
-    for method in ("softmax", *few_at_smoke(size, TRAINED, 1)):
+    for method in ("softmax", *few_at_smoke(size, (*TRAINED, *later), 1)):
         methods = few_at_smoke(size, TRAINING_FREE, 2) if method == "softmax" else (method,)
         for count in asked:
             changed = with_changes(config, model__method=method, eval__needles=count)

@@ -1,7 +1,8 @@
 """The softplus paper's tables: loss of a decoder at up to 16 times its training length.
 
 Every method has weights of its own, of equal tokens, steps and seeds (arXiv 2501.13428), with and
-without QK-norm but for those on cosines, which have it in them. "lssa → lssar" is LSSA's weights
+without QK-norm but for those on cosines, which have it in them, and for the paper's peers of later
+years. "lssa → lssar" is LSSA's weights
 evaluated as LSSAR; softmax's are evaluated under methods that want no training, too. Then, of one
 seed, the ablation: what is made of a logit (phi), whether rows are normalised, and whether weights
 are sharpened after. And stability: training at high learning rates.
@@ -30,6 +31,7 @@ from lenext.sweeps.experiment import Content, Experiment
 from lenext.sweeps.runs import Run, over_seeds
 
 DOTS = ("softmax", "sigmoid", "relu", "ssmax", "alibi", "scale_invariant")
+LATER = ("t5_bias", "softmax_sink", "forgetting", "asentmax", "stick_breaking")
 COSINES = ("lssa", "lssar(power=3)", "lssar")
 ELSEWHERE = {  # evaluated on the weights of another
     "softmax": ("infoscale", "log_length", "yarn", "rerope", "rerope+infoscale", "lm_infinite"),
@@ -44,10 +46,10 @@ SMOOTHED = 20  # … as the mean of so many steps: that of one is its batch's as
 
 
 def runs(size: str) -> list[Run]:
-    """Fifteen trainings a seed; the ablation and the high learning rates for the first."""
+    """Twenty trainings a seed; the ablation and the high learning rates for the first."""
     config, seeds = causal(size)
     found = []
-    for method in (*few_at_smoke(size, DOTS, 1), *few_at_smoke(size, COSINES, 1)):
+    for method in (x for some in (DOTS, LATER, COSINES) for x in few_at_smoke(size, some, 1)):
         others = few_at_smoke(size, ELSEWHERE.get(method, ()), 1)
         rows = {method: method} | {f"{method} → {other}": other for other in others}
         found += over_seeds(method, with_changes(config, model__method=method), rows, seeds)
