@@ -18,7 +18,19 @@ def constant(distance: int, frequencies: Frequencies) -> UInt32[Array, "1 1 P"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClampedRope(Rope, Windowed):
+class NearAndFar(Rope, Windowed):
+    """Three pieces: within the window, beyond it, and beyond it ahead of the query."""
+
+    def only_piece(self, least, most):  # noqa: D102
+        if -self.reach < least and most < self.reach:
+            return 0
+        if least >= self.reach:
+            return 1
+        return 2 if most <= -self.reach else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClampedRope(NearAndFar):
     """Distances clamped to +-window (default L): ReRoPE (Su 2023), and LM-Infinite's.
 
     Su himself takes L/8.
@@ -40,7 +52,7 @@ LEAST_LEAK = 16.0  # Su's own, where the length asks for no more
 
 
 @dataclasses.dataclass(frozen=True)
-class LeakyRope(Rope, Windowed):
+class LeakyRope(NearAndFar):
     """Leaky ReRoPE (Su 2023): beyond the window (default L/8) distances go on at 1 / leak.
 
     w + (|delta| - w) / leak in place of |delta| from w on. Where no leak is given it is 16, or as
@@ -84,7 +96,7 @@ class LeakyRope(Rope, Windowed):
 
 
 @dataclasses.dataclass(frozen=True)
-class SelfExtend(Rope, Windowed):
+class SelfExtend(NearAndFar):
     """Self-Extend (arXiv 2401.01325): beyond the window (default L/4), positions in groups.
 
     floor(i / g) - floor(j / g) + w - floor(w / g) in place of i - j from w on, g = `group`; i and

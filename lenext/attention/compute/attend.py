@@ -122,7 +122,7 @@ def attend(
       gates: what the method makes of the layer's input, from `make_gates`; for methods that follow
         it, such as `forgetting`, and for no others.
       implementation: "naive" (all rows at once), "blockwise" (memory linear in T + S, backward
-        pass included), "fused" (a library's kernel; raises where it cannot take the call) or
+        pass included), "fused" (a kernel for GPUs or TPUs; raises where none takes the call) or
         "auto"; `choose_implementation` says what that takes, and why.
       block_size: queries a block of "blockwise", and keys where rows are summed up key by key;
         default by shape.
@@ -291,7 +291,8 @@ def _checked_gates(
 def _attend(q, k, v, params, places, *, call: Call, choice: Choice):
     places, k, v = _without_hidden(located(places), k, v)
     if choice.implementation == "fused":
-        return attend_fused(q, k, v, call, params, places, backend=jax.default_backend())
+        assert choice.kernel is not None  # which is what "fused" says
+        return attend_fused(q, k, v, call, params, places, kernel=choice.kernel)
     k_sides = _sides(k, call.method, places, call.num_heads, call.causal, call.length)
     return attend_sides(q, k_sides, v.swapaxes(1, 2), params, places, call=call, choice=choice)
 

@@ -20,12 +20,14 @@ class Choice:
         key; None for the others.
       by_tiles: whether "blockwise" sums rows up key by key, rather than making complete rows.
       why: the reason, a sentence.
+      kernel: of "fused", which one; None for the others.
     """
 
     implementation: str
     block_size: int | None
     by_tiles: bool
     why: str
+    kernel: str | None = None
 
 
 def choose(call: Call, *, wanted: str, block_size: int | None, backend: str) -> Choice:
@@ -42,15 +44,15 @@ def choose(call: Call, *, wanted: str, block_size: int | None, backend: str) -> 
     """
     if wanted not in IMPLEMENTATIONS:
         raise ValueError(f"implementation {wanted!r}: choose from {', '.join(IMPLEMENTATIONS)}")
-    declined = fused.why_declined(call, backend)
-    if wanted == "fused" and declined is not None:
-        raise ValueError(f"implementation 'fused' cannot take this call: {declined}")
+    kernel, why = fused.kernel_for(call, backend)
+    if wanted == "fused" and kernel is None:
+        raise ValueError(f"implementation 'fused' cannot take this call: {why}")
     batch, num_heads = call.batch, call.num_heads
     row_bytes = 4 * batch * call.queries * num_heads * call.keys
     asked = "asked for"
-    if wanted == "fused" or (wanted == "auto" and declined is None):
-        kernel = f"{fused.KERNELS[backend]} kernel can compute it"
-        return Choice("fused", None, False, asked if wanted == "fused" else kernel)
+    if kernel is not None and wanted in ("fused", "auto"):
+        because = f"{kernel}: {why}"
+        return Choice("fused", None, False, asked if wanted == "fused" else because, kernel)
     if wanted == "naive" or (wanted == "auto" and row_bytes < NAIVE_BYTES):
         small = f"all rows of logits together take {row_bytes} bytes, less than {NAIVE_BYTES}"
         return Choice("naive", None, False, asked if wanted == "naive" else small)
@@ -61,7 +63,7 @@ def choose(call: Call, *, wanted: str, block_size: int | None, backend: str) -> 
     else:
         size = blocks.default_block_size(batch, num_heads, call.keys)
         how = "its weights want complete rows"
-    large = f"all rows of logits together take {row_bytes} bytes; {how}; not fused: {declined}"
+    large = f"all rows of logits together take {row_bytes} bytes; {how}; not fused: {why}"
     return Choice(
         "blockwise",
         size if block_size is None else block_size,

@@ -1,7 +1,8 @@
-"""Softmax-shaped methods on the libraries' fused kernels: cuDNN's on GPUs, splash on TPUs.
+"""Methods on fused kernels: cuDNN's on GPUs; splash attention, or our own, on TPUs.
 
 Which methods they can compute is a rule over what the axes say of themselves, not a list; a call
-that they cannot honour in full is declined with the reason.
+that they cannot honour in full is declined with the reason. The libraries' two take what is shaped
+as softmax; what ours take: `lenext.attention.compute.tpu`.
 """
 
 from typing import Any
@@ -10,15 +11,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.axes.method import Method, Params, init_params
-from lenext.attention.compute import naive
+from lenext.attention.axes.method import Method, Params
+from lenext.attention.compute import naive, tpu
 from lenext.attention.compute.call import Call
-from lenext.attention.compute.places import Places, located, rows_at
+from lenext.attention.compute.places import Places, rows_at
 from lenext.attention.compute.plan import plan_of, visible_keys
 
 
 def why_not_fused(method: Method, num_heads: int, head_dim: int) -> str | None:
-    """Why a fused kernel cannot compute the method, or None where one can.
+    """Why a library's fused kernel cannot compute the method, or None where one can.
 
     Such a kernel gives softmax(scale * q . k) over full, causal, padded or windowed rows, in memory
     linear in the length. A factor on whole rows (the temperature, a constant gain) goes into q, and
@@ -44,7 +45,7 @@ def why_not_fused(method: Method, num_heads: int, head_dim: int) -> str | None:
         return "its similarity bounds the logits"
     if not method.visibility.sees_all and method.visibility.plain_window() is None:
         return "its rows see something other than all keys or a window"
-    wheres, gain, bias = _position_shapes(method, num_heads, head_dim)
+    wheres, gain, bias = naive.position_shapes(method, num_heads, head_dim)
     if wheres != [None]:
         return "it rotates near and far keys differently, which takes a score matrix each"
     if gain is not None and gain.shape and gain.shape[-1] != 1:
@@ -54,44 +55,41 @@ def why_not_fused(method: Method, num_heads: int, head_dim: int) -> str | None:
     return None
 
 
-def _position_shapes(method: Method, num_heads: int, head_dim: int) -> tuple[list, Any, Any]:
-    """Each piece's `where`, the gain and the bias, as shapes or None: traced, not computed.
-
-    On three queries and three keys, none of them masked: where causal, there are no more pieces.
-    """
-
-    def traced():
-        three = jnp.arange(3, dtype=jnp.int32)[None, :]
-        places, n = located(Places(three, three)), jnp.full((1, 1, 3, 1), 3, jnp.int32)
-        rows = rows_at(
-            method, places, n, causal=False, length=3, num_heads=num_heads, head_dim=head_dim
-        )
-        params = init_params(method, num_heads, head_dim).get("position", {})
-        position = method.position
-        wheres = [piece.where for piece in position.pieces(rows)]
-        return wheres, position.gain(rows), position.bias(rows, params)
-
-    return jax.eval_shape(traced)
-
-
 TILE = 1024  # queries and keys at a time, where what rows see is to be counted
 LANES = 128  # splash's blocks are multiples of it
-KERNELS = {"gpu": "cuDNN's", "tpu": "splash attention"}
+BACKENDS = ("gpu", "tpu")
+CUDNN, SPLASH, OWN = "cuDNN's kernel", "splash attention", "our own kernel"
 
 
-def why_declined(call: Call, backend: str) -> str | None:
-    """Why the fused kernel of a backend (of `jax.default_backend()`) cannot take a call.
+def kernel_for(call: Call, backend: str) -> tuple[str | None, str]:
+    """The fused kernel that takes a call, and why; or None, and why none can.
+
+    Args:
+      call: what is known of it.
+      backend: as `jax.default_backend()` names it.
 
     Returns:
-      Half a sentence that may follow "because", or None where the kernel can.
+      One of `CUDNN`, `SPLASH`, `OWN`, or None; and half a sentence that may follow "because".
     """
-    if backend not in KERNELS:
-        return f"a fused kernel is at hand on GPUs and TPUs, not on the {backend}"
-    if call.dtype not in ("bfloat16", "float16"):
-        return f"the kernels take 16-bit floats, not {call.dtype}"
-    why = why_not_fused(call.method, call.num_heads, call.head_dim)
+    if backend not in BACKENDS:
+        return None, f"a fused kernel is at hand on GPUs and TPUs, not on the {backend}"
+    why = _why_none(call)
     if why is not None:
-        return why
+        return None, why
+    if backend == "gpu":
+        why = _why_not_library(call) or _why_not_cudnn(call)
+        return (CUDNN, "it takes the method") if why is None else (None, why)
+    why_not_splash = _why_not_library(call) or _why_not_splash(call)
+    if why_not_splash is None:
+        return SPLASH, "it takes the method"
+    why = tpu.why_not(call)
+    if why is None:
+        return OWN, f"it takes the method, and splash attention does not: {why_not_splash}"
+    return None, why
+
+
+def _why_none(call: Call) -> str | None:
+    """Why no kernel takes a call, wherever it runs."""
     if call.masked:
         # Rows that see nothing are zeros here, and the mean of v there.
         return "padding and packs take a mask of all queries by all keys"
@@ -100,10 +98,22 @@ def why_declined(call: Call, backend: str) -> str | None:
     mesh = jax.sharding.get_abstract_mesh()
     if any(mesh.shape[axis] > 1 for axis in mesh.auto_axes):
         return "the kernels cannot be split over a mesh by the compiler"
-    if backend == "tpu":
-        if call.queries % LANES or call.keys % LANES:
-            return f"splash attention takes lengths that are multiples of {LANES}"
-        return None
+    return None
+
+
+def _why_not_library(call: Call) -> str | None:
+    if call.dtype not in ("bfloat16", "float16"):
+        return f"the kernels take 16-bit floats, not {call.dtype}"
+    return why_not_fused(call.method, call.num_heads, call.head_dim)
+
+
+def _why_not_splash(call: Call) -> str | None:
+    if call.queries % LANES or call.keys % LANES:
+        return f"splash attention takes lengths that are multiples of {LANES}"
+    return None
+
+
+def _why_not_cudnn(call: Call) -> str | None:
     window = call.method.visibility.plain_window() is not None
     if (call.causal or window) and call.queries != call.keys:
         return "cuDNN's causal mask wants as many queries as keys"
@@ -124,39 +134,46 @@ def attend_fused(
     params: Params,
     places: Places,
     *,
-    backend: str,
-    interpret: bool = False,
+    kernel: str,
+    interpret: Any = False,
 ) -> Float[Array, "B T N V"]:
-    """Attention by the backend's kernel, for calls that `why_declined` lets pass.
+    """Attention by a kernel, for calls that it takes; see `kernel_for`.
 
     What the method makes of queries and keys, temperature and 1 / sqrt(H) included, goes in as
     their two sides, rounded to q's type; the kernel's own scale is 1.
 
     Args:
-      q: queries, 16-bit.
+      q: queries.
       k: keys.
       v: values.
       call: theirs.
       params: the method's learned parts.
       places: the default positions, `located`.
-      backend: "gpu" or "tpu".
-      interpret: run the TPU's kernel in Pallas' interpreter, for tests.
+      kernel: `CUDNN`, `SPLASH` or `OWN`.
+      interpret: run a TPU's kernel in Pallas' interpreter, for tests.
     """
     method, causal = call.method, call.causal
+    n = visible_keys(plan_of(call, TILE), places)
     rows = rows_at(
-        method, places, visible_keys(plan_of(call, TILE), places), causal=causal,
-        length=call.length, num_heads=call.num_heads, head_dim=call.head_dim,
+        method, places, n, causal=causal, length=call.length, num_heads=call.num_heads,
+        head_dim=call.head_dim,
     )  # fmt: skip
-    (q_side,) = naive.query_sides(q, method, params, rows)
-    (k_side,) = naive.key_sides(k, method, rows)
+    q_sides = naive.query_sides(q, method, params, rows)
+    k_sides = naive.key_sides(k, method, rows)
     gain = method.position.gain(rows)  # of whole rows
     if gain is not None:
-        sizes = dict(zip("BNT", q_side.shape, strict=False))
-        q_side = naive.gain_of(method.position, gain, "B? N? T? 1", sizes) * q_side
-    q_side, k_side = q_side.astype(q.dtype), k_side.astype(q.dtype)
+        sizes = dict(zip("BNT", q_sides[0].shape, strict=False))
+        gain = naive.gain_of(method.position, gain, "B? N? T? 1", sizes)
+        q_sides = tuple(gain * side for side in q_sides)
+    if kernel == OWN:
+        dtype = jnp.result_type(q, k, v)
+        values = v.astype(dtype).swapaxes(1, 2)
+        out = tpu.attend_tpu(q_sides, k_sides, values, call, n, interpret=interpret)
+        return out.swapaxes(1, 2)
+    q_side, k_side = (sides[0].astype(q.dtype) for sides in (q_sides, k_sides))
     window = method.visibility.plain_window()
     reach = None if window is None else window - 1
-    if backend == "tpu":
+    if kernel == SPLASH:
         return _splash(q_side, k_side, v, causal=causal, reach=reach, interpret=interpret)
     return jax.nn.dot_product_attention(
         q_side.swapaxes(1, 2), k_side.swapaxes(1, 2), v, scale=1.0, is_causal=causal,

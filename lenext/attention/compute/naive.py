@@ -12,9 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lenext.attention.axes.method import Method, Params, Position, Rows, Similarity, rotate
+from lenext.attention.axes.method import (
+    Method,
+    Params,
+    Position,
+    Rows,
+    Similarity,
+    init_params,
+    rotate,
+)
 from lenext.attention.checked import checked
-from lenext.attention.compute.places import Places, count, rows_at, visible
+from lenext.attention.compute.places import Places, count, located, rows_at, visible
 
 FEW = 16  # queries of a key head
 
@@ -97,6 +105,26 @@ def inner_size(similarity: Similarity, head_dim: int) -> int:
             "dimensions: should be as many"
         )
     return q
+
+
+def position_shapes(method: Method, num_heads: int, head_dim: int) -> tuple[list[Any], Any, Any]:
+    """Each piece's `where`, the gain and the bias, as shapes or None: traced, not computed.
+
+    On three queries and three keys, none of them masked: where causal, there are no more pieces.
+    """
+
+    def traced():
+        three = jnp.arange(3, dtype=jnp.int32)[None, :]
+        places, n = located(Places(three, three)), jnp.full((1, 1, 3, 1), 3, jnp.int32)
+        rows = rows_at(
+            method, places, n, causal=False, length=3, num_heads=num_heads, head_dim=head_dim
+        )
+        params = init_params(method, num_heads, head_dim).get("position", {})
+        position = method.position
+        wheres = [piece.where for piece in position.pieces(rows)]
+        return wheres, position.gain(rows), position.bias(rows, params)
+
+    return jax.eval_shape(traced)
 
 
 def products(q: Float[Array, "B N T I"], k: Float[Array, "B K S I"]) -> Float[Array, "B N T S"]:

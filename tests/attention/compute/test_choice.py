@@ -63,14 +63,38 @@ def test_a_gpu_takes_the_others(monkeypatch, method, causal):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     made = choice(method, 256, causal=causal, dtype=jnp.bfloat16)
     assert (made.implementation, made.block_size) == ("fused", None)
-    assert made.why == "cuDNN's kernel can compute it"
+    assert made.why == "cuDNN's kernel: it takes the method"
 
 
-def test_a_tpu_wants_whole_lanes(monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "length", "dtype", "kernel", "why"),
+    [
+        ("windowed", 256, jnp.bfloat16, "splash attention", "it takes the method"),
+        ("windowed", 200, jnp.bfloat16, "our own kernel", "multiples of 128"),
+        ("windowed", 256, jnp.float32, "our own kernel", "16-bit floats, not float32"),
+        ("rerope", 256, jnp.bfloat16, "our own kernel", "near and far"),
+        ("lssa", 256, jnp.bfloat16, "our own kernel", "not a plain softmax"),
+        ("lssar", 256, jnp.bfloat16, None, "two passes"),
+        ("sparsemax", 256, jnp.bfloat16, None, "complete rows"),
+        ("softmax_sink", 256, jnp.bfloat16, None, "its weighting learns"),
+        ("alibi", 256, jnp.bfloat16, None, "its bias on the logits follows the head"),
+        ("kerple_log", 256, jnp.bfloat16, None, "its position learns"),
+        ("scale_invariant", 256, jnp.bfloat16, None, "gain on the logits follows the distance"),
+        ("forgetting", 256, jnp.bfloat16, None, "follows the layer's input"),
+        ("rerope", 100, jnp.bfloat16, None, "a kernel's tile has 128 queries and keys"),
+        ("softmax", 2**19, jnp.float32, None, "its tiles are more than"),
+    ],
+)
+def test_a_tpu_takes_one_kernel_or_the_other(monkeypatch, method, length, dtype, kernel, why):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert choice("windowed", 256, dtype=jnp.bfloat16).implementation == "fused"
-    with pytest.raises(ValueError, match="multiples of 128"):
-        choice("windowed", 200, dtype=jnp.bfloat16, implementation="fused")
+    made = choice(method, length, dtype=dtype, causal=True)
+    assert made.kernel == kernel
+    assert (made.implementation == "fused") == (kernel is not None)
+    if kernel is not None or length > 1000:
+        assert why in made.why
+    if kernel is None:
+        with pytest.raises(ValueError, match=f"'fused' cannot take this call: .*{why}"):
+            choice(method, length, dtype=dtype, causal=True, implementation="fused")
 
 
 def test_a_mesh_that_the_compiler_splits_over_declines(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from lenext.attention import attend, make_method, method_names
 from lenext.attention.axes.position import Rope
 from lenext.attention.compute.call import Call
-from lenext.attention.compute.fused import attend_fused, why_not_fused
+from lenext.attention.compute.fused import SPLASH, attend_fused, why_not_fused
 from lenext.attention.compute.places import Places, located
 
 WEIGHTS = "its weights are not a plain softmax of the logits"
@@ -141,7 +141,7 @@ def test_splash_in_the_interpreter(method, causal, queries):
     call = Call(made, *shapes, "bfloat16", causal, ordered=True, masked=False, length=shapes[1][1])
 
     def fused(q, k, v):
-        return attend_fused(q, k, v, call, {}, places, backend="tpu", interpret=True)
+        return attend_fused(q, k, v, call, {}, places, kernel=SPLASH, interpret=True)
 
     def definition(q, k, v):
         return attend(q, k, v, made, causal=causal, implementation="naive")

@@ -1,0 +1,194 @@
+"""The kernels for TPUs, in Pallas' interpreter against the definition, and lowered for a TPU.
+
+The interpreter fills memory that nobody has written with NaN, and raises where one reads beyond an
+array.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from lenext.attention import attend, init_params, make_method, method_names
+from lenext.attention.compute import fused, tpu
+from lenext.attention.compute.call import Call
+from lenext.attention.compute.places import Places, located
+
+TRAIN_LENGTH = 64
+
+
+def arrays(queries, keys, dtype, *, heads=2, kv_heads=1, dim=16, v_dim=24, batch=1):
+    rng = np.random.default_rng(0)
+    shapes = [
+        (batch, queries, heads, dim),
+        (batch, keys, kv_heads, dim),
+        (batch, keys, kv_heads, v_dim),
+    ]
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def call_of(method, q, k, v, *, causal):
+    dtype = jnp.dtype(q.dtype).name
+    return Call(method, q.shape, k.shape, v.shape, dtype, causal, ordered=True, masked=False,
+                length=k.shape[1])  # fmt: skip
+
+
+def by_kernel(method, *, causal, interpret):
+    """The kernels as `attend` calls them on a TPU, of q, k and v."""
+
+    def attended(q, k, v):
+        call, keys = call_of(method, q, k, v, causal=causal), k.shape[1]
+        assert tpu.why_not(call) is None
+        positions = jnp.arange(keys, dtype=jnp.int32)[None]
+        places = located(Places(positions[:, keys - q.shape[1] :], positions))
+        return fused.attend_fused(
+            q, k, v, call, init_params(method, q.shape[2], q.shape[3]), places, kernel=fused.OWN,
+            interpret=interpret,
+        )  # fmt: skip
+
+    return attended
+
+
+def agree(method, given, *, causal, atol):
+    """Value and gradients of both, against each array's largest entry."""
+    ours = by_kernel(method, causal=causal, interpret=pltpu.InterpretParams())
+    definition = functools.partial(attend, method=method, causal=causal, implementation="naive")
+    out, pull = jax.vjp(ours, *given)
+    expected, pull_expected = jax.vjp(definition, *given)
+    d_out = jnp.asarray(np.random.default_rng(1).normal(size=out.shape), out.dtype)
+    for a, b in zip([out, *pull(d_out)], [expected, *pull_expected(d_out)], strict=True):
+        assert a.dtype == b.dtype
+        a, b = (np.asarray(x, np.float32) for x in (a, b))
+        np.testing.assert_allclose(a, b, atol=atol * np.max(np.abs(b)))
+
+
+def takes(name):
+    method = make_method(name, train_length=TRAIN_LENGTH)
+    return tpu.why_not(call_of(method, *arrays(300, 300, jnp.float32), causal=True)) is None
+
+
+TAKEN = [name for name in method_names() if takes(name)]
+
+
+def test_what_is_taken():
+    assert len(TAKEN) == 34
+    assert {"lssa", "sigmoid", "rerope", "lm_infinite", "self_extend", "dual_chunk"} <= {*TAKEN}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_every_method_is_the_definition(name):
+    method = make_method(name, train_length=TRAIN_LENGTH)
+    agree(method, arrays(300, 300, jnp.float32), causal=True, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["softmax", "lssa", "self_extend", "windowed"])
+@pytest.mark.parametrize(("queries", "keys", "causal"), [(128, 400, True), (257, 257, False)])
+def test_other_rows(name, queries, keys, causal):
+    """The last of more keys; and rows that see keys on both sides."""
+    method = make_method(name, train_length=TRAIN_LENGTH)
+    given = arrays(queries, keys, jnp.float32, heads=4, kv_heads=2, batch=2)
+    agree(method, given, causal=causal, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["softmax", "lssa", "rerope", "sigmoid", "softmax1"])
+def test_sixteen_bits(name):
+    method = make_method(name, train_length=TRAIN_LENGTH)
+    agree(method, arrays(300, 300, jnp.bfloat16), causal=True, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "softmax(softcap=2.0)",
+        "lm_infinite(window=130,sinks=5)",
+        "rerope(window=700)+infoscale",
+        "yarn(scale=4)+cosscale",
+        "sigmoid(bias='row')",
+        "lssa(phi='exp')",
+    ],
+)
+def test_several_tiles(name, monkeypatch):
+    """Tiles of 256, so that some are hidden, some whole, and some of one piece alone."""
+    monkeypatch.setattr(tpu, "FORWARD", (256, 256))
+    monkeypatch.setattr(tpu, "BACKWARD", (128, 256))
+    method = make_method(name, train_length=TRAIN_LENGTH)
+    agree(method, arrays(1200, 1200, jnp.float32), causal=True, atol=1e-5)
+
+
+def test_keys_that_no_query_sees_have_a_gradient_of_zero():
+    method = make_method("windowed(window=9)", train_length=TRAIN_LENGTH)
+    given = arrays(128, 1300, jnp.float32, heads=4, kv_heads=2, batch=2)
+    _, pull = jax.vjp(by_kernel(method, causal=True, interpret=pltpu.InterpretParams()), *given)
+    _, d_k, d_v = pull(jnp.ones((2, 128, 4, 24)))
+    for x in (d_k, d_v):
+        assert not np.any(x[:, : 1300 - 128 - 8])
+        assert np.all(np.any(x[:, 1300 - 128 :], axis=(2, 3)))
+
+
+class TestSteps:
+    """By hand: blocks of 256 queries, tiles of 256 keys."""
+
+    def steps(self, name, queries, keys, *, causal=True, by_tile=False):
+        method = make_method(name, train_length=TRAIN_LENGTH)
+        shapes = [jax.ShapeDtypeStruct((1, n, 1, 16), jnp.float32) for n in (queries, keys, keys)]
+        plan = tpu.plan_of(call_of(method, *shapes, causal=causal), (256, 256))
+        found = tpu.steps_of(plan, by_tile=by_tile)
+        kinds = [found.kinds[number >> 2] for number in found.what]
+        ends = [(number & 1, number >> 1 & 1) for number in found.what]
+        return list(zip(found.block.tolist(), found.tile.tolist(), strict=True)), kinds, ends
+
+    def test_causal_rows_stop_at_the_diagonal(self):
+        steps, kinds, ends = self.steps("softmax", 768, 768)
+        assert steps == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+        assert [kind.masked for kind in kinds] == [True, False, True, False, False, True]
+        assert ends == [(1, 1), (1, 0), (0, 1), (1, 0), (0, 0), (0, 1)]
+
+    def test_for_the_keys_by_tile(self):
+        steps, _, ends = self.steps("softmax", 768, 768, by_tile=True)
+        assert steps == [(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (2, 2)]
+        assert ends == [(1, 0), (0, 0), (0, 1), (1, 0), (0, 1), (1, 1)]
+
+    def test_a_window_and_its_sinks(self):
+        steps, kinds, _ = self.steps("lm_infinite(window=200)", 1024, 1024)
+        assert steps == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (3, 0), (3, 2), (3, 3)]
+        assert all(kind.masked for kind in kinds)
+
+    def test_one_product_where_all_distances_are_of_one_piece(self):
+        steps, kinds, _ = self.steps("rerope(window=300)", 1024, 1024)
+        pieces = dict(zip(steps, (kind.piece for kind in kinds), strict=True))
+        assert pieces == {
+            (0, 0): 0, (1, 0): None, (1, 1): 0, (2, 0): None, (2, 1): None, (2, 2): 0,
+            (3, 0): 1, (3, 1): None, (3, 2): None, (3, 3): 0,
+        }  # fmt: skip
+
+    def test_ahead_of_the_query(self):
+        _, kinds, _ = self.steps("rerope(window=256)", 768, 768, causal=False)
+        assert [kind.piece for kind in kinds[:3]] == [0, None, 2]
+
+    def test_sums_of_nothing_are_written(self):
+        steps, *_ = self.steps("windowed(window=9)", 256, 1024, by_tile=True)
+        assert steps == [(0, 0), (0, 1), (0, 2), (0, 3)]
+
+    def test_the_last_tile_is_masked_where_it_is_not_whole(self):
+        _, kinds, _ = self.steps("softmax", 300, 300, causal=False)
+        assert [kind.masked for kind in kinds] == [False, True] * 2
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_every_method_is_lowered_for_a_tpu(name):
+    """Three kernels; what Mosaic lacks an operation for would raise."""
+    method = make_method(name, train_length=TRAIN_LENGTH)
+    attended = by_kernel(method, causal=True, interpret=False)
+
+    def summed(*given):
+        return jnp.sum(attended(*given).astype(jnp.float32))
+
+    given = arrays(300, 300, jnp.bfloat16, dim=64)
+    device = AbstractMesh((), (), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
+    with jax.sharding.use_abstract_mesh(device):
+        traced = jax.export.export(jax.jit(jax.grad(summed, (0, 1, 2))), platforms=["tpu"])(*given)
+    assert traced.mlir_module().count("@tpu_custom_call") == 3
