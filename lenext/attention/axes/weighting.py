@@ -80,9 +80,12 @@ GELU_LEAST = -0.16997120747990369  # min of x Phi(x): taken off, so that weights
 LOW = -10.0  # below, softplus(x) is e^x (1 - e^x / 2) and sigmoid(x) is e^x (1 - e^x), in float32
 
 
-def log1p_of_unit(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """ln(1 + x) for x in [0, 1], within 2e-6 of its value: half the time of log1p on a CPU."""
-    series = x * (1 - x * (1 / 2 - x * (1 / 3 - x / 4)))
+def log1p_of_unit(x: Float[Array, "*B"], first: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """ln(1 + x) for x in [0, 1], within 2e-6 of its value: half the time of log1p on a CPU.
+
+    Where x < 0.03, times `first` / x.
+    """
+    series = first * (1 - x * (1 / 2 - x * (1 / 3 - x / 4)))
     return jnp.where(x < 0.03, series, jnp.log(1 + x))
 
 
@@ -137,14 +140,16 @@ class Activated(KeyByKey):
                 return jax.nn.relu(x) ** 2
             case "gelu_shifted":
                 return jax.nn.gelu(x, approximate=False) - GELU_LEAST
-        low, scale = shift < 0, jnp.exp(shift)
+        scale = jnp.exp(shift)
         if self.phi == "sigmoid":
+            low = shift < 0
             small = jnp.exp(jnp.where(low, x - shift, 0.0))
             return jnp.where(low, small * (1 - small * scale), jax.nn.sigmoid(x))
-        # One exp serves both branches: e^-|x|, or e^(x - shift) where the whole row lies low.
-        small = jnp.exp(jnp.where(low, x - shift, -jnp.abs(x)))
-        usual = jnp.maximum(x, 0.0) + log1p_of_unit(jnp.where(low, 0.0, small))
-        return jnp.where(low, small * (1 - small * scale / 2), usual)
+        # ln(1 + e^x) / e^shift. In rows all below LOW, which have a shift, e^x is small
+        # enough for the series, whose first factor then is e^(x - shift).
+        x = x - shift
+        small = jnp.exp(-jnp.abs(x))
+        return jnp.maximum(x, 0.0) + log1p_of_unit(small * scale, small)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -241,7 +241,7 @@ class _Kernel:
 
         def add(step: _Step, largest, total, out):
             logits, mask = step.logits_of(step.products()), step.mask()
-            before, carried = largest[...][None, None, :, :1], None
+            before, carried = _spread(largest[...])[None, None], None
             top = before
             if weighting.shifted:
                 seen = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
@@ -249,20 +249,23 @@ class _Kernel:
                 largest[...] = jnp.broadcast_to(top[0, 0], largest.shape)
                 less = weighting.shift_at(before, {}) - weighting.shift_at(top, {})
                 carried = jnp.where(before > -jnp.inf, jnp.exp(less), 0.0)[0, 0]
-            values = step.values(logits, mask, weighting.shift_at(top, {}))
-            if weighting.normalised:
-                own = jnp.sum(values, axis=-1, keepdims=True)[0, 0]
+            values = step.values(logits, mask, weighting.shift_at(top, {}))[0, 0]
+            if weighting.normalised:  # a total in each lane: they are added up in the end
+                columns = range(0, values.shape[1], LANES)
+                own = functools.reduce(jnp.add, (values[:, i : i + LANES] for i in columns))
                 total[...] = own + (total[...] if carried is None else total[...] * carried)
-            own = _product(values[0, 0].astype(dtype), step.keys[-1], 1, 0)
+            own = _product(values.astype(dtype), step.keys[-1], 1, 0)
             out[...] = own + (out[...] if carried is None else out[...] * carried)
 
         def end(outs, largest, total, out):
-            divisor = jnp.ones_like(total)
+            divisor = jnp.ones((size, 1), jnp.float32)
             if weighting.normalised:
-                shift = weighting.shift_at(largest[...][None, None, :, :1], {})
-                divisor = total[...] + weighting.rest_at(shift, {})[0, 0]
+                shift = weighting.shift_at(_spread(largest[...])[None, None], {})
+                divisor = jnp.sum(total[...], axis=1, keepdims=True)
+                divisor = divisor + weighting.rest_at(shift, {})[0, 0]
                 divisor = jnp.where(divisor > 0, divisor, 1.0)
-            outs[0][0, 0] = (out[...] / divisor[:, :1]).astype(dtype)
+            outs[0][0, 0] = (out[...] / divisor).astype(dtype)
+            divisor = jnp.broadcast_to(divisor, total.shape)
             outs[1][0, 0] = jnp.concatenate(
                 [largest[...].T[:1], divisor.T[:1], jnp.zeros((ROWS - 2, size), jnp.float32)]
             )
@@ -516,15 +519,27 @@ class _Step:
             return None
         delta = self.traced.delta(self.query, self.key)
         ordinal = self.key + jax.lax.broadcasted_iota(jnp.int32, delta.shape, 3)
-        mask = ordinal < self.plan.keys
+        masks = [self.plan.method.visibility(delta, ordinal)]
         if self.plan.causal:
-            mask &= delta >= 0
-        reached = self.plan.method.visibility(delta, ordinal)
-        return mask if reached is None else mask & reached
+            masks.append(delta >= 0)
+        if self.plan.keys % self.plan.key_block:
+            masks.append(ordinal < self.plan.keys)
+        given = [mask for mask in masks if mask is not None]
+        return functools.reduce(jnp.logical_and, given)
 
     def values(self, logits, mask, shift) -> Float[Array, "1 1 T S"]:
         """Of the weighting, hidden ones 0."""
+
         return self.traced.values[mask is not None](logits, mask, shift, lambda: self.row(0))
+
+
+def _spread(x: Float[Array, "T 128"]) -> Float[Array, "T 1"]:
+    """A number a row of rows that hold it in every lane.
+
+    By a maximum, after which the compiler knows it to be in every lane; of a slice it does not, and
+    would spread it out wherever it is used.
+    """
+    return jnp.max(x, axis=1, keepdims=True)
 
 
 def _product(x: Array, y: Array, of_x: int, of_y: int) -> Float[Array, "M N"]:
