@@ -57,7 +57,7 @@ def collectives(text: str) -> list[Collective]:
     """
     every = _ALL.search(text)
     devices = int(every[1]) if every else 1
-    bodies, entry = _computations(text)
+    bodies, entry = computations(text)
     found: Counter[tuple[str, int, int]] = Counter()
     for name, times in _times(bodies, entry).items():
         for line in bodies[name]:
@@ -70,7 +70,7 @@ def collectives(text: str) -> list[Collective]:
     return [Collective(*key, count) for key, count in sorted(found.items())]
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations(text: str) -> tuple[dict[str, list[str]], str]:
     """The lines of each computation by its name, and the name of the program's own."""
     bodies: dict[str, list[str]] = {}
     entry, lines = "", []
@@ -115,6 +115,12 @@ def _calls(lines: list[str], bodies: dict[str, list[str]]) -> Iterator[tuple[str
             for name in match[1].split(", "):
                 if name.lstrip("%") in bodies:
                     yield name.lstrip("%"), 1
+
+
+def loops(lines: list[str]) -> list[tuple[str, str]]:
+    """Condition and body of each loop of a computation."""
+    found = (_WHILE.search(line) for line in lines)
+    return [(loop[1], loop[2]) for loop in found if loop]
 
 
 def _trips(condition: list[str]) -> int:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from lenext.attention.axes.by_key import KeyByKey, TwoStage
@@ -169,7 +170,7 @@ class Reweighted(TwoStage, Activated):
 
     def excess(self, weights: Float[Array, "B N T S"], rows: Rows) -> Float[Array, "B N T S"]:
         """relu(a n - offset), with no offset in rows of three keys or fewer."""
-        return jax.nn.relu(weights * rows.n - jnp.where(rows.n <= 3, 0.0, jnp.float32(self.offset)))
+        return jax.nn.relu(weights * rows.n - jnp.where(rows.n <= 3, 0.0, np.float32(self.offset)))
 
     def is_flat(self, largest, rows):  # noqa: D102
         return self.excess(largest, rows) < NO_EXCESS

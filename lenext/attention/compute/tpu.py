@@ -23,6 +23,7 @@ from lenext.attention.axes.by_key import TwoStage
 from lenext.attention.axes.method import Rows, init_params
 from lenext.attention.compute import naive, tiles
 from lenext.attention.compute.call import Call
+from lenext.attention.compute.places import Places, located, rows_at
 from lenext.attention.compute.plan import Plan, padded
 
 LANES = 128
@@ -32,6 +33,9 @@ LEAST = 256  # whatever the window
 MOST_STEPS = 40_000  # the lists of them lie in scalar memory
 ROWS = 8  # numbers a row that a kernel may be given, as many as a register has rows
 VMEM = 64 * 2**20
+OUTPUTS, OF_QUERIES, OF_KEYS = "lenext_outputs", "lenext_dq", "lenext_dkv"
+TOTALS, OF_TOTALS = "lenext_totals", "lenext_dtotals"
+"""The kernels' names, as profiles show them."""
 
 
 def why_not(call: Call) -> str | None:
@@ -40,11 +44,9 @@ def why_not(call: Call) -> str | None:
     Returns:
       Half a sentence that may follow "because", or None where they can.
     """
-    method, weighting = call.method, call.method.weighting
+    method = call.method
     if method.gated:
         return "it follows the layer's input"
-    if isinstance(weighting, TwoStage):
-        return "its weights take two passes"
     if not tiles.suits(method):
         return "its weights want complete rows"
     params = init_params(method, call.num_heads, call.head_dim)
@@ -169,8 +171,20 @@ def attend_tpu(
       n: keys that each row sees.
       interpret: as `pallas_call` takes it.
     """
-    q_sides, k_sides = ([x.astype(v.dtype) for x in sides] for sides in (q_sides, k_sides))
+    # A second stage makes much of little: sides rounded to 16 bits would tell equal keys apart.
+    exact = isinstance(call.method.weighting, TwoStage)
+    dtype = jnp.float32 if exact else v.dtype
+    q_sides, k_sides = ([x.astype(dtype) for x in sides] for sides in (q_sides, k_sides))
     return _attend(call, interpret, q_sides, k_sides, v, n)
+
+
+class _RowSums(NamedTuple):
+    """What a row's weights are made with, each [B, N, T, 1]; as `tiles` has them."""
+
+    largest: Float[Array, "B N T 1"]
+    total: Float[Array, "B N T 1"]
+    divisor: Float[Array, "B N T 1"]
+    centred: Float[Array, "B N T 1"]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -179,26 +193,47 @@ def _attend(call, interpret, q_sides, k_sides, v, n):
 
 
 def _attend_forward(call, interpret, q_sides, k_sides, v, n):
-    plan = plan_of(call, FORWARD)
-    out, sums = _Kernel(plan, q_sides, k_sides, v, [_per_row(n)], interpret).outputs()
-    out, sums = out[:, :, : call.queries], sums[:, :, :, : call.queries]
-    return out, (q_sides, k_sides, v, n, out, sums)
+    plan, weighting = plan_of(call, FORWARD), call.method.weighting
+    make = functools.partial(_Kernel, plan, q_sides, k_sides, v, interpret)
+    *out, sums = make({"n": n}).outputs()
+    largest, total = _columns(sums, call.queries, 2)
+    if not isinstance(weighting, TwoStage):
+        centred = jnp.full_like(total, float(weighting.normalised))
+        out = out[0][:, :, : call.queries]
+        return out, (q_sides, k_sides, v, n, out, _RowSums(largest, total, total, centred))
+    rows = {"n": n, "shift": weighting.shift_at(largest, {}), "total": total}
+    rows["peak"] = _peak(call, largest, total, n)
+    out, sums = make(rows).last_outputs()
+    (divisor,) = _columns(sums, call.queries, 1)
+    usable = (divisor > 0) & ~weighting.flat_at(rows["peak"], _rows(plan, n))
+    divisor, centred = jnp.where(usable, divisor, 1.0), usable.astype(jnp.float32)
+    out = (out[:, :, : call.queries] / divisor).astype(v.dtype)
+    return out, (q_sides, k_sides, v, n, out, _RowSums(largest, total, divisor, centred))
 
 
 def _attend_backward(call, interpret, saved, d_out):
     """d values = (d weights - their mean over the row's weights) / divisor, by tiles again."""
     q_sides, k_sides, v, n, out, sums = saved
-    plan = plan_of(call, BACKWARD)
-    shift = plan.weighting.shift_at(sums[:, :, 0, :, None], {})
+    plan, weighting = plan_of(call, BACKWARD), call.method.weighting
     mean = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1, keepdims=True)
-    rows = [_per_row(x) for x in (n, shift, 1 / sums[:, :, 1, :, None], mean)]
-    kernel = _Kernel(plan, q_sides, k_sides, v, rows, interpret, d_out.astype(v.dtype))
+    rows = {
+        "n": n, "shift": weighting.shift_at(sums.largest, {}), "inverse": 1 / sums.divisor,
+        "mean": sums.centred * mean,
+    }  # fmt: skip
+    make = functools.partial(_Kernel, plan, q_sides, k_sides, v, interpret)
+    d_out = d_out.astype(v.dtype)
+    if isinstance(weighting, TwoStage):
+        rows |= {"total": sums.total, "peak": _peak(call, sums.largest, sums.total, n)}
+        if weighting.normalised:
+            (d_total,) = make(rows, d_out).total_gradients()
+            (rows["d_total"],) = _columns(d_total, call.queries, 1)
+    kernel = make(rows, d_out)
     d_q_sides, (*d_k_sides, d_v) = kernel.gradients(of_keys=False), kernel.gradients(of_keys=True)
 
     def of_keys(x: Array) -> Array:
         """Summed over the query heads that read a head of keys."""
-        x = x[:, :, : call.keys].astype(jnp.float32)
-        return jnp.sum(x.reshape(x.shape[0], v.shape[1], -1, *x.shape[2:]), axis=2).astype(v.dtype)
+        dtype, x = x.dtype, x[:, :, : call.keys].astype(jnp.float32)
+        return jnp.sum(x.reshape(x.shape[0], v.shape[1], -1, *x.shape[2:]), axis=2).astype(dtype)
 
     d_q_sides = [x[:, :, : call.queries] for x in d_q_sides]
     return d_q_sides, [of_keys(x) for x in d_k_sides], of_keys(d_v), None
@@ -207,116 +242,192 @@ def _attend_backward(call, interpret, saved, d_out):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _per_row(x: Array) -> Float[Array, "B N 1 T"]:
-    """A number a row, [B, N, T, 1], along the lanes: else it would take 128 times its memory."""
-    return x[:, :, :, 0][:, :, None, :].astype(jnp.float32)
+def _peak(call: Call, largest: Array, total: Array, n: Array) -> Float[Array, "B N T 1"]:
+    """The largest first weight of each row; 0 where it sees nothing."""
+    weighting: Any = call.method.weighting
+    rows, shift = _rows(call, n), weighting.shift_at(largest, {})
+    return weighting.visible_values(largest, jnp.isfinite(largest), shift, rows, {}) / total
+
+
+def _rows(call: Call, n: Array) -> Rows:
+    """Of a call, for what follows of a row its number of keys alone."""
+    queries, keys = (jnp.zeros((1, size), jnp.int32) for size in (n.shape[2], 1))
+    return rows_at(
+        call.method, located(Places(queries, keys)), n, causal=call.causal, length=call.length,
+        num_heads=call.num_heads, head_dim=call.head_dim,
+    )  # fmt: skip
+
+
+NUMBERS = ("n", "shift", "inverse", "mean", "total", "peak", "d_total")
+"""What kernels are given of a row, in their order."""
+
+
+def _per_row(rows: dict[str, Array], queries: int) -> Float[Array, "B N 8 T"]:
+    """Numbers of the rows, [B, N, T, 1] each, along the lanes: else they would take 128 times that.
+
+    A row of the last number once more, and rows of nothing up to whole registers.
+    """
+    (batch, heads, count, _) = np.max([x.shape for x in rows.values()], axis=0)
+    whole = [
+        jnp.broadcast_to(rows[name][..., 0].astype(jnp.float32), (batch, heads, count))
+        if name in rows else jnp.zeros((batch, heads, count), jnp.float32)
+        for name in NUMBERS
+    ]  # fmt: skip
+    return padded(padded(jnp.stack(whole, axis=2), queries, 3, mode="edge"), ROWS, 2)
+
+
+def _columns(
+    sums: Float[Array, "B N 8 S"], queries: int, count: int
+) -> list[Float[Array, "B N T 1"]]:
+    """The first numbers of the rows that a kernel wrote, of the queries that there are."""
+    return [sums[:, :, i, :queries, None] for i in range(count)]
 
 
 class _Kernel:
     """The arrays of a call in whole blocks, and the kernels that go over them."""
 
-    def __init__(self, plan, q_sides, k_sides, v, rows, interpret, d_out=None):
+    def __init__(self, plan, q_sides, k_sides, v, interpret, rows, d_out=None):
         queries, keys = plan.query_blocks * plan.query_block, plan.key_blocks * plan.key_block
         self.plan, self.weighting, self.interpret = plan, plan.weighting, interpret
+        self.twice = isinstance(self.weighting, TwoStage)
         self.q_sides = [padded(x, queries, 2) for x in q_sides]
         self.k_sides = [padded(x, keys, 2) for x in k_sides]
         self.of_keys = [*self.k_sides, padded(v, keys, 2)]
         self.of_queries = [*self.q_sides, *([] if d_out is None else [padded(d_out, queries, 2)])]
-        # A row of the last number once more, and rows of nothing up to whole registers.
-        sizes = [max(x.shape[axis] for x in rows) for axis in (0, 1)]
-        rows = [jnp.broadcast_to(x, (*sizes, *x.shape[2:])) for x in rows]
-        rows = padded(jnp.concatenate(rows, axis=2), queries, 3, mode="edge")
-        self.rows = padded(rows, ROWS, 2)
-        self.num_heads = q_sides[0].shape[1]
+        self.rows = _per_row(rows, queries)
 
     def outputs(self) -> list[Array]:
-        """Outputs [B, N, T, V]; rows' largest logits and divisors, [B, N, 8, T]."""
+        """Outputs [B, N, T, V], and rows' largest logits and totals, [B, N, 8, T].
+
+        Of rows of two stages the latter alone.
+        """
         weighting, dtype = self.weighting, self.of_keys[-1].dtype
         size, dim = self.plan.query_block, self.of_keys[-1].shape[3]
+        tracked = weighting.shifted or self.twice
 
-        def start(largest, total, out):
-            largest[...] = jnp.full_like(largest, -jnp.inf if weighting.shifted else 0.0)
-            total[...] = jnp.zeros_like(total)
-            out[...] = jnp.zeros_like(out)
+        def start(largest, total, *out):
+            largest[...] = jnp.full_like(largest, -jnp.inf if tracked else 0.0)
+            for x in (total, *out):
+                x[...] = jnp.zeros_like(x)
 
-        def add(step: _Step, largest, total, out):
+        def add(step: _Step, largest, total, *out):
             logits, mask = step.logits_of(step.products()), step.mask()
             before, carried = _spread(largest[...])[None, None], None
             top = before
-            if weighting.shifted:
+            if tracked:
                 seen = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
                 top = jnp.maximum(before, jnp.max(seen, axis=-1, keepdims=True))
                 largest[...] = jnp.broadcast_to(top[0, 0], largest.shape)
                 less = weighting.shift_at(before, {}) - weighting.shift_at(top, {})
                 carried = jnp.where(before > -jnp.inf, jnp.exp(less), 0.0)[0, 0]
             values = step.values(logits, mask, weighting.shift_at(top, {}))[0, 0]
-            if weighting.normalised:  # a total in each lane: they are added up in the end
-                columns = range(0, values.shape[1], LANES)
-                own = functools.reduce(jnp.add, (values[:, i : i + LANES] for i in columns))
+            if weighting.normalised:
+                own = _lane_totals(values)
                 total[...] = own + (total[...] if carried is None else total[...] * carried)
-            own = _product(values.astype(dtype), step.keys[-1], 1, 0)
-            out[...] = own + (out[...] if carried is None else out[...] * carried)
+            for x in out:
+                own = _product(values.astype(dtype), step.keys[-1], 1, 0)
+                x[...] = own + (x[...] if carried is None else x[...] * carried)
 
-        def end(outs, largest, total, out):
+        def end(written, largest, total, *out):
             divisor = jnp.ones((size, 1), jnp.float32)
             if weighting.normalised:
                 shift = weighting.shift_at(_spread(largest[...])[None, None], {})
                 divisor = jnp.sum(total[...], axis=1, keepdims=True)
                 divisor = divisor + weighting.rest_at(shift, {})[0, 0]
                 divisor = jnp.where(divisor > 0, divisor, 1.0)
-            outs[0][0, 0] = (out[...] / divisor).astype(dtype)
-            divisor = jnp.broadcast_to(divisor, total.shape)
-            outs[1][0, 0] = jnp.concatenate(
-                [largest[...].T[:1], divisor.T[:1], jnp.zeros((ROWS - 2, size), jnp.float32)]
-            )
+            for to, x in zip(written[:-1], out, strict=True):
+                to[0, 0] = (x[...] / divisor).astype(dtype)
+            _write_rows(written[-1], largest[...], jnp.broadcast_to(divisor, total.shape))
 
         return self._run(
-            start, add, end, by_tile=False,
-            scratch=[(size, LANES), (size, LANES), (size, dim)], outs=[(dim, dtype)], sums=True,
+            OUTPUTS if not self.twice else TOTALS, start, add, end, sums=True,
+            scratch=[(size, LANES), (size, LANES), *([] if self.twice else [(size, dim)])],
+            outs=[] if self.twice else [(dim, dtype)],
         )  # fmt: skip
+
+    def last_outputs(self) -> list[Array]:
+        """Of rows of two stages, sums of values by their last weights, and the sums of those."""
+        size, dim = self.plan.query_block, self.of_keys[-1].shape[3]
+
+        def add(step: _Step, divisor, out):
+            logits, mask = step.logits_of(step.products()), step.mask()
+            last = step.last(logits, mask, step.row("total"))[0, 0]
+            divisor[...] += _lane_totals(last)
+            out[...] += _product(last.astype(self.of_keys[-1].dtype), step.keys[-1], 1, 0)
+
+        def end(written, divisor, out):
+            whole = jnp.sum(divisor[...], axis=1, keepdims=True)
+            written[0][0, 0] = out[...]
+            _write_rows(written[1], jnp.broadcast_to(whole, divisor.shape))
+
+        return self._run(
+            OUTPUTS, _zero, add, end, scratch=[(size, LANES), (size, dim)],
+            outs=[(dim, jnp.float32)], sums=True,
+        )  # fmt: skip
+
+    def total_gradients(self) -> list[Array]:
+        """Of rows of two stages, the gradients of their first totals."""
+        size = self.plan.query_block
+
+        def add(step: _Step, d_total):
+            logits, mask = step.logits_of(step.products()), step.mask()
+            total = jnp.broadcast_to(step.row("total"), logits.shape)
+            _, pull = jax.vjp(lambda total: step.last(logits, mask, total), total)
+            d_total[...] += _lane_totals(pull(step.d_values())[0][0, 0])
+
+        def end(written, d_total):
+            whole = jnp.sum(d_total[...], axis=1, keepdims=True)
+            _write_rows(written[0], jnp.broadcast_to(whole, d_total.shape))
+
+        return self._run(OF_TOTALS, _zero, add, end, scratch=[(size, LANES)], outs=[], sums=True)
 
     def gradients(self, *, of_keys: bool) -> list[Array]:
         """Of the queries' sides; or of the keys' sides and the values, for each query head."""
         weighting, plan = self.weighting, self.plan
         arrays = self.of_keys if of_keys else self.q_sides
 
-        def start(*sums):
-            for x in sums:
-                x[...] = jnp.zeros_like(x)
-
         def add(step: _Step, *sums):
             logits, pull_products = jax.vjp(step.logits_of, step.products())
-            shift, inverse, mean = (step.row(number) for number in (1, 2, 3))
-            mask = step.mask()
-            values, pull = jax.vjp(lambda logits: step.values(logits, mask, shift), logits)
+            mask, shift = step.mask(), step.row("shift")
+
+            def values(logits):
+                first = step.values(logits, mask, shift)
+                if not self.twice:
+                    return first, ()
+                return step.last(logits, mask, step.row("total")), first
+
+            (last, _), pull = jax.vjp(values, logits)
+            # What the first total follows: counted apart, since it is held fixed in the last.
+            d_first = jnp.broadcast_to(step.row("d_total"), logits.shape) if self.twice else ()
+            (d_products,) = pull_products(*pull((step.d_values(), d_first)))
             *_, d_out = step.queries
-            d_values = _product(d_out, step.keys[-1], 1, 1)[None, None]
-            if weighting.normalised:
-                d_values, values = (d_values - mean) * inverse, values * inverse
-            (d_products,) = pull_products(*pull(d_values))
             for piece, d in zip(step.pieces, d_products, strict=True):
                 d = d[0, 0].astype(d_out.dtype)
-                if of_keys:
-                    sums[piece][...] += _product(d, step.queries[piece], 0, 0)
-                else:
-                    sums[piece][...] += _product(d, step.keys[piece], 1, 0)
+                other = (step.queries if of_keys else step.keys)[piece].astype(d_out.dtype)
+                sums[piece][...] += _product(d, other, 0 if of_keys else 1, 0)
             if of_keys:
-                sums[-1][...] += _product(values[0, 0].astype(d_out.dtype), d_out, 0, 0)
+                if self.twice or weighting.normalised:
+                    last = last * step.row("inverse")
+                sums[-1][...] += _product(last[0, 0].astype(d_out.dtype), d_out, 0, 0)
 
-        def end(outs, *sums):
-            for out, x in zip(outs, sums, strict=True):
-                out[0, 0] = x[...].astype(out.dtype)
+        def end(written, *sums):
+            for to, x in zip(written, sums, strict=True):
+                to[0, 0] = x[...].astype(to.dtype)
 
         size = plan.key_block if of_keys else plan.query_block
         return self._run(
-            start, add, end, by_tile=of_keys, scratch=[(size, x.shape[3]) for x in arrays],
+            OF_KEYS if of_keys else OF_QUERIES, _zero, add, end, by_tile=of_keys,
+            scratch=[(size, x.shape[3]) for x in arrays],
             outs=[(x.shape[3], x.dtype) for x in arrays],
         )  # fmt: skip
 
-    def _run(self, start, add, end, *, by_tile, scratch, outs, sums=False) -> list[Array]:
+    def _run(
+        self, name, start, add, end, *, scratch, outs, by_tile=False, sums=False
+    ) -> list[Array]:
         """A kernel that sums over tiles for each block of queries, or over blocks for each tile.
 
         Args:
+          name: its own.
           start: makes the sums' arrays what they are before the first step, of those arrays.
           add: adds a step's part, of the step and the arrays.
           end: writes what is made of them, of the outputs' arrays and those of the sums.
@@ -384,6 +495,7 @@ class _Kernel:
             shapes.append(jax.ShapeDtypeStruct((batch, heads, ROWS, whole), jnp.float32))
         called = pl.pallas_call(
             kernel,
+            name=name,
             out_shape=shapes,
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=3,
@@ -423,6 +535,13 @@ class _Traced:
             masked: _Trimmed(self._values, of_tile, seen if masked else None, of_row, of_row)
             for masked in (False, True)
         }
+        if isinstance(plan.weighting, TwoStage):
+            self.last = {
+                masked: _Trimmed(
+                    self._last, of_tile, seen if masked else None, of_row, of_row, of_row, of_row
+                )
+                for masked in (False, True)
+            }
 
     def _rows(self, query, key, n) -> Rows:
         """The tile's, from its first query and key on."""
@@ -453,6 +572,14 @@ class _Traced:
         zero = jnp.zeros((), jnp.int32)
         rows = self._rows(zero, zero, n)
         return self.plan.weighting.visible_values(logits, mask, shift, rows, {})
+
+    def _last(self, logits, mask, shift, total, peak, n) -> Array:
+        weighting: Any = self.plan.weighting
+        zero = jnp.zeros((), jnp.int32)
+        rows = self._rows(zero, zero, n)
+        first = weighting.visible_values(logits, mask, shift, rows, {}) / total
+        last = weighting.last_values(first, peak, rows)
+        return last if mask is None else jnp.where(mask, last, 0.0)
 
 
 class _Trimmed:
@@ -494,9 +621,18 @@ class _Step:
         """The tile of each array of keys."""
         return [x[0, 0] for x in self.of_keys]
 
-    def row(self, number: int) -> Float[Array, "1 1 T 1"]:
+    def row(self, name: str) -> Float[Array, "1 1 T 1"]:
         """One of the rows' numbers."""
+        number = NUMBERS.index(name)
         return self.rows[0, 0].T[:, number : number + 1][None, None]
+
+    def d_values(self) -> Float[Array, "1 1 T S"]:
+        """Gradients of the (last) values."""
+        d_values = _product(self.queries[-1], self.keys[-1], 1, 1)[None, None]
+        weighting = self.plan.weighting
+        if not (weighting.normalised or isinstance(weighting, TwoStage)):
+            return d_values
+        return (d_values - self.row("mean")) * self.row("inverse")
 
     def products(self) -> list[Float[Array, "1 1 T S"]]:
         """Of the pieces that count here."""
@@ -530,7 +666,31 @@ class _Step:
     def values(self, logits, mask, shift) -> Float[Array, "1 1 T S"]:
         """Of the weighting, hidden ones 0."""
 
-        return self.traced.values[mask is not None](logits, mask, shift, lambda: self.row(0))
+        return self.traced.values[mask is not None](logits, mask, shift, lambda: self.row("n"))
+
+    def last(self, logits, mask, total) -> Float[Array, "1 1 T S"]:
+        """Of the weighting's second stage, hidden ones 0."""
+        shift, peak, n = (functools.partial(self.row, name) for name in ("shift", "peak", "n"))
+        return self.traced.last[mask is not None](logits, mask, shift, total, peak, n)
+
+
+def _zero(*sums: Any) -> None:
+    for x in sums:
+        x[...] = jnp.zeros_like(x)
+
+
+def _lane_totals(values: Float[Array, "T S"]) -> Float[Array, "T 128"]:
+    """A total in each lane, which are added up in the end."""
+    return functools.reduce(
+        jnp.add, (values[:, i : i + LANES] for i in range(0, values.shape[1], LANES))
+    )
+
+
+def _write_rows(to: Any, *numbers: Float[Array, "T 128"]) -> None:
+    """Numbers of rows that fill the lanes, each into a line of its own."""
+    lines = [x.T[:1] for x in numbers]
+    nothing = jnp.zeros((ROWS - len(lines), numbers[0].shape[0]), jnp.float32)
+    to[0, 0] = jnp.concatenate([*lines, nothing])
 
 
 def _spread(x: Float[Array, "T 128"]) -> Float[Array, "T 1"]:

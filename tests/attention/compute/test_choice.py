@@ -74,7 +74,7 @@ def test_a_gpu_takes_the_others(monkeypatch, method, causal):
         ("windowed", 256, jnp.float32, "our own kernel", "16-bit floats, not float32"),
         ("rerope", 256, jnp.bfloat16, "our own kernel", "near and far"),
         ("lssa", 256, jnp.bfloat16, "our own kernel", "not a plain softmax"),
-        ("lssar", 256, jnp.bfloat16, None, "two passes"),
+        ("lssar", 256, jnp.bfloat16, "our own kernel", "not a plain softmax"),
         ("sparsemax", 256, jnp.bfloat16, None, "complete rows"),
         ("softmax_sink", 256, jnp.bfloat16, None, "its weighting learns"),
         ("alibi", 256, jnp.bfloat16, None, "its bias on the logits follows the head"),

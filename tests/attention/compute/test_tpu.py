@@ -14,6 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from lenext.attention import attend, init_params, make_method, method_names
+from lenext.attention.axes.by_key import TwoStage
 from lenext.attention.compute import fused, tpu
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, located
@@ -75,8 +76,10 @@ TAKEN = [name for name in method_names() if takes(name)]
 
 
 def test_what_is_taken():
-    assert len(TAKEN) == 34
-    assert {"lssa", "sigmoid", "rerope", "lm_infinite", "self_extend", "dual_chunk"} <= {*TAKEN}
+    assert len(TAKEN) == 37
+    assert {"lssa", "lssar", "sigmoid", "rerope", "lm_infinite", "self_extend", "dual_chunk"} <= {
+        *TAKEN
+    }
 
 
 @pytest.mark.parametrize("name", TAKEN)
@@ -85,7 +88,7 @@ def test_every_method_is_the_definition(name):
     agree(method, arrays(300, 300, jnp.float32), causal=True, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["softmax", "lssa", "self_extend", "windowed"])
+@pytest.mark.parametrize("name", ["softmax", "lssa", "lssar", "self_extend", "windowed"])
 @pytest.mark.parametrize(("queries", "keys", "causal"), [(128, 400, True), (257, 257, False)])
 def test_other_rows(name, queries, keys, causal):
     """The last of more keys; and rows that see keys on both sides."""
@@ -94,7 +97,7 @@ def test_other_rows(name, queries, keys, causal):
     agree(method, given, causal=causal, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["softmax", "lssa", "rerope", "sigmoid", "softmax1"])
+@pytest.mark.parametrize("name", ["softmax", "lssa", "lssar", "rerope", "sigmoid", "softmax1"])
 def test_sixteen_bits(name):
     method = make_method(name, train_length=TRAIN_LENGTH)
     agree(method, arrays(300, 300, jnp.bfloat16), causal=True, atol=2e-2)
@@ -109,6 +112,8 @@ def test_sixteen_bits(name):
         "yarn(scale=4)+cosscale",
         "sigmoid(bias='row')",
         "lssa(phi='exp')",
+        "lssar(power=3)+rerope",
+        "lssar(norm='none')",
     ],
 )
 def test_several_tiles(name, monkeypatch):
@@ -117,6 +122,23 @@ def test_several_tiles(name, monkeypatch):
     monkeypatch.setattr(tpu, "BACKWARD", (128, 256))
     method = make_method(name, train_length=TRAIN_LENGTH)
     agree(method, arrays(1200, 1200, jnp.float32), causal=True, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_equal_keys_are_not_told_apart(dtype):
+    """A row of which no key stands out keeps its weights: at 16 bits, too, where logits are not."""
+    method = make_method("lssar", train_length=TRAIN_LENGTH)
+    q, k, v = arrays(300, 300, dtype)
+    alike = jnp.broadcast_to(k[:, :1], k.shape)
+    of_two = jnp.where(jnp.arange(300)[None, :, None, None] % 3 == 0, alike, k[:, 1:2])
+    without = make_method("lssar+nope", train_length=TRAIN_LENGTH)
+    for made, keys in ((method, alike), (without, alike), (without, of_two)):
+        given = q, keys, v
+        ours = by_kernel(made, causal=True, interpret=pltpu.InterpretParams())(*given)
+        expected = attend(*given, made, causal=True, implementation="naive")
+        a, b = (np.asarray(x, np.float32) for x in (ours, expected))
+        atol = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2}[dtype]
+        np.testing.assert_allclose(a, b, atol=atol * np.max(np.abs(b)))
 
 
 def test_keys_that_no_query_sees_have_a_gradient_of_zero():
@@ -180,7 +202,7 @@ class TestSteps:
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_every_method_is_lowered_for_a_tpu(name):
-    """Three kernels; what Mosaic lacks an operation for would raise."""
+    """Three kernels, five for two stages; what Mosaic lacks an operation for would raise."""
     method = make_method(name, train_length=TRAIN_LENGTH)
     attended = by_kernel(method, causal=True, interpret=False)
 
@@ -191,4 +213,5 @@ def test_every_method_is_lowered_for_a_tpu(name):
     device = AbstractMesh((), (), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
     with jax.sharding.use_abstract_mesh(device):
         traced = jax.export.export(jax.jit(jax.grad(summed, (0, 1, 2))), platforms=["tpu"])(*given)
-    assert traced.mlir_module().count("@tpu_custom_call") == 3
+    kernels = 5 if isinstance(method.weighting, TwoStage) else 3
+    assert traced.mlir_module().count("@tpu_custom_call") == kernels
