@@ -22,7 +22,9 @@ from lenext.attention.axes import position, similarity
 from lenext.attention.axes.gates import Gates, init_gates, make_gates
 from lenext.attention.axes.method import AXES, Axis, Method, init_params, unsuited_axes
 from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, overruled_parts
+from lenext.attention.compute import tpu
 from lenext.attention.compute.attend import attention_weights
+from lenext.attention.compute.call import Call
 from lenext.attention.compute.fused import why_not_fused
 from lenext.attention.compute.places import Places, count, located, rows_at, visible
 from lenext.attention.grammar import parse_layer
@@ -46,7 +48,7 @@ layers, of which some have another method (NAME explains).
 reach: the length up to which, by default, trained weights meet no distance that is new to them.
 causal: published for causal models (yes), bidirectional ones (no) or both; all run both ways but \
 those for causal models only.
-fused: whether a library's fused kernel can compute it.
+fused: whether a library's fused kernel can compute it (yes), or our own, which TPUs have (TPU).
 {SYMBOLS}
 One of them, or several joined by +, explained: python -m lenext.methods "rerope+infoscale"
 """
@@ -168,7 +170,7 @@ def catalogue_table() -> str:
         axes = "".join(axis[0].upper() for axis in _changed(entry))
         causal = {True: "yes", False: "no", None: "both"}[entry.causal]
         causal = "only" if method.causal_only else causal
-        fused = "no" if why_not_fused(method, HEADS, TYPICAL) else "yes"
+        fused, _ = _fused(method, TYPICAL)
         needs, reach, paper = _needs(name), _reach(name), _published(entry)
         rows.append((name, axes, entry.changes, needs, reach, causal, fused, paper))
     lines = [line for row in rows for line in _in_columns(row, widths)]
@@ -396,14 +398,22 @@ def _summary(name: str, parts: Sequence[str], method: Method, head_dim: int) -> 
         if unsuited
         else "trained for it: no, weights trained under plain softmax take it as they are"
     )
-    reason = why_not_fused(method, HEADS, head_dim)
-    said.append(
-        f"fused: no, because {reason}"
-        if reason
-        else "fused: yes, a library's kernel can compute it"
-    )
+    fused, why = _fused(method, head_dim)
+    said.append(f"fused: {fused}, {why}")
     said += overruled_parts(name)
     return [line for text in said for line in _wrap(text, "  ", "    ")]
+
+
+def _fused(method: Method, head_dim: int) -> tuple[str, str]:
+    """Where kernels compute a method ("yes", "TPU", "no"), and half a sentence why."""
+    reason = why_not_fused(method, HEADS, head_dim)
+    if reason is None:
+        return "yes", "a library's kernel can compute it"
+    shape = (1, tpu.FORWARD[0], HEADS, head_dim)
+    call = Call(method, shape, shape, shape, "bfloat16", True, True, False, shape[1])
+    if tpu.why_not(call) is None:
+        return "TPU", f"where our own kernel can compute it; no library's, because {reason}"
+    return "no", f"because {reason}"
 
 
 def _paragraphs(axis: type[Axis]) -> list[str]:

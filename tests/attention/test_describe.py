@@ -128,9 +128,10 @@ class TestTables:
         assert " | layers | L | " in markdown_rows()["llama4"]
         # axes, the formula's first words, needs, reach, causal, fused, the paper's first
         assert rows["lssar"][1] == "STW"
-        assert rows["lssar"][-5:] == ["weights", "–", "yes", "no", "LSSAR"]
+        assert rows["lssar"][-5:] == ["weights", "–", "yes", "TPU", "LSSAR"]
         assert rows["streaming_llm"][1] == "PV"
-        assert rows["soft"][-5:] == ["weights", "–", "no", "no", "SOFT"]
+        assert rows["soft"][-5:] == ["weights", "–", "no", "TPU", "SOFT"]
+        assert "  yes     no     ALiBi" in catalogue_table()
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -152,8 +153,8 @@ def test_explanation_of_a_composition():
         "rerope(window=3)+infoscale  (L = 4, H = 8)",
         "  rerope: distances clamped to ±w. ReRoPE (Su 2023); published for causal models",
         "  trained for it: no, weights trained under plain softmax take it as they are",
-        "  fused: no, because it rotates near and far keys differently, "
-        "which takes a score matrix each",
+        "  fused: TPU, where our own kernel can compute it; no library's, because it rotates near "
+        "and far",
         "position: ClampedRope",
         "    Distances clamped to +-window (default L): ReRoPE (Su 2023), and LM-Infinite's.",
         "    window=3               None or a whole number, at least 1; default 4",
