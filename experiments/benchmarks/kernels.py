@@ -32,7 +32,7 @@ from experiments.benchmarks.collectives import computations, loops
 from lenext import cli
 from lenext.attention import Method, attend, make_method
 from lenext.attention.axes.by_key import TwoStage
-from lenext.attention.compute import fused, naive, tiles, tpu
+from lenext.attention.compute import fused, naive, tiles, tpu, tpu_kernels
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, located, rows_at
 from lenext.attention.compute.plan import plan_of, visible_keys
@@ -205,12 +205,15 @@ def _own(call: Call) -> Program:
         return tpu.attend_tpu(q_sides, k_sides, v, call, n)
 
     kernels = [
-        (tpu.OUTPUTS, tpu.FORWARD, False),
-        (tpu.OF_QUERIES, tpu.BACKWARD, False),
-        (tpu.OF_KEYS, tpu.BACKWARD, True),
+        (tpu_kernels.OUTPUTS, tpu.FORWARD, False),
+        (tpu_kernels.OF_QUERIES, tpu.BACKWARD, False),
+        (tpu_kernels.OF_KEYS, tpu.BACKWARD, True),
     ]
     if isinstance(call.method.weighting, TwoStage):
-        kernels += [(tpu.TOTALS, tpu.FORWARD, False), (tpu.OF_TOTALS, tpu.BACKWARD, False)]
+        kernels += [
+            (tpu_kernels.TOTALS, tpu.FORWARD, False),
+            (tpu_kernels.OF_TOTALS, tpu.BACKWARD, False),
+        ]
     visits = {}
     for name, most, by_tile in kernels:
         plan = tpu.plan_of(call, most)
@@ -298,7 +301,7 @@ def measured(job: Job, chip: str) -> list[measure.Record]:
         for name, visits in found["visits"].items():
             (path,) = Path(folder).glob(f"*{name}*[0-9]-final_bundles.txt")
             kernel = counted(path.read_text(), Visits(*visits))
-            forward = name in (tpu.TOTALS, tpu.OUTPUTS, "splash_mha_fwd")
+            forward = name in (tpu_kernels.TOTALS, tpu_kernels.OUTPUTS, "splash_mha_fwd")
             turn = "forward" if forward else "backward"
             before = passes.get(turn, Counted(0, []))
             passes[turn] = Counted(before.cycles + kernel.cycles, [*before.bodies, *kernel.bodies])

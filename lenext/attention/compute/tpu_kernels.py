@@ -1,0 +1,296 @@
+"""The kernels for TPUs, in Pallas: each sums over tiles for a block of queries, or over blocks."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lenext.attention.axes.by_key import TwoStage
+from lenext.attention.compute.plan import padded
+from lenext.attention.compute.tpu_steps import LANES, steps_of
+from lenext.attention.compute.tpu_tile import NUMBERS, Step, Traced, product
+
+ROWS = 8  # numbers a row that a kernel may be given, as many as a register has rows
+VMEM = 64 * 2**20
+OUTPUTS, OF_QUERIES, OF_KEYS = "lenext_outputs", "lenext_dq", "lenext_dkv"
+TOTALS, OF_TOTALS = "lenext_totals", "lenext_dtotals"
+"""The kernels' names, as profiles show them."""
+
+
+class Kernel:
+    """The arrays of a call in whole blocks, and the kernels that go over them."""
+
+    def __init__(self, plan, q_sides, k_sides, v, interpret, rows, d_out=None):
+        queries, keys = plan.query_blocks * plan.query_block, plan.key_blocks * plan.key_block
+        self.plan, self.weighting, self.interpret = plan, plan.weighting, interpret
+        self.twice = isinstance(self.weighting, TwoStage)
+        self.q_sides = [padded(x, queries, 2) for x in q_sides]
+        self.k_sides = [padded(x, keys, 2) for x in k_sides]
+        self.of_keys = [*self.k_sides, padded(v, keys, 2)]
+        self.of_queries = [*self.q_sides, *([] if d_out is None else [padded(d_out, queries, 2)])]
+        self.rows = per_row(rows, queries)
+
+    def outputs(self) -> list[Array]:
+        """Outputs [B, N, T, V], and rows' largest logits and totals, [B, N, 8, T].
+
+        Of rows of two stages the latter alone.
+        """
+        weighting, dtype = self.weighting, self.of_keys[-1].dtype
+        size, dim = self.plan.query_block, self.of_keys[-1].shape[3]
+        tracked = weighting.shifted or self.twice
+
+        def start(largest, total, *out):
+            largest[...] = jnp.full_like(largest, -jnp.inf if tracked else 0.0)
+            for x in (total, *out):
+                x[...] = jnp.zeros_like(x)
+
+        def add(step: Step, largest, total, *out):
+            logits, mask = step.logits_of(step.products()), step.mask()
+            before, carried = _spread(largest[...])[None, None], None
+            top = before
+            if tracked:
+                seen = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+                top = jnp.maximum(before, jnp.max(seen, axis=-1, keepdims=True))
+                largest[...] = jnp.broadcast_to(top[0, 0], largest.shape)
+                less = weighting.shift_at(before, {}) - weighting.shift_at(top, {})
+                carried = jnp.where(before > -jnp.inf, jnp.exp(less), 0.0)[0, 0]
+            values = step.values(logits, mask, weighting.shift_at(top, {}))[0, 0]
+            if weighting.normalised:
+                own = _lane_totals(values)
+                total[...] = own + (total[...] if carried is None else total[...] * carried)
+            for x in out:
+                own = product(values.astype(dtype), step.keys[-1], 1, 0)
+                x[...] = own + (x[...] if carried is None else x[...] * carried)
+
+        def end(written, largest, total, *out):
+            divisor = jnp.ones((size, 1), jnp.float32)
+            if weighting.normalised:
+                shift = weighting.shift_at(_spread(largest[...])[None, None], {})
+                divisor = jnp.sum(total[...], axis=1, keepdims=True)
+                divisor = divisor + weighting.rest_at(shift, {})[0, 0]
+                divisor = jnp.where(divisor > 0, divisor, 1.0)
+            for to, x in zip(written[:-1], out, strict=True):
+                to[0, 0] = (x[...] / divisor).astype(dtype)
+            _write_rows(written[-1], largest[...], jnp.broadcast_to(divisor, total.shape))
+
+        return self._run(
+            OUTPUTS if not self.twice else TOTALS, start, add, end, sums=True,
+            scratch=[(size, LANES), (size, LANES), *([] if self.twice else [(size, dim)])],
+            outs=[] if self.twice else [(dim, dtype)],
+        )  # fmt: skip
+
+    def last_outputs(self) -> list[Array]:
+        """Of rows of two stages, sums of values by their last weights, and the sums of those."""
+        size, dim = self.plan.query_block, self.of_keys[-1].shape[3]
+
+        def add(step: Step, divisor, out):
+            logits, mask = step.logits_of(step.products()), step.mask()
+            last = step.last(logits, mask, step.row("total"))[0, 0]
+            divisor[...] += _lane_totals(last)
+            out[...] += product(last.astype(self.of_keys[-1].dtype), step.keys[-1], 1, 0)
+
+        def end(written, divisor, out):
+            whole = jnp.sum(divisor[...], axis=1, keepdims=True)
+            written[0][0, 0] = out[...]
+            _write_rows(written[1], jnp.broadcast_to(whole, divisor.shape))
+
+        return self._run(
+            OUTPUTS, _zero, add, end, scratch=[(size, LANES), (size, dim)],
+            outs=[(dim, jnp.float32)], sums=True,
+        )  # fmt: skip
+
+    def total_gradients(self) -> list[Array]:
+        """Of rows of two stages, the gradients of their first totals."""
+        size = self.plan.query_block
+
+        def add(step: Step, d_total):
+            logits, mask = step.logits_of(step.products()), step.mask()
+            total = jnp.broadcast_to(step.row("total"), logits.shape)
+            _, pull = jax.vjp(lambda total: step.last(logits, mask, total), total)
+            d_total[...] += _lane_totals(pull(step.d_values())[0][0, 0])
+
+        def end(written, d_total):
+            whole = jnp.sum(d_total[...], axis=1, keepdims=True)
+            _write_rows(written[0], jnp.broadcast_to(whole, d_total.shape))
+
+        return self._run(OF_TOTALS, _zero, add, end, scratch=[(size, LANES)], outs=[], sums=True)
+
+    def gradients(self, *, of_keys: bool) -> list[Array]:
+        """Of the queries' sides; or of the keys' sides and the values, for each query head."""
+        weighting, plan = self.weighting, self.plan
+        arrays = self.of_keys if of_keys else self.q_sides
+
+        def add(step: Step, *sums):
+            logits, pull_products = jax.vjp(step.logits_of, step.products())
+            mask, shift = step.mask(), step.row("shift")
+
+            def values(logits):
+                first = step.values(logits, mask, shift)
+                if not self.twice:
+                    return first, ()
+                return step.last(logits, mask, step.row("total")), first
+
+            (last, _), pull = jax.vjp(values, logits)
+            # What the first total follows: counted apart, since it is held fixed in the last.
+            d_first = jnp.broadcast_to(step.row("d_total"), logits.shape) if self.twice else ()
+            (d_products,) = pull_products(*pull((step.d_values(), d_first)))
+            *_, d_out = step.queries
+            for piece, d in zip(step.pieces, d_products, strict=True):
+                d = d[0, 0].astype(d_out.dtype)
+                other = (step.queries if of_keys else step.keys)[piece].astype(d_out.dtype)
+                sums[piece][...] += product(d, other, 0 if of_keys else 1, 0)
+            if of_keys:
+                if self.twice or weighting.normalised:
+                    last = last * step.row("inverse")
+                sums[-1][...] += product(last[0, 0].astype(d_out.dtype), d_out, 0, 0)
+
+        def end(written, *sums):
+            for to, x in zip(written, sums, strict=True):
+                to[0, 0] = x[...].astype(to.dtype)
+
+        size = plan.key_block if of_keys else plan.query_block
+        return self._run(
+            OF_KEYS if of_keys else OF_QUERIES, _zero, add, end, by_tile=of_keys,
+            scratch=[(size, x.shape[3]) for x in arrays],
+            outs=[(x.shape[3], x.dtype) for x in arrays],
+        )  # fmt: skip
+
+    def _run(
+        self, name, start, add, end, *, scratch, outs, by_tile=False, sums=False
+    ) -> list[Array]:
+        """A kernel that sums over tiles for each block of queries, or over blocks for each tile.
+
+        Args:
+          name: its own.
+          start: makes the sums' arrays what they are before the first step, of those arrays.
+          add: adds a step's part, of the step and the arrays.
+          end: writes what is made of them, of the outputs' arrays and those of the sums.
+          by_tile: which of the two.
+          scratch: shapes of the sums' arrays, float32.
+          outs: last dimension and type of each output, [B, N, T or S, .].
+          sums: whether there are rows' numbers, [B, N, 8, T], as well.
+        """
+        # Imported here: Pallas for TPUs is no light import, and of use on TPUs only.
+        from jax.experimental import pallas as pl
+        from jax.experimental.pallas import tpu as pltpu
+
+        plan, steps = self.plan, steps_of(self.plan, by_tile=by_tile)
+        traced = Traced(plan, len(self.q_sides))
+        batch, heads = self.of_queries[0].shape[:2]
+        group = heads // self.of_keys[0].shape[1]
+
+        def at_block(b, h, s, block, tile, what):
+            return b, h, block[s], 0
+
+        def at_tile(b, h, s, block, tile, what):
+            return b, jax.lax.div(h, group), tile[s], 0
+
+        def of_head(b, h, s, block, tile, what):
+            return b, h, (tile if by_tile else block)[s], 0
+
+        def rows_of(b, h, s, block, tile, what):
+            ours = [
+                jnp.where(size > 1, i, 0) for i, size in zip((b, h), self.rows.shape, strict=False)
+            ]
+            return *ours, 0, block[s]
+
+        def kernel(block, tile, what, *refs):
+            queries, refs = refs[: len(self.of_queries)], refs[len(self.of_queries) :]
+            keys, refs = refs[: len(self.of_keys)], refs[len(self.of_keys) :]
+            rows, *refs = refs
+            written, sums_of = refs[: len(refs) - len(scratch)], refs[len(refs) - len(scratch) :]
+            number = pl.program_id(2)
+            this = what[number]
+            pl.when(this & 1 == 1)(lambda: start(*sums_of))
+            for i, kind in enumerate(steps.kinds):
+                step = Step(traced, kind, queries, keys, rows, block[number], tile[number])
+                # A condition that always holds would cost each step a branch.
+                if len(steps.kinds) == 1:
+                    add(step, *sums_of)
+                else:
+                    pl.when(this >> 2 == i)(functools.partial(add, step, *sums_of))
+            pl.when(this & 2 == 2)(lambda: end(written, *sums_of))
+
+        def blocks(arrays, size, where):
+            return [pl.BlockSpec((1, 1, size, x.shape[3]), where) for x in arrays]
+
+        size, whole = (
+            (plan.key_block, plan.key_block * plan.key_blocks) if by_tile
+            else (plan.query_block, plan.query_block * plan.query_blocks)
+        )  # fmt: skip
+        out_specs = [pl.BlockSpec((1, 1, size, dim), of_head) for dim, _ in outs]
+        shapes = [jax.ShapeDtypeStruct((batch, heads, whole, dim), dtype) for dim, dtype in outs]
+        if sums:
+            out_specs.append(
+                pl.BlockSpec(
+                    (1, 1, ROWS, size), lambda b, h, s, block, tile, what: (b, h, 0, block[s])
+                )
+            )
+            shapes.append(jax.ShapeDtypeStruct((batch, heads, ROWS, whole), jnp.float32))
+        called = pl.pallas_call(
+            kernel,
+            name=name,
+            out_shape=shapes,
+            grid_spec=pltpu.PrefetchScalarGridSpec(
+                num_scalar_prefetch=3,
+                grid=(batch, heads, len(steps.what)),
+                in_specs=[
+                    *blocks(self.of_queries, plan.query_block, at_block),
+                    *blocks(self.of_keys, plan.key_block, at_tile),
+                    pl.BlockSpec((1, 1, ROWS, plan.query_block), rows_of),
+                ],
+                out_specs=out_specs,
+                scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
+            ),
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM
+            ),
+            interpret=self.interpret,
+        )
+        arrays = *self.of_queries, *self.of_keys, self.rows
+        return list(called(steps.block, steps.tile, steps.what, *arrays))
+
+
+def per_row(rows: dict[str, Array], queries: int) -> Float[Array, "B N 8 T"]:
+    """Numbers of the rows, [B, N, T, 1] each, along the lanes: else they would take 128 times that.
+
+    A row of the last number once more, and rows of nothing up to whole registers.
+    """
+    (batch, heads, count, _) = np.max([x.shape for x in rows.values()], axis=0)
+    whole = [
+        jnp.broadcast_to(rows[name][..., 0].astype(jnp.float32), (batch, heads, count))
+        if name in rows else jnp.zeros((batch, heads, count), jnp.float32)
+        for name in NUMBERS
+    ]  # fmt: skip
+    return padded(padded(jnp.stack(whole, axis=2), queries, 3, mode="edge"), ROWS, 2)
+
+
+def _zero(*sums: Any) -> None:
+    for x in sums:
+        x[...] = jnp.zeros_like(x)
+
+
+def _lane_totals(values: Float[Array, "T S"]) -> Float[Array, "T 128"]:
+    """A total in each lane, which are added up in the end."""
+    return functools.reduce(
+        jnp.add, (values[:, i : i + LANES] for i in range(0, values.shape[1], LANES))
+    )
+
+
+def _write_rows(to: Any, *numbers: Float[Array, "T 128"]) -> None:
+    """Numbers of rows that fill the lanes, each into a line of its own."""
+    lines = [x.T[:1] for x in numbers]
+    nothing = jnp.zeros((ROWS - len(lines), numbers[0].shape[0]), jnp.float32)
+    to[0, 0] = jnp.concatenate([*lines, nothing])
+
+
+def _spread(x: Float[Array, "T 128"]) -> Float[Array, "T 1"]:
+    """A number a row of rows that hold it in every lane.
+
+    By a maximum, after which the compiler knows it to be in every lane; of a slice it does not, and
+    would spread it out wherever it is used.
+    """
+    return jnp.max(x, axis=1, keepdims=True)

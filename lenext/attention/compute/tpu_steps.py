@@ -1,0 +1,101 @@
+"""The steps of a kernel for TPUs: a block of queries by a tile of keys, those that are visible."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from lenext.attention.compute.call import Call
+from lenext.attention.compute.plan import Plan
+
+LANES = 128
+LEAST = 256  # queries and keys of a step, whatever the window
+
+
+class Kind(NamedTuple):
+    """What the steps of one body of a kernel have in common.
+
+    Attributes:
+      masked: whether something is hidden.
+      piece: the one that all entries are of; None where they are of several.
+    """
+
+    masked: bool
+    piece: int | None
+
+
+class Steps(NamedTuple):
+    """The steps of a kernel, in its order.
+
+    Attributes:
+      block: each one's block of queries.
+      tile: its tile of keys.
+      what: 4 x the number of its kind, + 1 where it is the first of its sum, + 2 where the last.
+      kinds: by number.
+    """
+
+    block: Int[np.ndarray, " steps"]
+    tile: Int[np.ndarray, " steps"]
+    what: Int[np.ndarray, " steps"]
+    kinds: tuple[Kind, ...]
+
+
+@functools.cache
+def steps_of(plan: Plan, *, by_tile: bool) -> Steps:
+    """All steps of a plan in which something is visible, by block of queries or by tile of keys."""
+    with jax.ensure_compile_time_eval():
+        met = jax.vmap(plan.tiles)(plan.block_numbers)
+        first, whole, stop, sinks = (np.asarray(x) for x in met)
+    taken = [
+        (block, tile, _kind(plan, block, tile, masked=not first[block] <= tile < whole[block]))
+        for block in range(plan.query_blocks)
+        for tile in (*range(min(sinks[block], first[block])), *range(first[block], stop[block]))
+    ]
+    over = 1 if by_tile else 0
+    # Sums of nothing are to be written, too: by a step in which all is hidden.
+    number = plan.key_blocks if by_tile else plan.query_blocks
+    for lacking in set(range(number)) - {step[over] for step in taken}:
+        taken.append((0, lacking, Kind(True, None)) if by_tile else (lacking, 0, Kind(True, None)))
+    taken.sort(key=lambda step: (step[over], step[1 - over]))
+    sums = [step[over] for step in taken]
+    kinds = list(dict.fromkeys(kind for *_, kind in taken))
+    what = [
+        4 * kinds.index(kind)
+        + (i == 0 or sums[i - 1] != sums[i])
+        + 2 * (i + 1 == len(sums) or sums[i + 1] != sums[i])
+        for i, (*_, kind) in enumerate(taken)
+    ]
+    block, tile, what = (
+        np.asarray(x, np.int32) for x in ([b for b, *_ in taken], [t for _, t, _ in taken], what)
+    )
+    return Steps(block, tile, what, tuple(kinds))
+
+
+def _kind(plan: Plan, block: int, tile: int, *, masked: bool) -> Kind:
+    """Of the step of a block and a tile."""
+    query = plan.keys - plan.queries + block * plan.query_block
+    key = int(tile) * plan.key_block
+    least = query - (key + plan.key_block - 1)
+    if plan.causal:
+        least = max(least, 0)
+    most = query + plan.query_block - 1 - key
+    return Kind(masked, plan.method.position.only_piece(least, most))
+
+
+def plan_of(call: Call, most: tuple[int, int]) -> Plan:
+    """The plan of a call in blocks and tiles of whole registers."""
+    keeps = call.method.visibility.keeps()
+    if keeps is not None:
+        reach = max(LEAST, 2 ** (keeps[1] - 1).bit_length())
+        most = min(most[0], reach), min(most[1], reach)
+    return Plan(
+        **vars(call), query_block=_even(call.queries, most[0]), key_block=_even(call.keys, most[1])
+    )
+
+
+def _even(length: int, most: int) -> int:
+    """The size of a block, in whole registers: at most so many, and all of them alike."""
+    blocks = -(-length // most)
+    return -(-length // (blocks * LANES)) * LANES

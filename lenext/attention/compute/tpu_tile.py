@@ -1,0 +1,188 @@
+"""A step of a kernel for TPUs: what it reads, and what the method makes of it.
+
+Arrays of a step have leading axes of 1 for batch and head, as the axes of a method want them.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+from jax.interpreters import partial_eval
+from jaxtyping import Array, Float, Int
+
+from lenext.attention.axes.by_key import TwoStage
+from lenext.attention.axes.method import Rows
+from lenext.attention.compute.plan import Plan
+from lenext.attention.compute.tpu_steps import Kind
+
+NUMBERS = ("n", "shift", "inverse", "mean", "total", "peak", "d_total")
+"""What kernels are given of a row, in their order."""
+
+
+class Traced:
+    """What the axes compute of a tile, traced by itself.
+
+    So that a kernel holds what they return, and nothing that only the way there wanted: a position
+    says where each piece counts together with the phases, which are in the sides already.
+    """
+
+    def __init__(self, plan: Plan, pieces: int):
+        self.plan, self.pieces = plan, pieces
+        tile, row = (1, 1, plan.query_block, plan.key_block), (1, 1, plan.query_block, 1)
+        of_tile, of_row = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (tile, row))
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        seen = jax.ShapeDtypeStruct(tile, jnp.bool_)
+        self.wheres = _Trimmed(self._wheres, number, number)
+        self.values = {
+            masked: _Trimmed(self._values, of_tile, seen if masked else None, of_row, of_row)
+            for masked in (False, True)
+        }
+        if isinstance(plan.weighting, TwoStage):
+            self.last = {
+                masked: _Trimmed(
+                    self._last, of_tile, seen if masked else None, of_row, of_row, of_row, of_row
+                )
+                for masked in (False, True)
+            }
+
+    def _rows(self, query, key, n) -> Rows:
+        """The tile's, from its first query and key on."""
+        plan = self.plan
+        of_queries, of_keys = (
+            first + jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
+            for first, size in ((query, plan.query_block), (key, plan.key_block))
+        )
+        return Rows(
+            n=n, q_positions=of_queries, kv_positions=of_keys, delta=self.delta(query, key),
+            start=jnp.zeros((1, 1, plan.query_block, 1), jnp.int32), kv_ordinals=of_keys,
+            causal=plan.causal, train_length=plan.method.train_length, q_lengths=plan.length,
+            kv_lengths=plan.length, num_heads=plan.num_heads, head_dim=plan.head_dim,
+        )  # fmt: skip
+
+    def delta(self, query, key) -> Int[Array, "1 1 T S"]:
+        """Query positions less key positions."""
+        shape = (1, 1, self.plan.query_block, self.plan.key_block)
+        down, along = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (2, 3))
+        return (query - key) + down - along
+
+    def _wheres(self, query, key) -> list[Array | None]:
+        rows = self._rows(query, key, jnp.ones((1, 1, self.plan.query_block, 1), jnp.float32))
+        _, *later = self.plan.method.position.pieces(rows)  # the first is of all others
+        return [piece.where for piece in later]
+
+    def _values(self, logits, mask, shift, n) -> Array:
+        zero = jnp.zeros((), jnp.int32)
+        rows = self._rows(zero, zero, n)
+        return self.plan.weighting.visible_values(logits, mask, shift, rows, {})
+
+    def _last(self, logits, mask, shift, total, peak, n) -> Array:
+        weighting: Any = self.plan.weighting
+        zero = jnp.zeros((), jnp.int32)
+        rows = self._rows(zero, zero, n)
+        first = weighting.visible_values(logits, mask, shift, rows, {}) / total
+        last = weighting.last_values(first, peak, rows)
+        return last if mask is None else jnp.where(mask, last, 0.0)
+
+
+class _Trimmed:
+    """A function of shapes that are known, without what its results do not follow."""
+
+    def __init__(self, function: Callable[..., Any], *shapes: Any):
+        closed, form = jax.make_jaxpr(function, return_shape=True)(*shapes)
+        outputs = [True] * len(closed.jaxpr.outvars)
+        jaxpr, consts, self.used = partial_eval.dce_jaxpr_consts(closed.jaxpr, outputs)
+        kept = [x for x, used in zip(closed.consts, consts, strict=True) if used]
+        self.run = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxpr, kept))
+        self.form = jax.tree.structure(form)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns; of arguments, such as are functions stand for their values."""
+        flat = [x for x in arguments if x is not None]
+        given = [x() if callable(x) else x for x, used in zip(flat, self.used, strict=True) if used]
+        return jax.tree.unflatten(self.form, self.run(*given))
+
+
+class Step:
+    """A step of a kernel: what it reads, and what the method makes of it."""
+
+    def __init__(self, traced: Traced, kind: Kind, queries, keys, rows, block, tile):
+        plan = traced.plan
+        self.traced, self.kind, self.plan = traced, kind, plan
+        self.of_queries, self.of_keys, self.rows = queries, keys, rows
+        self.query = plan.keys - plan.queries + block * plan.query_block
+        self.key = tile * plan.key_block
+        self.pieces = range(traced.pieces) if kind.piece is None else [kind.piece]
+
+    @property
+    def queries(self) -> list[Array]:
+        """The block of each array of queries."""
+        return [x[0, 0] for x in self.of_queries]
+
+    @property
+    def keys(self) -> list[Array]:
+        """The tile of each array of keys."""
+        return [x[0, 0] for x in self.of_keys]
+
+    def row(self, name: str) -> Float[Array, "1 1 T 1"]:
+        """One of the rows' numbers."""
+        number = NUMBERS.index(name)
+        return self.rows[0, 0].T[:, number : number + 1][None, None]
+
+    def d_values(self) -> Float[Array, "1 1 T S"]:
+        """Gradients of the (last) values."""
+        d_values = product(self.queries[-1], self.keys[-1], 1, 1)[None, None]
+        weighting = self.plan.weighting
+        if not (weighting.normalised or isinstance(weighting, TwoStage)):
+            return d_values
+        return (d_values - self.row("mean")) * self.row("inverse")
+
+    def products(self) -> list[Float[Array, "1 1 T S"]]:
+        """Of the pieces that count here."""
+        return [
+            product(self.of_queries[piece][0, 0], self.of_keys[piece][0, 0], 1, 1)[None, None]
+            for piece in self.pieces
+        ]
+
+    def logits_of(self, products: list[Array]) -> Float[Array, "1 1 T S"]:
+        """Each entry of the piece that it is of."""
+        value, *others = products
+        if others:
+            for where, other in zip(self.traced.wheres(self.query, self.key), others, strict=True):
+                value = jnp.where(where, other, value)
+        return self.plan.method.similarity.bounded(value)
+
+    def mask(self) -> Array | None:
+        """Which entries are visible; None for all."""
+        if not self.kind.masked:
+            return None
+        delta = self.traced.delta(self.query, self.key)
+        ordinal = self.key + jax.lax.broadcasted_iota(jnp.int32, delta.shape, 3)
+        masks = [self.plan.method.visibility(delta, ordinal)]
+        if self.plan.causal:
+            masks.append(delta >= 0)
+        if self.plan.keys % self.plan.key_block:
+            masks.append(ordinal < self.plan.keys)
+        given = [mask for mask in masks if mask is not None]
+        return functools.reduce(jnp.logical_and, given)
+
+    def values(self, logits, mask, shift) -> Float[Array, "1 1 T S"]:
+        """Of the weighting, hidden ones 0."""
+
+        return self.traced.values[mask is not None](logits, mask, shift, lambda: self.row("n"))
+
+    def last(self, logits, mask, total) -> Float[Array, "1 1 T S"]:
+        """Of the weighting's second stage, hidden ones 0."""
+        shift, peak, n = (functools.partial(self.row, name) for name in ("shift", "peak", "n"))
+        return self.traced.last[mask is not None](logits, mask, shift, total, peak, n)
+
+
+def product(x: Array, y: Array, of_x: int, of_y: int) -> Float[Array, "M N"]:
+    """Contracted over an axis of each, in float32."""
+    exact = None if x.dtype.itemsize < 4 else jax.lax.Precision.HIGHEST
+    dimensions = (((of_x,), (of_y,)), ((), ()))
+    return jax.lax.dot_general(
+        x, y, dimensions, precision=exact, preferred_element_type=jnp.float32
+    )
