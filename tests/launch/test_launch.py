@@ -3,6 +3,7 @@
 Stand-ins for gcloud, sbatch, srun and the interpreter lie on PATH and record their words.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -193,15 +194,124 @@ POD = ("pod", "--zone=z")
 TRAINING = "cd lenext && { .venv/bin/python -m lenext.train --distributed --config=a; "
 
 
-def verbs(lines):
-    """What was done to the slice, in a word each."""
-    found = []
-    for line in lines:
-        verb = line.split()[4]
+# What `gcloud compute tpus` takes, by its public reference (read in 2026).
+ANYWHERE = {"--zone", "--project", "--quiet", "--format"}
+FLAGS = {
+    ("queued-resources", "create"): {
+        "--accelerator-type", "--runtime-version", "--node-id", "--node-count", "--node-prefix",
+        "--spot", "--async", "--reserved", "--guaranteed", "--valid-until-duration", "--metadata",
+    },
+    ("queued-resources", "describe"): set(),
+    ("queued-resources", "delete"): {"--async", "--force"},
+    ("tpu-vm", "describe"): set(),
+    ("tpu-vm", "delete"): {"--async"},
+    ("tpu-vm", "ssh"): {"--worker", "--command", "--ssh-flag", "--internal-ip", "--batch-size"},
+    ("tpu-vm", "scp"): {"--worker", "--recurse", "--internal-ip", "--batch-size"},
+}  # fmt: skip
+
+CLOUD = r"""#!/usr/bin/env python3
+import json, sys, time
+path = {path!r}
+with open(path) as file:
+    cloud = json.load(file)
+compute, tpus, kind, verb, *words = sys.argv[1:]
+assert (compute, tpus) == ("compute", "tpus")
+flags = [word for word in words if word.startswith("--")]
+cloud["calls"].append([kind, verb, [w for w in words if not w.startswith("--")], flags])
+command = next((flag for flag in flags if flag.startswith("--command=")), "")
+said, code = "", 0
+
+def preempted():
+    cloud["node"], cloud["queue"] = "PREEMPTED", "SUSPENDED"
+
+def next_of(name):
+    return cloud[name].pop(0) if cloud[name] else "ok"
+
+if kind == "queued-resources":
+    if verb == "create":
+        if cloud["queue"] or next_of("create") == "quota":
+            print("ERROR: (gcloud) quota exceeded", file=sys.stderr)
+            code = 1
+        else:
+            cloud["queue"], cloud["left"] = "WAITING_FOR_RESOURCES", cloud["waits"]
+    elif not cloud["queue"]:
+        code = 1
+    elif verb == "delete":
+        cloud["queue"] = cloud["node"] = None
+    else:
+        if cloud["queue"] == "WAITING_FOR_RESOURCES":
+            cloud["left"] -= 1
+            if cloud["left"] < 0:
+                cloud["queue"] = cloud["becomes"]
+                cloud["node"] = "READY" if cloud["becomes"] == "ACTIVE" else None
+        said = cloud["queue"]
+elif not cloud["node"]:
+    code = 1
+elif verb == "describe":
+    said = cloud["type"] if "--format=value(acceleratorType)" in flags else cloud["node"]
+elif verb == "delete":
+    cloud["node"] = None
+elif "cat lenext/exit_code" in command:
+    said, code = (str(cloud["code"]), 0) if cloud["node"] == "READY" else ("", 1)
+else:
+    name = "scp" if verb == "scp" else "train" if "lenext.train" in command else "setup"
+    outcome = next_of(name)
+    if outcome == "hang":
+        with open(path, "w") as file:
+            json.dump(cloud, file)
+        time.sleep(60)
+    if outcome == "preempted":
+        preempted()
+    code = 0 if outcome == "ok" else 1
+    cloud["code"] = outcome if isinstance(outcome, int) else 1
+with open(path, "w") as file:
+    json.dump(cloud, file)
+print(said)
+sys.exit(code)
+"""
+"""A stand-in for gcloud: one request and one kind of slice, whose fates are lists in a file."""
+
+
+@pytest.fixture
+def cloud(stand_in, tmp_path):
+    """Returns a runner of tpu_pod.sh against a stand-in cloud; checks all calls against FLAGS."""
+    path = tmp_path / "cloud.json"
+    stand_in("gcloud").write_text(CLOUD.replace("{path!r}", repr(str(path))))
+    nothing = {
+        "queue": None, "node": None, "type": "v5litepod-16", "waits": 0, "becomes": "ACTIVE",
+        "create": [], "scp": [], "setup": [], "train": [], "code": 0, "calls": [],
+    }  # fmt: skip
+
+    def run(*words, **fate):
+        path.write_text(json.dumps(nothing | fate))
+        done = launch("tpu_pod.sh", *POD, *words, LENEXT_POLL_SECONDS="0.01", **stand_in.path)
+        left = json.loads(path.read_text())
+        for kind, verb, names, flags in left["calls"]:
+            assert {flag.split("=")[0] for flag in flags} <= FLAGS[kind, verb] | ANYWHERE
+            assert "--zone=z" in flags
+            assert len(names) == (2 if verb == "scp" else 1)
+        return done, left
+
+    run.path = path
+    return run
+
+
+def done_to(left):
+    """What was done, in a word each, without looking."""
+    words = []
+    for _, verb, _, flags in left["calls"]:
+        text = " ".join(flags)
         if verb == "ssh":
-            verb = "train" if "lenext.train" in line else "code" if "exit_code" in line else "setup"
-        found.append(verb)
-    return found
+            verb = (
+                "train" if "lenext.train" in text else "code" if "cat lenext" in text else "setup"
+            )
+        if verb not in ("describe", "code"):
+            words.append({"create": "queue", "scp": "copy"}.get(verb, verb))
+    return words
+
+
+BEHIND = "what may still be there costs money: launch/tpu_pod.sh pod --zone=z --slices=1 --delete"
+WHOLE = ["copy", "setup", "train"]
 
 
 def test_pod_dry_run():
@@ -213,8 +323,8 @@ def test_pod_dry_run():
     create, archive, copy, setup, train, delete = done.stdout.splitlines()
     where = "--zone=z --project=p"
     assert create == (
-        "gcloud compute tpus tpu-vm create pod --accelerator-type=v5p-128 "
-        f"--version=v2-alpha-tpuv5-lite --spot {where}"
+        "gcloud compute tpus queued-resources create pod-queue --accelerator-type=v5p-128 "
+        f"--runtime-version=v2-alpha-tpuv5 --node-id=pod --spot {where}"
     )
     assert archive.startswith("git archive --format=tar.gz --output=")
     assert archive.endswith(" HEAD")
@@ -224,73 +334,161 @@ def test_pod_dry_run():
     assert "(mountpoint -q runs || gcsfuse --implicit-dirs b runs)" in plain
     assert train.startswith("gcloud compute tpus tpu-vm ssh pod --worker=all --command=cd")
     assert r"--distributed\ --config=a\ --workdir=runs/b\\\ c\;" in train
-    assert delete == f"gcloud compute tpus tpu-vm delete pod --quiet {where}"
-
-
-def test_pod_runs_on_a_slice_that_is_there(stand_in):
-    stand_in("gcloud", "[[ $4 != describe ]] || echo READY")
-    done = launch("tpu_pod.sh", *POD, "--", "--config=a", **stand_in.path)
-    assert done.returncode == 0, done.stderr
-    lines = stand_in.recorded()
-    assert verbs(lines) == ["describe", "scp", "setup", "train"]
-    assert f"--command={TRAINING}" in lines[-1]
-    assert all(line.endswith("--zone=z") or "describe" in line for line in lines)
-
-
-def test_pod_starts_again_after_preemption(stand_in, tmp_path):
-    """The first training loses its slice, the second is told to stop, the third ends well."""
-    stand_in(
-        "gcloud",
-        f"""
-count={tmp_path}/count
-case "$4 $*" in
-  describe*) case $(cat $count 2>/dev/null) in "") ;; 1) echo PREEMPTED ;; *) echo READY ;; esac ;;
-  ssh*lenext.train*) echo $(($(cat $count 2>/dev/null || echo 0) + 1)) > $count
-                     [[ $(cat $count) == 3 ]] ;;
-  ssh*exit_code*) [[ $(cat $count) == 2 ]] && echo 75 ;;
-esac
-""",
+    assert (
+        delete == f"gcloud compute tpus queued-resources delete pod-queue --force --quiet {where}"
     )
-    done = launch("tpu_pod.sh", *POD, "--delete", "--", "--config=a", **stand_in.path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "image"),
+    [
+        ("v5litepod-16", "v2-alpha-tpuv5-lite"),
+        ("v5p-128", "v2-alpha-tpuv5"),
+        ("v6e-8", "v2-alpha-tpuv6e"),
+        ("v4-32", "tpu-ubuntu2204-base"),
+    ],
+)
+def test_pod_images_go_with_types(kind, image):
+    words = (*POD, f"--type={kind}", "--dry-run", "--")
+    assert f"--runtime-version={image} " in launch("tpu_pod.sh", *words).stdout
+    words = (*POD, f"--type={kind}", "--image=own", "--dry-run", "--")
+    assert "--runtime-version=own " in launch("tpu_pod.sh", *words).stdout
+
+
+def test_pod_of_several_slices():
+    done = launch("tpu_pod.sh", *POD, "--slices=2", "--dry-run", "--", "--config=a")
+    create, _, *rest = done.stdout.splitlines()
+    assert "--node-count=2 --node-prefix=pod " in create
+    assert "--node-id" not in create
+    names = [line.split()[5 if " ssh " in line else 6].split(":")[0] for line in rest]
+    assert names == ["pod-0", "pod-1"] * 3
+
+
+def test_pod_runs_on_a_slice_that_is_there(cloud):
+    done, left = cloud("--", "--config=a", node="READY")
     assert done.returncode == 0, done.stderr
-    assert verbs(stand_in.recorded()) == [
-        "describe", "create", "scp", "setup", "train", "code",
-        "describe", "delete", "create", "scp", "setup", "train", "code",
-        "describe", "scp", "setup", "train",
-        "delete",
-    ]  # fmt: skip
+    assert done_to(left) == WHOLE
+    assert any(flag.startswith(f"--command={TRAINING}") for flag in left["calls"][-1][3])
+    assert done.stderr == f"{BEHIND}\n"
+
+
+def test_pod_waits_in_the_queue(cloud):
+    done, left = cloud("--delete", "--", waits=3)
+    assert done.returncode == 0, done.stderr
+    assert done_to(left) == ["queue", *WHOLE, "delete"]
+    assert (
+        done.stderr.splitlines()
+        == [f"pod-queue: {state}" for state in ("REQUESTED", "WAITING_FOR_RESOURCES", "ACTIVE")][:2]
+    )  # once it is active, the slice is ready
+    assert left["queue"] is None
+    assert left["node"] is None
+
+
+def test_pod_joins_a_request_that_is_queued_already(cloud):
+    done, left = cloud("--", queue="WAITING_FOR_RESOURCES", left=2)
+    assert done.returncode == 0, done.stderr
+    assert done_to(left) == WHOLE
+
+
+def test_pod_does_not_wait_for_ever(cloud):
+    done, left = cloud("--wait=1s", "--", waits=10**6)
+    assert done.returncode == 1
+    assert done_to(left) == ["queue"]
+    *_, error, behind = done.stderr.splitlines()
+    assert error.startswith("error: pod-queue: still ")  # REQUESTED, or WAITING_FOR_RESOURCES
+    assert error.endswith(" after 1s")
+    assert behind == BEHIND
+
+
+def test_pod_that_cannot_be_had(cloud):
+    done, left = cloud("--", becomes="FAILED")
+    assert done.returncode == 1
+    assert "error: pod-queue: FAILED; gcloud compute tpus queued-resources describe" in done.stderr
+    assert done_to(left) == ["queue"]
+
+
+def test_pod_beyond_the_quota(cloud):
+    done, left = cloud("--", create=["quota"])
+    assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"attempt {number} of 20: stopped or preempted; starting again" for number in (1, 2)
-    ]
+        "ERROR: (gcloud) quota exceeded", "error: no slice was queued for", BEHIND,
+    ]  # fmt: skip
+    assert done_to(left) == ["queue"]
 
 
-def test_pod_does_not_repeat_a_mistake(stand_in):
-    stand_in(
-        "gcloud",
-        'case "$4 $*" in describe*) echo READY ;; ssh*lenext.train*) exit 1 ;; '
-        "ssh*exit_code*) echo 2 ;; esac",
-    )
-    done = launch("tpu_pod.sh", *POD, "--", "--config=a", **stand_in.path)
+@pytest.mark.parametrize("during", ["scp", "setup", "train"])
+def test_pod_goes_on_after_preemption(cloud, during):
+    """While code is shipped, and while it trains: a suspended request makes room for another."""
+    done, left = cloud("--delete", "--", waits=1, **{during: ["preempted"]})
+    assert done.returncode == 0, done.stderr
+    before = {"scp": WHOLE[:1], "setup": WHOLE[:2], "train": WHOLE}[during]
+    assert done_to(left) == ["queue", *before, "delete", "queue", *WHOLE, "delete"]
+    assert "attempt 1 of 20: stopped or preempted; starting again" in done.stderr
+
+
+def test_pod_goes_on_after_a_checkpoint(cloud):
+    """Code 75 says that training was told to stop: the slice is still there."""
+    done, left = cloud("--", node="READY", train=[75])
+    assert done.returncode == 0, done.stderr
+    assert done_to(left) == WHOLE * 2
+
+
+def test_pod_tries_again_where_one_worker_cannot_be_reached(cloud):
+    done, left = cloud("--", node="READY", scp=["failed"])
+    assert done.returncode == 1  # the slice is ready, and what went wrong would go wrong again
+    assert done_to(left) == ["copy"]
+    assert "error: training ended with code" in done.stderr
+
+
+def test_pod_does_not_repeat_a_mistake(cloud):
+    done, left = cloud("--", node="READY", train=[2])
     assert done.returncode == 2
-    assert done.stderr == "error: training ended with code 2\n"
-    assert verbs(stand_in.recorded())[:5] == ["describe", "scp", "setup", "train", "code"]
+    assert done.stderr.splitlines() == ["error: training ended with code 2", BEHIND]
+    assert done_to(left) == WHOLE
 
 
-def test_pod_gives_up_after_its_attempts(stand_in):
-    stand_in(
-        "gcloud",
-        'case "$4 $*" in describe*) echo READY ;; ssh*lenext.train*) exit 1 ;; '
-        "ssh*exit_code*) echo 75 ;; esac",
-    )
-    done = launch("tpu_pod.sh", *POD, "--attempts=2", "--", "--config=a", **stand_in.path)
+def test_pod_gives_up_after_its_attempts(cloud):
+    done, left = cloud("--attempts=2", "--", node="READY", train=[75, 75, 75])
     assert done.returncode == 75
-    assert verbs(stand_in.recorded()).count("train") == 2
+    assert done_to(left) == WHOLE * 2
 
 
-def test_pod_is_deleted_on_request(stand_in):
-    stand_in("gcloud")
-    assert launch("tpu_pod.sh", *POD, "--delete", **stand_in.path).returncode == 0
-    assert stand_in.recorded() == ["gcloud compute tpus tpu-vm delete pod --quiet --zone=z"]
+def test_pod_of_another_type_is_left_alone(cloud):
+    done, left = cloud("--type=v5p-128", "--", node="READY", type="projects/p/v5litepod-8")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: pod: is a v5litepod-8, not a v5p-128: another NAME, or --delete it\n"
+    )
+    assert done_to(left) == []
+
+
+@pytest.mark.parametrize(("queue", "calls"), [("ACTIVE", 1), (None, 1)])
+def test_pod_is_deleted_on_request(cloud, queue, calls):
+    """With its request, or by itself; nothing is left of either."""
+    done, left = cloud("--delete", queue=queue, node="READY")
+    assert done.returncode == 0, done.stderr
+    assert done_to(left) == ["delete"] * calls
+    assert left["queue"] is None
+    assert left["node"] is None
+
+
+def test_pod_interrupted_says_what_is_left(cloud, stand_in):
+    """Ctrl-C reaches gcloud, too: the script says what costs money from then on."""
+    fate = {
+        "queue": "ACTIVE", "node": "READY", "type": "x", "waits": 0, "becomes": "ACTIVE",
+        "create": [], "scp": [], "setup": [], "train": ["hang"], "code": 0, "calls": [],
+    }  # fmt: skip
+    cloud.path.write_text(json.dumps(fate))
+    process = subprocess.Popen(
+        [REPOSITORY / "launch" / "tpu_pod.sh", *POD, "--"], cwd=REPOSITORY, text=True,
+        env=os.environ | stand_in.path, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    while "train" not in done_to(json.loads(cloud.path.read_text() or '{"calls": []}')):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert BEHIND in said
 
 
 @pytest.mark.parametrize(
@@ -301,6 +499,9 @@ def test_pod_is_deleted_on_request(stand_in):
         (("pod", "--zone=z"), "should end with -- and the arguments of lenext.train"),
         (("pod", "x", "--zone=z", "--"), "argument x: arguments of lenext.train come after --"),
         ((*POD, "--attempts=0", "--"), "--attempts=0: should be a number from 1"),
+        ((*POD, "--slices=0", "--"), "--slices=0: should be a number from 1"),
+        ((*POD, "--wait=soon", "--"), "--wait=soon: should be a time, as 90m or 6h"),
+        ((*POD, "--type=v9-8", "--"), "--image=VERSION: should be given, none is known for"),
     ],
 )
 def test_pod_mistakes(words, message):
