@@ -18,10 +18,10 @@ preempted is started again, on a slice that is queued for anew if need be.
   --spot              a new slice may be preempted, for less money
   --wait=TIME         in the queue at the most, as 90m or 6h (default: 6h)
   --project=PROJECT   of Google Cloud (default: gcloud's own)
-  --bucket=BUCKET     Cloud Storage bucket to mount as runs/ on every worker (by gcsfuse), one with a
-                      hierarchical namespace: gcsfuse renames no folders in others. All workers
+  --bucket=BUCKET     Cloud Storage bucket to mount as runs/ on every worker (by gcsfuse). All workers
                       write checkpoints into --workdir, so it has to lie on a disk that they share
-                      and that outlives the slice: runs/… with this option
+                      and that outlives the slice: runs/… with this option. The bucket wants a
+                      hierarchical namespace: in others gcsfuse renames no folders
   --attempts=N        starts at most so often (default: 20)
   --delete            deletes slices and queue at the end; without -- ARGS at once
   --dry-run           prints the commands for a slice that is not there yet, and runs nothing
