@@ -3,8 +3,9 @@
     .venv/bin/python -m pip install libtpu==0.0.42.1
     python -m experiments.benchmarks.kernels
 
-Our own kernels, splash attention as `attend` calls it and with larger blocks, and XLA's tiles, each
-forward and, but for the tiles, backward, for v5e, v5p and v6e. Writes kernels.json, .md and .png.
+Our own kernels, splash attention in blocks of two sizes, of which `attend` takes the larger, and
+XLA's tiles, each forward and, but for the tiles, backward, for v5e, v5p and v6e. Writes
+kernels.json, .md and .png.
 """
 
 import importlib.metadata
@@ -371,14 +372,26 @@ def run(results: Path, *, quick: bool) -> None:
     }  # fmt: skip
     about = measure.describe(shape, [], seeds=[], tokens=TOKENS, steps=0)
     about["versions"]["libtpu"] = importlib.metadata.version("libtpu")
-    lines = [f"- libtpu {about['versions']['libtpu']}; {shape}", "", *lines_of(records)]
+    write(results, about, records)
+
+
+def write(results: Path, about: dict[str, Any], records: list[measure.Record]) -> None:
+    """Writes the tables and the picture of what was counted."""
+    shape = about["config"]
+    lines = [
+        f"- libtpu {about['versions']['libtpu']}; {shape['tokens']:,} tokens, "
+        f"{shape['heads']} heads of {shape['head_dim']}, {shape['dtype']}, causal, "
+        f"L = {shape['train_length']}",
+        "",
+        *lines_of(records),
+    ]
     bars = {
         f"{chip}, forward": {
             r["name"]: r["cycles"] / 1e6
             for r in records
             if r["chip"] == chip and r["pass"] == "forward" and r["kind"] != "tiles"
         }
-        for chip in chips
+        for chip in dict.fromkeys(r["chip"] for r in records)
     }
     picture = measure.draw_bars(bars, "Mcycles, an estimate", TITLE)
     measure.write(results, "kernels", TITLE, lines, about, records, picture)

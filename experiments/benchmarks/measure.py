@@ -182,11 +182,16 @@ def header(about: Mapping[str, Any]) -> list[str]:
     device = hardware["cpu"] if hardware["backend"] == "cpu" else hardware["device_kind"]
     load = f"load {hardware['load']:.1f} before"
     names = [f"{name} {versions[name]}" for name in ("python", "jax", "torch") if name in versions]
-    rates = [f"{rate:,.0f} in {name}" for name, rate in about["gemm_gflops"].items()]
-    return [
+    lines = [
         f"- {device}, {hardware['cores']} cores ({hardware['backend']}), {load}; "
         f"{', '.join(names)}",
         f"- git {about['git']}, {about['time']}",
+    ]
+    if not about["steps"]:  # nothing was timed
+        return lines
+    rates = [f"{rate:,.0f} in {name}" for name, rate in about["gemm_gflops"].items()]
+    return [
+        *lines,
         f"- roofline: products of float32 matrices of {GEMM_SIZE} by {GEMM_SIZE}, GFLOP/s: "
         f"{', '.join(rates)}",
         f"- times are medians of {about['steps']} interleaved runs, unless said otherwise; "

@@ -199,12 +199,14 @@ def _splash(
         mask = splash.LocalMask(shape, (reach, 0 if causal else reach), offset)
     else:
         mask = splash.CausalMask(shape, offset) if causal else splash.FullMask(shape)
-    size = next(size for size in (512, 256, LANES) if not any(x % size for x in shape))
-    names = ("block_q", "block_kv", "block_kv_compute")
-    backward = ("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
+    # By the schedules of experiments/benchmarks/kernels.py, 512 takes 1.1 to 1.4 times 1024's time.
+    size = next(size for size in (1024, 512, 256, LANES) if not any(x % size for x in shape))
+    blocks = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+    sizes = dict.fromkeys(blocks, size)
+    sizes |= dict.fromkeys(("block_kv_compute", "block_kv_dkv_compute"), min(size, 512))
     kernel = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([mask] * q.shape[1]),
-        block_sizes=splash.BlockSizes(**dict.fromkeys((*names, *backward), size)),
+        block_sizes=splash.BlockSizes(**sizes),
         interpret=interpret,
     )
     out: Any = jax.vmap(kernel)(q, k, v.swapaxes(1, 2))
