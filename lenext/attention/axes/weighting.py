@@ -90,6 +90,30 @@ def log1p_of_unit(x: Float[Array, "*B"], first: Float[Array, "*B"]) -> Float[Arr
     return jnp.where(x < 0.03, series, jnp.log(1 + x))
 
 
+@jax.custom_jvp
+def softplus_over(
+    x: Float[Array, "B N T S"], scale: Float[Array, "B N T 1"]
+) -> Float[Array, "B N T S"]:
+    """ln(1 + scale e^x) / scale, for scales of 1, or below 1 in rows of no x above LOW.
+
+    The latter's scale e^x is small enough for the series, whose first factor then is e^x.
+    """
+    small = jnp.exp(-jnp.abs(x))
+    return jnp.maximum(x, 0.0) + log1p_of_unit(small * scale, small)
+
+
+@softplus_over.defjvp
+def _softplus_over_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Its slope in a few operations, where the series' own takes twenty; none along the scale.
+
+    That is made of the shift, which weights do not follow.
+    """
+    x, scale = primals
+    small = jnp.exp(-jnp.abs(x))
+    slope = jnp.where(x < 0, small, 1.0) / (1 + small * scale)
+    return softplus_over(x, scale), slope * tangents[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Activated(KeyByKey):
     """phi(logit) over its sum: LSSA's with softplus (arXiv 2501.13428), and its ablation's.
@@ -146,11 +170,7 @@ class Activated(KeyByKey):
             low = shift < 0
             small = jnp.exp(jnp.where(low, x - shift, 0.0))
             return jnp.where(low, small * (1 - small * scale), jax.nn.sigmoid(x))
-        # ln(1 + e^x) / e^shift. In rows all below LOW, which have a shift, e^x is small
-        # enough for the series, whose first factor then is e^(x - shift).
-        x = x - shift
-        small = jnp.exp(-jnp.abs(x))
-        return jnp.maximum(x, 0.0) + log1p_of_unit(small * scale, small)
+        return softplus_over(x - shift, scale)
 
 
 @dataclasses.dataclass(frozen=True)
