@@ -1,12 +1,14 @@
 """The benchmark of kernels: what it counts, by hand; what it compiles wants libtpu."""
 
 import importlib.util
+import json
 
 import pytest
 
-from experiments.benchmarks import kernels
+from experiments.benchmarks import kernels, measure
 from experiments.benchmarks.kernels import Counted, Job, Visits, blocks_of, counted, in_tiles
 from lenext.errors import UserError
+from tests.training.common import REPOSITORY
 
 
 def schedule(sizes, *, bodies=(), grid="(1, 8, 3)"):
@@ -100,3 +102,23 @@ def test_what_is_compiled():
         Job("splash", "splash, blocks of 512"), Job("own", "softmax"), Job("tiles", "softmax"),
     ]  # fmt: skip
     assert {job.name for job in kernels.jobs(quick=False) if job.kind == "own"} == {*kernels.OWN}
+
+
+def test_the_page_quotes_what_was_counted():
+    results = REPOSITORY / "experiments" / "results" / "benchmarks" / "kernels.json"
+    found = {
+        (r["kind"], r["name"], r["chip"], r["pass"]): measure.number(r["cycles"] / 1e6)
+        for r in json.loads(results.read_text())["records"]
+    }
+    page = (REPOSITORY / "docs" / "long_contexts.md").read_text()
+    _, table = page.split("| Mcycles, forward / backward | v5e | v6e |\n|---|---:|---:|\n")
+    rows = [line.strip("|").split("|") for line in table.split("\n\n")[0].splitlines()]
+    assert len(rows) == 9
+    for label, *cells in rows:
+        name = label.split("`")[1]
+        kind = "tiles" if "tiles" in label else "own"
+        if "splash" in label:
+            kind, name = "splash", "splash, blocks of 1024"
+        passes = ("forward",) if kind == "tiles" else ("forward", "backward")
+        for chip, cell in zip(("v5e", "v6e"), cells, strict=True):
+            assert cell.strip() == " / ".join(found[kind, name, chip, turn] for turn in passes)
