@@ -18,19 +18,7 @@ def constant(distance: int, frequencies: Frequencies) -> UInt32[Array, "1 1 P"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class NearAndFar(Rope, Windowed):
-    """Three pieces: within the window, beyond it, and beyond it ahead of the query."""
-
-    def only_piece(self, least, most):  # noqa: D102
-        if -self.reach < least and most < self.reach:
-            return 0
-        if least >= self.reach:
-            return 1
-        return 2 if most <= -self.reach else None
-
-
-@dataclasses.dataclass(frozen=True)
-class ClampedRope(NearAndFar):
+class ClampedRope(Rope, Windowed):
     """Distances clamped to +-window (default L): ReRoPE (Su 2023), and LM-Infinite's.
 
     Su himself takes L/8.
@@ -52,7 +40,7 @@ LEAST_LEAK = 16.0  # Su's own, where the length asks for no more
 
 
 @dataclasses.dataclass(frozen=True)
-class LeakyRope(NearAndFar):
+class LeakyRope(Rope, Windowed):
     """Leaky ReRoPE (Su 2023): beyond the window (default L/8) distances go on at 1 / leak.
 
     w + (|delta| - w) / leak in place of |delta| from w on. Where no leak is given it is 16, or as
@@ -96,7 +84,7 @@ class LeakyRope(NearAndFar):
 
 
 @dataclasses.dataclass(frozen=True)
-class SelfExtend(NearAndFar):
+class SelfExtend(Rope, Windowed):
     """Self-Extend (arXiv 2401.01325): beyond the window (default L/4), positions in groups.
 
     floor(i / g) - floor(j / g) + w - floor(w / g) in place of i - j from w on, g = `group`; i and

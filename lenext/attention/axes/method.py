@@ -288,14 +288,6 @@ class Position(FollowsInput):
         del rows
         return [Piece()]
 
-    def only_piece(self, least: int, most: int) -> int | None:
-        """The piece, by number, that all entries of distances from `least` to `most` are of.
-
-        None where they are of several, or where that does not follow from the distance.
-        """
-        del least, most
-        return None
-
     def gain(self, rows: Rows) -> Array | float | None:
         """Factor on the logits, broadcastable to [B, N, T, S]; None for 1."""
         del rows

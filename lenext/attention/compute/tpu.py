@@ -45,7 +45,9 @@ def why_not(call: Call) -> str | None:
     for axis in ("position", "weighting"):
         if params.get(axis):
             return f"its {axis} learns something that every tile would have to hand back"
-    _, gain, bias = naive.position_shapes(method, call.num_heads, call.head_dim)
+    wheres, gain, bias = naive.position_shapes(method, call.num_heads, call.head_dim)
+    if wheres[0] is not None:
+        return "its first rotation is not for all keys"
     if gain is not None and gain.shape and gain.shape[-1] != 1:
         return "its gain on the logits follows the distance"
     if bias is not None:

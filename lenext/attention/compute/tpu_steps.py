@@ -4,11 +4,14 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from lenext.attention.axes.method import Rows
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.plan import Plan
+from lenext.attention.compute.trimmed import Trimmed
 
 LANES = 128
 LEAST = 256  # queries and keys of a step, whatever the window
@@ -57,7 +60,7 @@ def steps_of(plan: Plan, *, by_tile: bool) -> Steps:
     # Sums of nothing are to be written, too: by a step in which all is hidden.
     number = plan.key_blocks if by_tile else plan.query_blocks
     for lacking in set(range(number)) - {step[over] for step in taken}:
-        taken.append((0, lacking, Kind(True, None)) if by_tile else (lacking, 0, Kind(True, None)))
+        taken.append((0, lacking, Kind(True, 0)) if by_tile else (lacking, 0, Kind(True, 0)))
     taken.sort(key=lambda step: (step[over], step[1 - over]))
     sums = [step[over] for step in taken]
     kinds = list(dict.fromkeys(kind for *_, kind in taken))
@@ -75,13 +78,50 @@ def steps_of(plan: Plan, *, by_tile: bool) -> Steps:
 
 def _kind(plan: Plan, block: int, tile: int, *, masked: bool) -> Kind:
     """Of the step of a block and a tile."""
+    pieces = _pieces(plan)
+    if pieces is None:
+        return Kind(masked, None)
     query = plan.keys - plan.queries + block * plan.query_block
     key = int(tile) * plan.key_block
     least = query - (key + plan.key_block - 1)
     if plan.causal:
         least = max(least, 0)
     most = query + plan.query_block - 1 - key
-    return Kind(masked, plan.method.position.only_piece(least, most))
+    among = pieces[_span(plan) + least : _span(plan) + most + 1]
+    return Kind(masked, int(among[0]) if np.all(among == among[0]) else None)
+
+
+def _span(plan: Plan) -> int:
+    """No distance in a tile exceeds it, padding included."""
+    return plan.keys + plan.query_blocks * plan.query_block + plan.key_blocks * plan.key_block
+
+
+@functools.cache
+def _pieces(plan: Plan) -> Int[np.ndarray, " distances"] | None:
+    """The piece of each distance from -span to span; None where it does not follow from that."""
+
+    def wheres(delta, q_positions, one, start):
+        n = jnp.ones(delta.shape, jnp.float32)
+        rows = Rows(
+            n=n, q_positions=q_positions, kv_positions=one, delta=delta, start=start,
+            kv_ordinals=one, causal=plan.causal, train_length=plan.method.train_length,
+            q_lengths=plan.length, kv_lengths=plan.length, num_heads=plan.num_heads,
+            head_dim=plan.head_dim,
+        )  # fmt: skip
+        _, *later = plan.method.position.pieces(rows)  # the first is of all others
+        return [piece.where for piece in later]
+
+    span = _span(plan)
+    with jax.ensure_compile_time_eval():
+        delta = jnp.arange(-span, span + 1, dtype=jnp.int32)[None, None, :, None]
+        trimmed = Trimmed(wheres, delta, delta[0, :, :, 0], delta[0, :, :1, 0], delta)
+        if any(trimmed.used[1:]):
+            return None
+        found = trimmed(delta, delta[0, :, :, 0], delta[0, :, :1, 0], delta)
+        pieces = np.zeros(delta.size, np.int32)
+        for number, where in enumerate(found, 1):
+            pieces = np.where(np.asarray(where)[0, 0, :, 0], number, pieces)
+    return pieces
 
 
 def plan_of(call: Call, most: tuple[int, int]) -> Plan:

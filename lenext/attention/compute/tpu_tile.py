@@ -4,19 +4,17 @@ Arrays of a step have leading axes of 1 for batch and head, as the axes of a met
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
-from jax.interpreters import partial_eval
 from jaxtyping import Array, Float, Int
 
 from lenext.attention.axes.by_key import TwoStage
 from lenext.attention.axes.method import Rows
 from lenext.attention.compute.plan import Plan
 from lenext.attention.compute.tpu_steps import Kind
+from lenext.attention.compute.trimmed import Trimmed
 
 NUMBERS = ("n", "shift", "inverse", "mean", "total", "peak", "d_total")
 """What kernels are given of a row, in their order."""
@@ -35,14 +33,14 @@ class Traced:
         of_tile, of_row = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (tile, row))
         number = jax.ShapeDtypeStruct((), jnp.int32)
         seen = jax.ShapeDtypeStruct(tile, jnp.bool_)
-        self.wheres = _Trimmed(self._wheres, number, number)
+        self.wheres = Trimmed(self._wheres, number, number)
         self.values = {
-            masked: _Trimmed(self._values, of_tile, seen if masked else None, of_row, of_row)
+            masked: Trimmed(self._values, of_tile, seen if masked else None, of_row, of_row)
             for masked in (False, True)
         }
         if isinstance(plan.weighting, TwoStage):
             self.last = {
-                masked: _Trimmed(
+                masked: Trimmed(
                     self._last, of_tile, seen if masked else None, of_row, of_row, of_row, of_row
                 )
                 for masked in (False, True)
@@ -85,24 +83,6 @@ class Traced:
         first = weighting.visible_values(logits, mask, shift, rows, {}) / total
         last = weighting.last_values(first, peak, rows)
         return last if mask is None else jnp.where(mask, last, 0.0)
-
-
-class _Trimmed:
-    """A function of shapes that are known, without what its results do not follow."""
-
-    def __init__(self, function: Callable[..., Any], *shapes: Any):
-        closed, form = jax.make_jaxpr(function, return_shape=True)(*shapes)
-        outputs = [True] * len(closed.jaxpr.outvars)
-        jaxpr, consts, self.used = partial_eval.dce_jaxpr_consts(closed.jaxpr, outputs)
-        kept = [x for x, used in zip(closed.consts, consts, strict=True) if used]
-        self.run = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxpr, kept))
-        self.form = jax.tree.structure(form)
-
-    def __call__(self, *arguments: Any) -> Any:
-        """What the function returns; of arguments, such as are functions stand for their values."""
-        flat = [x for x in arguments if x is not None]
-        given = [x() if callable(x) else x for x, used in zip(flat, self.used, strict=True) if used]
-        return jax.tree.unflatten(self.form, self.run(*given))
 
 
 class Step:
@@ -170,7 +150,6 @@ class Step:
 
     def values(self, logits, mask, shift) -> Float[Array, "1 1 T S"]:
         """Of the weighting, hidden ones 0."""
-
         return self.traced.values[mask is not None](logits, mask, shift, lambda: self.row("n"))
 
     def last(self, logits, mask, total) -> Float[Array, "1 1 T S"]:

@@ -4,6 +4,7 @@ The interpreter fills memory that nobody has written with NaN, and raises where 
 array.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -15,6 +16,8 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from lenext.attention import attend, init_params, make_method, method_names
 from lenext.attention.axes.by_key import TwoStage
+from lenext.attention.axes.distances import ClampedRope
+from lenext.attention.axes.position import Rope
 from lenext.attention.compute import fused, tpu
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, located
@@ -122,6 +125,38 @@ def test_several_tiles(name, monkeypatch):
     monkeypatch.setattr(tpu, "BACKWARD", (128, 256))
     method = make_method(name, train_length=TRAIN_LENGTH)
     agree(method, arrays(1200, 1200, jnp.float32), causal=True, atol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlyNear(Rope):
+    """One rotation, for near keys; none for the others."""
+
+    def pieces(self, rows):
+        (piece,) = super().pieces(rows)
+        return [dataclasses.replace(piece, where=rows.delta < 200)]
+
+
+@dataclasses.dataclass(frozen=True)
+class FurtherOff(ClampedRope):
+    """A known one's, which says otherwise where they count."""
+
+    def pieces(self, rows):
+        near, far, *ahead = super().pieces(rows)
+        return [near, dataclasses.replace(far, where=rows.delta >= 2 * self.reach), *ahead]
+
+
+def test_positions_of_ones_own(monkeypatch):
+    """Where a piece counts is read off what the position returns, whatever it derives from."""
+    monkeypatch.setattr(tpu, "FORWARD", (256, 256))
+    monkeypatch.setattr(tpu, "BACKWARD", (128, 256))
+    given = arrays(900, 900, jnp.float32)
+    method = make_method("softmax", train_length=TRAIN_LENGTH)
+    near = dataclasses.replace(method, position=OnlyNear())
+    assert (
+        tpu.why_not(call_of(near, *given, causal=True)) == "its first rotation is not for all keys"
+    )
+    further = dataclasses.replace(method, position=FurtherOff(window=200))
+    agree(further, given, causal=True, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
