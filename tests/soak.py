@@ -11,6 +11,7 @@ what came after the last complete checkpoint.
 import random
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -69,8 +70,8 @@ def soak(folder: Path, minutes: float, seed: int) -> Soaked:
             processes.signal(signal.SIGTERM)
         else:
             processes.kill(*{"kill both": (0, 1)}.get(fault, (int(fault[-1:] == "1"),)))
-        trouble += _look(fault, before, *processes.end())
-        print(f"{fault}: {processes.lines()} steps written", flush=True)
+        print(f"{fault}, at {processes.lines()} steps", flush=True)
+        trouble += _ending(fault, before, processes)
 
     # What was on its way when the last fault came may be there in part.
     steps = newest_step(disturbed) or 0
@@ -79,7 +80,7 @@ def soak(folder: Path, minutes: float, seed: int) -> Soaked:
     left_alone = Processes(config, whole, **cache)
     left_alone.wait_for(steps)
     left_alone.signal(signal.SIGTERM)
-    trouble += _look("SIGTERM", 0, *left_alone.end())
+    trouble += _ending("SIGTERM", 0, left_alone)
     ours, theirs = (
         (run / "metrics.jsonl").read_bytes().splitlines()[:steps] for run in (disturbed, whole)
     )
@@ -98,9 +99,13 @@ def _config(folder: Path) -> Config:
     return config
 
 
-def _look(fault: str, before: int, code: int, out: str, err: str) -> list[str]:
+def _ending(fault: str, before: int, processes: Processes) -> list[str]:
     """What is wrong with how processes ended, and where they had started."""
     trouble = []
+    try:
+        code, out, err = processes.end()
+    except subprocess.TimeoutExpired:
+        return [f"{fault}: went on, to {processes.lines()} steps"]
     if "Traceback" in err:
         trouble.append(f"{fault}: a traceback\n{err}")
     # Told to stop before it listens, a process dies of the signal, as any does.
