@@ -20,9 +20,10 @@ from lenext import interrupts
 from lenext.attention import overruled_parts
 from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.grammar import split_list
+from lenext.buckets import AnyPath, as_path, is_of_bucket
 from lenext.config import Config, base_config, to_config
 from lenext.config.imports import join_imports, load, load_file, told_of
-from lenext.errors import Stopped, TrainingError, UserError, one_line
+from lenext.errors import Stopped, TrainingError, UserError, one_line, reason_of
 from lenext.parallel import processes
 from lenext.workdirs.workdir import read_run_config
 
@@ -42,7 +43,7 @@ USAGE = """{purpose}
 
 def run(
     purpose: str,
-    entry: Callable[[ml_collections.ConfigDict, Path], Any],
+    entry: Callable[[ml_collections.ConfigDict, AnyPath], Any],
     *,
     told: Callable[[Config], list[str]],
     evaluates: bool = False,
@@ -68,7 +69,7 @@ def run(
             raise UserError("--workdir=DIR is missing")
         if distributed_flag.value:
             processes.join()
-        entry(config, Path(workdir_flag.value))
+        entry(config, as_path(workdir_flag.value))
 
     guard(
         USAGE.format(purpose=purpose),
@@ -86,7 +87,7 @@ def _config_of_run(*, evaluates: bool) -> ml_collections.ConfigDict | None:
     workdir = _peek("workdir")
     if not workdir or (_peek("config") and not evaluates):
         return None
-    stored = read_run_config(Path(workdir))
+    stored = read_run_config(as_path(workdir))
     if stored is None and _peek("config"):
         return None
     if stored is None:
@@ -153,6 +154,13 @@ def _end_as_told(main: Callable[[], None], interrupted: str) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
+    except Exception as error:
+        if not is_of_bucket(error):
+            raise
+        _fail(
+            f"the bucket cannot be used ({reason_of(error)}); the same command goes on from what "
+            "is written", EXIT_AGAIN,
+        )  # fmt: skip
 
 
 def end_on_sigterm() -> None:

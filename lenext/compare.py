@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from lenext import cli
-from lenext.errors import UserError
+from lenext.buckets import AnyPath, as_path, resolved
+from lenext.errors import UserError, reason_of
 from lenext.evaluation.compare import paired, read_results, short_names
-from lenext.files import write_atomically
+from lenext.files import make_folder, write_atomically
 from lenext.reporting.pictures import plot
 from lenext.reporting.records import effective_lengths, make_records
 from lenext.reporting.tables import markdown, text_table, to_csv
@@ -31,13 +31,13 @@ def main() -> None:
       UserError: for folders that hold no evaluations, or such as cannot be paired.
     """
     target = flags.DEFINE_string("target", "runs/compare", "Where it goes.")
-    folders = [Path(word) for word in cli.parse_flags(words=True)]
-    if len(folders) < 2 or len(set(map(Path.resolve, folders))) < len(folders):
+    folders = [as_path(word) for word in cli.parse_flags(words=True)]
+    if len(folders) < 2 or len({resolved(folder) for folder in folders}) < len(folders):
         raise UserError("should be given two different folders or more: DIR DIR…")
-    compare(folders, Path(target.value))
+    compare(folders, as_path(target.value))
 
 
-def compare(folders: Sequence[Path], into: Path) -> None:
+def compare(folders: Sequence[AnyPath], into: AnyPath) -> None:
     """Writes and prints the comparison of the evaluations that folders hold.
 
     Raises:
@@ -65,9 +65,9 @@ def compare(folders: Sequence[Path], into: Path) -> None:
     if left_out:
         about.append(f"Left out, as not all have them: lengths {', '.join(map(str, left_out))}.")
     try:
-        into.mkdir(parents=True, exist_ok=True)
+        make_folder(into)
     except OSError as error:
-        raise UserError(f"--target={into}: should be a folder ({error.strerror})") from None
+        raise UserError(f"--target={into}: should be a folder ({reason_of(error)})") from None
     content = {
         "folders": [str(folder) for folder in folders],
         "effective_lengths": effective,

@@ -16,11 +16,10 @@ have a text, each once, and lenext.evaluate takes all of them with --config.eval
 --field=text          where a line of a .jsonl has its text
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from lenext import cli
+from lenext.buckets import as_path, on_disk
 from lenext.config import base_config, read_lengths, to_config
 from lenext.errors import UserError
 from lenext.evaluation.own_documents import Asked, make_set
@@ -53,7 +52,7 @@ def main() -> None:
         )
     workdir, config = None, base_config()
     if workdir_flag.value:
-        workdir = Path(workdir_flag.value)
+        workdir = as_path(workdir_flag.value)
         stored = read_run_config(workdir)
         if stored is None:
             raise UserError(f"workdir {workdir}: holds no run")
@@ -65,7 +64,7 @@ def main() -> None:
     make_set(
         Asked(
             files=files.value,
-            target=Path(target.value).expanduser(),
+            target=on_disk(target.value, "--target").expanduser(),
             workdir=workdir,
             config=config,
             lengths=read_lengths(lengths.value, "--lengths") if lengths.value else (),

@@ -12,6 +12,12 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:half]}…{line[-half:]}"
 
 
+def reason_of(error: BaseException) -> str:
+    """What an exception says, in a line; of one that the system raises, the system's own words."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or one_line(str(error)) or type(error).__name__
+
+
 MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What is raised of a value that is not what it is taken for, such as a file's."""
 

@@ -11,11 +11,10 @@ hidden size), if its method is "softmax(pairing='halves')". It is read back befo
 --weights=params      or ema, their moving average
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from lenext import cli
+from lenext.buckets import as_path, on_disk
 from lenext.errors import UserError
 from lenext.importing import export_checkpoint
 
@@ -34,7 +33,9 @@ def main() -> None:
     for flag in (workdir, target):
         if not flag.value:
             raise UserError(f"--{flag.name}=DIR is missing")
-    export_checkpoint(Path(workdir.value), Path(target.value), weights=weights.value)
+    export_checkpoint(
+        as_path(workdir.value), on_disk(target.value, "--target"), weights=weights.value
+    )
     print(f"exported: {target.value}")
 
 

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lenext.errors import UserError
+from lenext.buckets import AnyPath, checksums, filesystem, in_bucket, is_of_bucket
+from lenext.errors import UserError, reason_of
+
+MOUNTED = ("fuse.gcsfuse", "fuse.mountpoint-s3", "fuse.s3fs", "fuse.rclone", "fuse.goofys")
+"""Types of file systems that are buckets, in which a folder is not renamed at once, if at all."""
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: AnyPath) -> Any:
     """What a JSON file holds.
 
     Raises:
@@ -22,12 +26,12 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({reason_of(error)})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: should be JSON ({error})") from None
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: AnyPath) -> dict[str, Any]:
     """The JSON object of a file; an empty one where there is no such file.
 
     Raises:
@@ -41,20 +45,85 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_writable(folder: Path) -> None:
+def make_folder(folder: AnyPath) -> None:
+    """Makes a folder with those above it, unless it is there; a bucket wants none made."""
+    if not in_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def renames_folders(folder: AnyPath) -> bool:
+    """Whether a folder there can take its place at once, by a new name.
+
+    Not so in a bucket, nor in one that is mounted.
+    """
+    return not in_bucket(folder) and file_system_type(Path(folder)) not in MOUNTED
+
+
+def file_system_type(path: Path) -> str:
+    """Of what a path is on, as the kernel calls it; "" where it does not say."""
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:  # another system
+        return ""
+    place = path.absolute().resolve()
+    # Of several at one place the last is seen; spaces are spelt out.
+    above = {
+        where: kind
+        for _, said, kind, *_ in mounts
+        if place.is_relative_to(where := Path(said.replace("\\040", " ")))
+    }
+    return above[max(above, key=lambda where: len(where.parts))] if above else ""
+
+
+def copy_folder(source: AnyPath, target: AnyPath) -> None:
+    """Copies what is below a folder to where none need be, over what is there."""
+    if not in_bucket(source) and not in_bucket(target):
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        return
+    if in_bucket(source):
+        names = [*checksums(source)]
+    else:
+        files = (file for file in sorted(Path(source).rglob("*")) if file.is_file())
+        names = [str(file.relative_to(source)) for file in files]
+    for name in names:
+        make_folder((target / name).parent)
+        (target / name).write_bytes((source / name).read_bytes())
+
+
+def move_folder(source: AnyPath, target: AnyPath) -> None:
+    """Moves a folder to where none is; where that cannot be done at once, file by file."""
+    make_folder(target.parent)
+    if in_bucket(source):
+        copy_folder(source, target)
+        filesystem(source).rm(str(source), recursive=True)
+    elif renames_folders(source):
+        source.rename(target)
+    else:
+        copy_folder(source, target)
+        shutil.rmtree(source)
+
+
+def check_writable(folder: AnyPath) -> None:
     """Makes a folder, if need be, and checks that files can be written there.
 
     Raises:
       UserError: they cannot.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+        make_folder(folder)
+        if in_bucket(folder):
+            probe = folder / f".{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        else:
+            tempfile.TemporaryFile(dir=folder).close()
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_of_bucket(error):
+            raise
+        raise UserError(f"{folder}: cannot be written ({reason_of(error)})") from None
 
 
-def check_free(folder: Path, name: str) -> None:
+def check_free(folder: AnyPath, name: str) -> None:
     """Checks that a folder may be made: it is not there, or empty.
 
     Args:
@@ -67,13 +136,13 @@ def check_free(folder: Path, name: str) -> None:
     try:
         free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     except OSError as error:
-        raise UserError(f"{name} {folder}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{name} {folder}: cannot be read ({reason_of(error)})") from None
     if not free:
         raise UserError(f"{name} {folder}: is there already; take another")
 
 
 @contextlib.contextmanager
-def making_folder(folder: Path, name: str, *errors: type[Exception]) -> Iterator[Path]:
+def making_folder(folder: AnyPath, name: str, *errors: type[Exception]) -> Iterator[Path]:
     """Gives a folder to fill, which takes its place at the end, or is gone if there is an error.
 
     Args:
@@ -86,13 +155,21 @@ def making_folder(folder: Path, name: str, *errors: type[Exception]) -> Iterator
     """
     beside = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        make_folder(folder.parent)
+        near = None if in_bucket(folder) else folder.parent
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=near))
         yield beside
         beside.chmod(0o755)  # mkdtemp's own is closed to others
-        if folder.exists():
-            folder.rmdir()
-        beside.rename(folder)
+        if in_bucket(folder):
+            try:
+                copy_folder(beside, folder)
+            except BaseException:
+                filesystem(folder).rm(str(folder), recursive=True)
+                raise
+        else:
+            if folder.exists():
+                folder.rmdir()
+            move_folder(beside, folder)
     except (OSError, *errors) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{name} {folder}: cannot be written ({reason})") from None
@@ -105,10 +182,16 @@ def making_folder(folder: Path, name: str, *errors: type[Exception]) -> Iterator
             time.sleep(0.02)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes beside `path` and renames, so that readers see the old file or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+def write_atomically(path: AnyPath, content: str | bytes) -> None:
+    """Writes beside `path` and renames, so that readers see the old file or the new one.
+
+    An object in a bucket is replaced as a whole.
+    """
     data = content.encode() if isinstance(content, str) else content
+    if in_bucket(path):
+        path.write_bytes(data)
+        return
+    beside = Path(path).with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
             file.write(data)

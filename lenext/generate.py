@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from lenext import cli
+from lenext.buckets import as_path
 from lenext.config import check_positions
 from lenext.errors import UserError
 from lenext.models import take_apart
@@ -61,7 +62,7 @@ def main() -> None:
         raise UserError(f"seed={seed.value}: should be from 0 to 2^32 - 1")
     sampling = Sampling(temperature.value, top_k.value, top_p.value)
 
-    workdir = Path(workdir_flag.value)
+    workdir = as_path(workdir_flag.value)
     run = load_run(workdir, imports=imports_flag.value)
     model, config = run.model, run.config
     if method_flag.value:

@@ -23,6 +23,7 @@ from pathlib import Path
 from absl import flags
 
 from lenext import cli
+from lenext.buckets import as_path
 from lenext.config import to_config
 from lenext.data import open_tokenizer
 from lenext.errors import UserError
@@ -52,7 +53,7 @@ def main() -> None:
             raise UserError(f"--{flag.name}=DIR is missing")
     if train_length.value < 0 or train_length.value == 1:
         raise UserError(f"--train_length={train_length.value}: should be at least 2, or 0")
-    workdir = Path(workdir_flag.value)
+    workdir = as_path(workdir_flag.value)
     recipe = import_checkpoint(
         Path(source.value),
         workdir,

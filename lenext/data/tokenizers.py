@@ -9,13 +9,13 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tokenizers
 from jaxtyping import Int64, Integer, UInt16
 
+from lenext.buckets import AnyPath, as_path
 from lenext.config import Config
 from lenext.data.frames import (
     AUTO,
@@ -325,9 +325,9 @@ def get_tokenizer(name: str, *, bos: str = AUTO, eos: str = AUTO) -> Tokenizer:
         size = max(ByteTokenizer.vocab_size, frame.highest + 1)
         return ByteTokenizer(size, frame=frame)
     if name.endswith(".json"):
-        return read_tokenizer_json(_read(Path(name)), name, bos=bos, eos=eos)
+        return read_tokenizer_json(_read(as_path(name)), name, bos=bos, eos=eos)
     if name.endswith(".txt"):
-        return _read_bert_vocabulary(Path(name), bos, eos)
+        return _read_bert_vocabulary(as_path(name), bos, eos)
     said = f"unknown tokenizer {name!r}" if name else "no tokenizer is named, and the run has none"
     raise UserError(
         f"{said}; choose from: bytes, the path of a tokenizer.json, the path of a BERT vocab.txt"
@@ -417,7 +417,7 @@ def library_errors(what: str) -> Iterator[None]:
         os.close(stderr)
 
 
-def _read_bert_vocabulary(path: Path, bos: str, eos: str) -> VocabularyTokenizer:
+def _read_bert_vocabulary(path: AnyPath, bos: str, eos: str) -> VocabularyTokenizer:
     """WordPiece as of BERT's uncased models (Devlin et al. 2019), and GAU-α's."""
     content = _read(path)
     right = "should be a BERT vocabulary, one token a line"
@@ -499,7 +499,7 @@ def _identity(fingerprint: str, frame: Frame, usual: int | None) -> list[Any]:
     return [fingerprint] if around == ((), usual) else [fingerprint, list(frame.start), frame.end]
 
 
-def _read(path: Path) -> bytes:
+def _read(path: AnyPath) -> bytes:
     try:
         return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:

@@ -8,7 +8,6 @@ to it, in all layers at once, as what a layer sees follows from those before it.
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lenext.attention import AnyMethod, HeadMethods, Method
 from lenext.attention.axes.temperature import EntropyMatched
 from lenext.attention.compute.places import Places, count, located, visible
+from lenext.buckets import AnyPath
 from lenext.config import Config, read_lengths
 from lenext.data import Tokenizer, open_split, summary
 from lenext.errors import UserError
@@ -96,7 +96,7 @@ def calibrate(
 
 def calibrate_run(
     run: Pretrained,
-    workdir: Path,
+    workdir: AnyPath,
     methods: Mapping[str, Sequence[AnyMethod]],
     config: Config,
     protocol: Protocol,

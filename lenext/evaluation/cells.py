@@ -9,17 +9,17 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from lenext.buckets import AnyPath
 from lenext.config import base_config, plain
-from lenext.errors import MISREAD, UserError
+from lenext.errors import MISREAD, UserError, reason_of
 from lenext.evaluation.protocols import Prompts, Sequences
 from lenext.evaluation.sweep import Settings
-from lenext.files import write_atomically
+from lenext.files import make_folder, write_atomically
 from lenext.models import Model, model_methods
 from lenext.reporting.records import Cell, read_cell
 from lenext.workdirs.calibration import is_calibrated
@@ -58,7 +58,7 @@ class Cells:
       folder: made when the first cell is kept.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: AnyPath):
         self.folder = folder
 
     @staticmethod
@@ -87,10 +87,10 @@ class Cells:
         content = {"key": key, "cell": dataclasses.asdict(cell)}
         path = self.folder / self.name(cell.length, key)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             write_atomically(path, json.dumps(content) + "\n")
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+            raise UserError(f"{path}: cannot be written ({reason_of(error)})") from None
 
 
 def cell_keys(

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from lenext.buckets import AnyPath, resolved
 from lenext.config.checks import check_least, check_seed
 from lenext.errors import MISREAD, UserError
 from lenext.reporting.records import Cell, Row, is_of, read_cell
@@ -43,7 +43,7 @@ class Found(NamedTuple):
     asked: dict[int, list[Any]]
 
 
-def read_results(folder: Path, name: str) -> Found:
+def read_results(folder: AnyPath, name: str) -> Found:
     """The table of an evaluation, with the cells that it is made of.
 
     Args:
@@ -122,9 +122,9 @@ def paired(evaluations: Sequence[Found]) -> list[list[Row]]:
     ]
 
 
-def short_names(folders: Sequence[Path]) -> list[str]:
+def short_names(folders: Sequence[AnyPath]) -> list[str]:
     """What tells folders apart: the fewest last parts of their paths."""
-    parts = [folder.resolve().parts for folder in folders]
+    parts = [resolved(folder).parts for folder in folders]
     count = 1
     while len({p[-count:] for p in parts}) < len(set(parts)):
         count += 1

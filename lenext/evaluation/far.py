@@ -8,7 +8,6 @@ are then the same for every method.
 """
 
 import io
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,13 +15,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from lenext.buckets import AnyPath
 from lenext.config import Config
 from lenext.data import Frame
 from lenext.errors import UserError
 from lenext.evaluation.cells import digest, digest_of
 from lenext.evaluation.figures import figures_of
 from lenext.evaluation.protocols import Prompts, Sequences
-from lenext.files import write_atomically
+from lenext.files import make_folder, write_atomically
 from lenext.models import Model, model_methods
 from lenext.parallel.processes import in_all, is_first
 from lenext.workdirs.pretrained import Pretrained
@@ -115,7 +115,7 @@ def with_far(
     config: Config,
     frame: Frame,
     sequences: Sequences | Prompts,
-    folder: Path,
+    folder: AnyPath,
     mesh: Mesh,
 ) -> Sequences:
     """The sequences with those predictions marked that gain more than `eval.far_margin` nats.
@@ -152,15 +152,15 @@ def with_far(
         if is_first():
             content = io.BytesIO()
             np.save(content, found, allow_pickle=False)
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             write_atomically(path, content.getvalue())
     return sequences._replace(far=found > settings.far_margin)
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Float[np.ndarray, "C P"] | None:
+def _read(path: AnyPath, shape: tuple[int, ...]) -> Float[np.ndarray, "C P"] | None:
     """The gains that a file keeps; None where there are none, or others."""
     try:
-        found = np.load(path, allow_pickle=False)
+        found = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return found if found.shape == shape and found.dtype == np.float32 else None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lenext.buckets import AnyPath
 from lenext.config import Config
 from lenext.data import Tokenizer, check_data, open_tokenizer
 from lenext.data.datasets import ALL, open_texts
@@ -59,7 +60,7 @@ class Asked:
 
     files: str
     target: Path
-    workdir: Path | None
+    workdir: AnyPath | None
     config: Config
     lengths: Sequence[int]
     field: str
@@ -161,7 +162,7 @@ def _copy(source: Path, target: Path, kept: Iterable[Kept]) -> None:
 
 
 def _without_seen(
-    kept: Sequence[Kept], workdir: Path, config: Config
+    kept: Sequence[Kept], workdir: AnyPath, config: Config
 ) -> tuple[list[Kept], list[str], list[str]]:
     """Those that training did not see; names of those that it did; names of what it saw a part of.
 

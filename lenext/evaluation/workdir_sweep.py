@@ -3,12 +3,12 @@
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from lenext.attention import overruled_parts
+from lenext.buckets import AnyPath
 from lenext.config import (
     Config,
     check_positions,
@@ -105,7 +105,7 @@ class Evaluated(NamedTuple):
 
 
 def evaluate(
-    config: Config, workdir: Path, *, calibrate_first: bool = False, name: str | None = None
+    config: Config, workdir: AnyPath, *, calibrate_first: bool = False, name: str | None = None
 ) -> list[Record]:
     """Sweeps length x method over the newest checkpoint of `workdir`; prints and writes the result.
 
@@ -144,7 +144,11 @@ def evaluate(
 
 
 def evaluate_run(
-    config: Config, workdir: Path, *, calibrate_first: bool = False, folder: Path | None = None
+    config: Config,
+    workdir: AnyPath,
+    *,
+    calibrate_first: bool = False,
+    folder: AnyPath | None = None,
 ) -> Evaluated:
     """As `evaluate`, which see, but writes only cells and a calibration, and prints no table.
 
@@ -274,7 +278,7 @@ def evaluate_run(
     )
 
 
-def _chat_of(workdir: Path, tokenizer: Tokenizer) -> Chat:
+def _chat_of(workdir: AnyPath, tokenizer: Tokenizer) -> Chat:
     """What the run's chat template puts around a question.
 
     Raises:
@@ -323,7 +327,7 @@ def _resumed(
     return known | {wanted[place]: cell for place, cell in measured.items()}
 
 
-def _write(found: Evaluated, records: list[Record], workdir: Path, folder: Path) -> None:
+def _write(found: Evaluated, records: list[Record], workdir: AnyPath, folder: AnyPath) -> None:
     """Tables, pictures and records into `folder`; the headline's table to the terminal."""
     # Not above: matplotlib would take half a second of every start, training's too.
     from lenext.reporting.pictures import plot, plot_by_depth, plot_by_position
@@ -385,7 +389,7 @@ def _write(found: Evaluated, records: list[Record], workdir: Path, folder: Path)
     print(f"picture: {folder / 'results.png'}")
 
 
-def _tell_replaced(path: Path, kept: list[dict[str, Any]]) -> None:
+def _tell_replaced(path: AnyPath, kept: list[dict[str, Any]]) -> None:
     """Says which cells an earlier table showed that the one to come does not."""
     if not path.exists():
         return

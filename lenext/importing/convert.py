@@ -16,12 +16,13 @@ from flax import nnx, traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from lenext.buckets import AnyPath, in_bucket
 from lenext.config import Config, base_config, check_positions, read_methods
 from lenext.config.checks import check_least
 from lenext.data import get_tokenizer, open_tokenizer
 from lenext.data.frames import NONE
 from lenext.errors import UserError, one_line
-from lenext.files import check_free, making_folder, read_json, write_atomically
+from lenext.files import check_free, copy_folder, making_folder, read_json, write_atomically
 from lenext.importing.llama import write_llama_source
 from lenext.importing.read_back import check_with_transformers
 from lenext.importing.recipes import read_recipe
@@ -50,7 +51,7 @@ WEIGHTS = "model.safetensors"
 
 def import_checkpoint(
     source: Path,
-    workdir: Path,
+    workdir: AnyPath,
     *,
     train_length: int = 0,
     layers: int = 0,
@@ -87,7 +88,7 @@ def import_checkpoint(
 def _import(
     source: Path,
     opened: Source,
-    workdir: Path,
+    workdir: AnyPath,
     train_length: int,
     layers: int,
     param_dtype: str,
@@ -309,7 +310,7 @@ def _keep_source(folder: Path, source: Path, recipe: Recipe, tensors: Mapping[st
         save_file(made, folder / WEIGHTS)
 
 
-def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -> None:
+def export_checkpoint(workdir: AnyPath, target: Path, *, weights: str = "params") -> None:
     """Makes a folder of a workdir's newest checkpoint: as it was imported, or of Llama's kind.
 
     Args:
@@ -328,10 +329,11 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
         raise UserError(f"workdir {workdir}: holds no run")
     run = load_run(workdir, weights=weights, param_dtype="float32")  # which training may have moved
     with tempfile.TemporaryDirectory() as own:
-        folder = workdir / SOURCE
-        imported = folder.is_dir()
+        imported = (workdir / SOURCE).is_dir()
+        folder = Path(workdir / SOURCE) if imported and not in_bucket(workdir) else Path(own)
+        if imported and in_bucket(workdir):
+            copy_folder(workdir / SOURCE, folder)
         if not imported:
-            folder = Path(own)
             write_llama_source(folder, run.config, run.model.config.vocab_size, workdir)
             types = {rule.theirs: "float32" for rule in read_recipe(folder).rules}
             (folder / "tensors.json").write_text(json.dumps(types))
@@ -341,7 +343,9 @@ def export_checkpoint(workdir: Path, target: Path, *, weights: str = "params") -
         _export(run, workdir, target, folder, imported=imported)
 
 
-def _export(run: Pretrained, workdir: Path, target: Path, folder: Path, *, imported: bool) -> None:
+def _export(
+    run: Pretrained, workdir: AnyPath, target: Path, folder: Path, *, imported: bool
+) -> None:
     """Makes the target, in the form that `folder` says."""
     recipe = read_recipe(folder)
     theirs = read_methods(recipe.model["method"], run.config.data.train_length)

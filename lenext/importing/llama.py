@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lenext.attention import methods_of
 from lenext.attention.axes.position import Rope
+from lenext.buckets import AnyPath
 from lenext.config import Config, read_methods
 from lenext.data import Frame, VocabularyTokenizer, open_tokenizer
 from lenext.errors import UserError
@@ -13,7 +14,7 @@ from lenext.importing.tokenizer import JSON, VOCABULARY
 from lenext.workdirs.chat import SETTINGS
 
 
-def write_llama_source(folder: Path, config: Config, vocab_size: int, workdir: Path) -> None:
+def write_llama_source(folder: Path, config: Config, vocab_size: int, workdir: AnyPath) -> None:
     """Writes the config.json of Llama, Mistral, Qwen2 or Qwen3, whichever has what the model has.
 
     The run's tokeniser goes beside it, and what texts start and end with into both.

@@ -7,7 +7,6 @@ import difflib
 import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from lm_eval.models.utils import (  # pyright: ignore[reportMissingImports]
 from tqdm import tqdm
 
 from lenext import cli
+from lenext.buckets import AnyPath, as_path
 from lenext.config import check_positions, to_config
 from lenext.errors import UserError
 from lenext.integrations.decoding import Prompt, continued
@@ -112,7 +112,7 @@ class LenextLM(TemplateLM):
         self._seed = whole_number("seed", seed, 0, 2**32 - 1)
         if weights not in ("params", "ema"):
             raise UserError(f"weights={weights}: should be one of params, ema")
-        folder = Path(str(workdir))
+        folder = as_path(str(workdir))
         run = load_run(
             folder,
             weights=weights,
@@ -452,7 +452,7 @@ def _dtype(key: str, value: str) -> str:
     return value
 
 
-def _with_dtype(folder: Path, dtype: str) -> Any:
+def _with_dtype(folder: AnyPath, dtype: str) -> Any:
     """The section `model` of a run's config with another type to compute in; None for its own."""
     if not _dtype("dtype", dtype):
         return None

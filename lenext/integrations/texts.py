@@ -1,10 +1,10 @@
 """A run's tokeniser in the ways of evaluation harnesses."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from lenext.buckets import AnyPath
 from lenext.data import Tokenizer, VocabularyTokenizer
 from lenext.workdirs.chat import special_tokens
 
@@ -31,7 +31,7 @@ class Texts:
       special: text of `bos_token`, `eos_token` and so on, as far as files name them.
     """
 
-    def __init__(self, tokenizer: Tokenizer, workdir: Path, *, prefix: int | None = None):
+    def __init__(self, tokenizer: Tokenizer, workdir: AnyPath, *, prefix: int | None = None):
         self._tokenizer = tokenizer
         self._library = None
         if isinstance(tokenizer, VocabularyTokenizer):

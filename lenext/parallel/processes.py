@@ -31,14 +31,12 @@ def join() -> None:
       UserError: where nothing says where they are, or they do not come.
     """
     given = {name: os.environ.get(name, "") for name in NAMES}
-    heartbeat = os.environ.get(HEARTBEAT, "30")
-    if not heartbeat.isdecimal() or not int(heartbeat):
-        raise UserError(f"{HEARTBEAT}={heartbeat!r}: should be a number of seconds")
+    seconds = heartbeat()
     try:
         if any(given.values()):
-            _join_given(given, int(heartbeat))
+            _join_given(given, seconds)
         else:
-            jax.distributed.initialize(heartbeat_timeout_seconds=int(heartbeat))
+            jax.distributed.initialize(heartbeat_timeout_seconds=seconds)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -49,7 +47,19 @@ def join() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 # as long as the process
 
 
-def _join_given(given: dict[str, str], heartbeat: int) -> None:
+def heartbeat() -> int:
+    """Seconds of silence after which a process counts as lost.
+
+    Raises:
+      UserError: `HEARTBEAT` names none.
+    """
+    said = os.environ.get(HEARTBEAT, "30")
+    if not said.isdecimal() or not int(said):
+        raise UserError(f"{HEARTBEAT}={said!r}: should be a number of seconds")
+    return int(said)
+
+
+def _join_given(given: dict[str, str], seconds: int) -> None:
     address, *numbers = given.values()
     if ":" not in address or not all(number.isdecimal() for number in numbers):
         said = ", ".join(f"{name}={value!r}" for name, value in given.items())
@@ -57,7 +67,7 @@ def _join_given(given: dict[str, str], heartbeat: int) -> None:
     count, number = map(int, numbers)
     if not 0 <= number < count:
         raise UserError(f"JAX_PROCESS_ID={number}: should be below JAX_NUM_PROCESSES={count}")
-    jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=heartbeat)
+    jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=seconds)
 
 
 def is_first() -> bool:

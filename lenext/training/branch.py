@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +10,11 @@ from flax import nnx
 
 from lenext.attention import spell_trained
 from lenext.attention.grammar import names
+from lenext.buckets import AnyPath, as_path, in_bucket
 from lenext.config import Config, check_model, read_methods, to_config
 from lenext.config.imports import join_imports, load
 from lenext.errors import UserError
+from lenext.files import copy_folder, move_folder
 from lenext.models import FAMILIES, with_method
 from lenext.parallel.meshes import place
 from lenext.training.step import State
@@ -46,7 +47,7 @@ def restore_origin(
       UserError: no such run or step, another model, optimiser or dataset, an average to go on with
         that the origin did not keep, or no step left to take.
     """
-    origin = Path(config.training.branch_from)
+    origin = as_path(config.training.branch_from)
     newest, stored = newest_step(origin), read_run_config(origin)
     if newest is None or stored is None:
         raise UserError(f"config.training.branch_from={str(origin)!r}: holds no run's checkpoint")
@@ -97,7 +98,7 @@ def spell_method(config: Config) -> Config:
         "trained" of no run.
     """
     origin = config.training.branch_from
-    stored = read_run_config(Path(origin)) if origin else None
+    stored = read_run_config(as_path(origin)) if origin else None
     if stored is None:  # which a run that has branched off may do without
         try:
             told = bool(origin) and "trained" in names(config.model.method)
@@ -119,7 +120,7 @@ def spell_method(config: Config) -> Config:
     return config
 
 
-def _start_from(origin: Path, config: Config, like: State) -> State:
+def _start_from(origin: AnyPath, config: Config, like: State) -> State:
     """A state of imported weights; what the branch's method learns stands at its initial values."""
     methods = read_methods(config.model.method, config.data.train_length)
     table = like["params"]
@@ -164,10 +165,14 @@ def check_data(
         )
 
 
-def keep_source(origin: Path, workdir: Path) -> None:
+def keep_source(origin: AnyPath, workdir: AnyPath) -> None:
     """Takes along what `lenext.export_checkpoint` needs of an imported origin."""
-    if (origin / SOURCE).is_dir() and not (workdir / SOURCE).exists():
+    if not (origin / SOURCE).is_dir():
+        return
+    if in_bucket(workdir) or in_bucket(origin):
+        copy_folder(origin / SOURCE, workdir / SOURCE)
+    elif not (workdir / SOURCE).exists():
         beside = workdir / f".{SOURCE}"
         shutil.rmtree(beside, ignore_errors=True)  # of a start that was killed
         shutil.copytree(origin / SOURCE, beside)
-        beside.rename(workdir / SOURCE)
+        move_folder(beside, workdir / SOURCE)

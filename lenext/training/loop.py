@@ -5,7 +5,6 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from tqdm import tqdm
 
+from lenext.buckets import AnyPath, as_path
 from lenext.config import Config, read_methods
 from lenext.data import open_split, open_tokenizer, summary
 from lenext.errors import Stopped, TrainingError
@@ -61,7 +61,7 @@ class _Run:
     writer: MetricsWriter | None  # of the first process
 
 
-def train(config: Config, workdir: Path) -> None:
+def train(config: Config, workdir: AnyPath) -> None:
     """Trains what `config` says in `workdir`, from its newest checkpoint if it holds one.
 
     Without one it starts from the checkpoint that `config.training.branch_from` names, or at step
@@ -154,7 +154,7 @@ def train(config: Config, workdir: Path) -> None:
         )
         stack.push(checkpoints)
         if branching and is_first():
-            keep_source(Path(settings.branch_from), workdir)
+            keep_source(as_path(settings.branch_from), workdir)
         if branching and first:  # from here on it needs its origin no more
             checkpoints.save(first, state, resumed, {})
         elif first:
@@ -269,6 +269,8 @@ def _run_steps(run: _Run, state: State, first: int, preemption: Preemption) -> N
                     run.writer.write(step, scalars, {"tokens_per_second": rate})
                 clock, clock_step = time.perf_counter(), step
             if save:
+                if run.writer is not None:  # a checkpoint that is whole has its metrics
+                    run.writer.flush()
                 data = {"iterator": run.batches.get_state(), **run.data}
                 run.checkpoints.save(step, state, data, scalars)
             bar.update()

@@ -6,12 +6,12 @@ of which checkpoint's weights they were measured.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lenext.attention import AnyMethod, methods_of, overruled_parts
+from lenext.buckets import AnyPath
 from lenext.errors import MISREAD, UserError
 from lenext.files import write_atomically
 from lenext.models.build import Model
@@ -32,7 +32,7 @@ def is_calibrated(methods: Sequence[AnyMethod]) -> bool:
 
 
 def under_method(
-    run: Pretrained, workdir: Path, pattern: Sequence[AnyMethod]
+    run: Pretrained, workdir: AnyPath, pattern: Sequence[AnyMethod]
 ) -> tuple[Model, bool]:
     """The run's weights under another pattern of methods, with calibrated parts if there are any.
 
@@ -77,7 +77,7 @@ def under_method(
     return model, True
 
 
-def under_name(run: Pretrained, workdir: Path, name: str) -> tuple[Model, list[str]]:
+def under_name(run: Pretrained, workdir: AnyPath, name: str) -> tuple[Model, list[str]]:
     """The run's weights under methods by name, as `under_method`, and what is to be told of them.
 
     Returns:
@@ -117,7 +117,7 @@ def set_parts(model: Model, parts: Sequence[dict[str, Any]]) -> None:
                 model.layers.attention.set_learned(layer, axis, name, value)
 
 
-def read_calibration(workdir: Path) -> list[dict[str, Any]]:
+def read_calibration(workdir: AnyPath) -> list[dict[str, Any]]:
     """The entries of DIR/calibration.json, none where there is no such file.
 
     Raises:
@@ -139,7 +139,7 @@ def read_calibration(workdir: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def write_calibration(run: Pretrained, workdir: Path, entries: Sequence[dict[str, Any]]) -> None:
+def write_calibration(run: Pretrained, workdir: AnyPath, entries: Sequence[dict[str, Any]]) -> None:
     """Adds entries to DIR/calibration.json, in place of those of the same methods."""
     new = {run.read_methods(entry["method"]): entry for entry in entries}
     old = {run.read_methods(entry["method"]): entry for entry in read_calibration(workdir)}

@@ -4,9 +4,9 @@ import datetime
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from lenext.buckets import AnyPath
 from lenext.errors import UserError
 from lenext.files import read_object
 from lenext.workdirs.workdir import SOURCE
@@ -25,7 +25,7 @@ def special_token(settings: Mapping[str, Any], key: str) -> str:
     return value.encode(errors="ignore").decode() if isinstance(value, str) else ""
 
 
-def special_tokens(workdir: Path) -> dict[str, str]:
+def special_tokens(workdir: AnyPath) -> dict[str, str]:
     """Texts of `bos_token`, `eos_token` and so on, as far as files of a run's import name them.
 
     Raises:
@@ -48,7 +48,7 @@ class ChatTemplate:
       special: texts of special tokens by their keys, which templates may name.
     """
 
-    def __init__(self, workdir: Path, special: dict[str, str]):
+    def __init__(self, workdir: AnyPath, special: dict[str, str]):
         self._workdir, self._special = workdir, special
         folder = workdir / SOURCE
         jinja, *others = TEMPLATES

@@ -4,7 +4,6 @@ import contextlib
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,8 +11,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint import options as ocp_options
 
+from lenext.buckets import AnyPath, resolved
 from lenext.errors import MISREAD, TrainingError, UserError, one_line
+from lenext.files import move_folder, renames_folders, write_atomically
 from lenext.models.stack import Place
 from lenext.parallel.processes import is_first, is_peer_lost
 from lenext.workdirs.seals import damage, identity, seal
@@ -24,6 +26,9 @@ State = dict[str, Any]
 
 SEALS = "seals"
 """Folder beside "checkpoints", see `lenext.workdirs.seals`."""
+
+COMMIT = "commit_success.txt"
+"""Written last into a checkpoint and each of its items, where folders are not renamed."""
 
 MANY_LAYERS = 1024
 """More than anybody has trained."""
@@ -48,7 +53,7 @@ class Checkpoints:
         or "perplexity" is better when low. None where nothing will be saved.
     """
 
-    def __init__(self, workdir: Path, *, keep_latest: int = 1, best_metric: str | None = None):
+    def __init__(self, workdir: AnyPath, *, keep_latest: int = 1, best_metric: str | None = None):
         policies: list[Any] = [checkpoint_managers.LatestN(keep_latest)]
         best: dict[str, Any] = {}
         if best_metric:
@@ -71,14 +76,19 @@ class Checkpoints:
         self.directory = workdir / "checkpoints"
         self.best_metric = best_metric
         self._underway: int | None = None  # the step that is being written
+        commits = not renames_folders(self.directory)
+        mode = ocp_options.AtomicityMode.COMMIT_FILE if commits else ocp_options.AtomicityMode.AUTO
         options = ocp.CheckpointManagerOptions(
             create=best_metric is not None,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            atomicity_options=ocp_options.AtomicityOptions(mode=mode),
             **best,
         )
         with self._reading():
+            if commits and is_first():
+                _commit_sealed(workdir)
             self.manager = ocp.CheckpointManager(
-                self.directory.absolute(),
+                resolved(self.directory),
                 options=options,
                 item_handlers={name: handler() for name, handler in HANDLERS.items()},
             )
@@ -335,7 +345,7 @@ class Checkpoints:
                 seal(self.directory / str(step), path)
 
 
-def newest_step(workdir: Path, *, set_aside: bool = False) -> int | None:
+def newest_step(workdir: AnyPath, *, set_aside: bool = False) -> int | None:
     """Step of the newest checkpoint in DIR that is as it was written, None where there is none.
 
     Warns of newer ones that are damaged. No process of several waits for another.
@@ -348,7 +358,7 @@ def newest_step(workdir: Path, *, set_aside: bool = False) -> int | None:
       UserError: all of them are damaged.
     """
     directory = workdir / "checkpoints"
-    steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+    steps = _whole_steps(workdir)
     damaged: dict[int, str] = {}
     for step in sorted(steps, reverse=True):
         found = damage(directory / str(step), _seal_of(workdir, step))
@@ -363,18 +373,45 @@ def newest_step(workdir: Path, *, set_aside: bool = False) -> int | None:
         print(told, file=sys.stderr)
     for step in damaged if set_aside else ():
         target = workdir / "damaged" / f"{step}-{uuid.uuid4().hex[:8]}"
-        target.parent.mkdir(exist_ok=True)
-        (directory / str(step)).rename(target)
+        move_folder(directory / str(step), target)
         _seal_of(workdir, step).unlink()
     return max((step for step in steps if step not in damaged), default=None)
 
 
-def weights_identity(workdir: Path, step: int) -> str:
+def _whole_steps(workdir: AnyPath) -> list[int]:
+    """Steps whose checkpoints have been written to their end.
+
+    Where folders are not renamed that is told by `COMMIT`, or by the seal of one that was copied
+    there from where they are.
+    """
+    directory = workdir / "checkpoints"
+    if not directory.is_dir():
+        return []
+    if renames_folders(directory):
+        return ocp.utils.checkpoint_steps(directory)
+    steps = [int(path.name) for path in directory.iterdir() if path.name.isdecimal()]
+    return [
+        step
+        for step in steps
+        if (directory / str(step) / COMMIT).exists() or _seal_of(workdir, step).exists()
+    ]
+
+
+def _commit_sealed(workdir: AnyPath) -> None:
+    """Gives checkpoints that were copied from where folders are renamed what Orbax looks for."""
+    for step in _whole_steps(workdir):
+        folder = workdir / "checkpoints" / str(step)
+        if not (folder / COMMIT).exists():
+            for item in (*(path for path in folder.iterdir() if path.is_dir()), folder):
+                write_atomically(item / COMMIT, "copied, and sealed where it was written\n")
+
+
+def weights_identity(workdir: AnyPath, step: int) -> str:
     """What tells the checkpoint of a step from every other."""
     return identity(workdir / "checkpoints" / str(step), _seal_of(workdir, step))
 
 
-def _seal_of(workdir: Path, step: int) -> Path:
+def _seal_of(workdir: AnyPath, step: int) -> AnyPath:
     return workdir / SEALS / f"{step}.json"
 
 

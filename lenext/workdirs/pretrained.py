@@ -1,7 +1,6 @@
 """Models from workdirs."""
 
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 from flax import nnx
@@ -9,6 +8,7 @@ from jax.sharding import Mesh
 
 from lenext.attention import AnyMethod
 from lenext.attention.grammar import names
+from lenext.buckets import AnyPath, as_path
 from lenext.config import Config, check_model, read_methods, to_config
 from lenext.config.imports import load
 from lenext.data import Tokenizer, get_tokenizer
@@ -94,7 +94,7 @@ class Pretrained(NamedTuple):
 
 
 def load_run(
-    workdir: Path,
+    workdir: AnyPath,
     *,
     weights: str = "params",
     model_config: Config | None = None,
@@ -158,7 +158,7 @@ def load_run(
     return Pretrained(model, config, step, weights, tokenizer, identity)
 
 
-def load_pretrained(workdir: str | Path) -> Model:
+def load_pretrained(workdir: str | AnyPath) -> Model:
     """The model of a workdir's newest checkpoint, under the methods that it was trained with.
 
     Args:
@@ -171,4 +171,4 @@ def load_pretrained(workdir: str | Path) -> Model:
     Raises:
       UserError: for a workdir without a checkpoint, or a checkpoint that its config does not fit.
     """
-    return load_run(Path(workdir)).model
+    return load_run(as_path(workdir)).model

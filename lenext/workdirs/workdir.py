@@ -5,13 +5,15 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from lenext.buckets import AnyPath, in_bucket
 from lenext.config import Config, base_config, differences, plain
 from lenext.config.imports import join_imports
-from lenext.errors import UserError
-from lenext.files import read_json, write_atomically
+from lenext.errors import UserError, reason_of
+from lenext.files import make_folder, read_json, write_atomically
+from lenext.workdirs.lease import lease
 
 SOURCE = "source"
 """Folder in the workdir of an imported run: what it came from, but for the parameters."""
@@ -23,7 +25,7 @@ TOKENIZERS = ("tokenizer.json", "vocab.txt")
 """What the tokeniser of an imported run is called, in its workdir."""
 
 
-def read_run_config(workdir: Path) -> dict[str, Any] | None:
+def read_run_config(workdir: AnyPath) -> dict[str, Any] | None:
     """The config of the run that DIR holds; None where it holds none.
 
     Keys that are newer than the run are taken to have been at their defaults, which stand for how
@@ -44,14 +46,14 @@ def read_run_config(workdir: Path) -> dict[str, Any] | None:
         config["data"] = EARLIER | data
     config = _with_defaults(config, plain(base_config()))
     data = config["data"]
-    tokenizer = Path(str(data.get("tokenizer"))) if isinstance(data, dict) else Path()
+    tokenizer = PurePath(str(data.get("tokenizer"))) if isinstance(data, dict) else PurePath()
     beside = workdir / tokenizer.name
     if tokenizer.name in TOKENIZERS and not os.path.exists(tokenizer) and beside.exists():
         data["tokenizer"] = str(beside)
     return config
 
 
-def check_run(workdir: Path, config: Config) -> None:
+def check_run(workdir: AnyPath, config: Config) -> None:
     """Checks that DIR is free for this run, or holds this very run.
 
     The sections `eval` and `mesh` may differ, and how often a run logs, evaluates and keeps
@@ -85,27 +87,31 @@ def check_run(workdir: Path, config: Config) -> None:
         )
 
 
-def write_run_config(workdir: Path, config: Config) -> None:
+def write_run_config(workdir: AnyPath, config: Config) -> None:
     """Writes DIR/config.json, unless it is there; imports by absolute paths."""
     path = workdir / "config.json"
     if not path.exists():
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
+            make_folder(workdir)
             content = plain(config) | {"imports": join_imports(config.imports)}
             write_atomically(path, json.dumps(content, indent=2) + "\n")
         except OSError as error:
-            raise UserError(f"workdir {workdir}: cannot be written ({error.strerror})") from None
+            raise UserError(f"workdir {workdir}: cannot be written ({reason_of(error)})") from None
 
 
 @contextlib.contextmanager
-def sole_writer(workdir: Path) -> Iterator[None]:
+def sole_writer(workdir: AnyPath) -> Iterator[None]:
     """Keeps other runs out of DIR for as long as this one writes there, or lives.
 
     Raises:
       UserError: another process is training there, or DIR cannot be written.
     """
+    if in_bucket(workdir):
+        with lease(workdir):
+            yield
+        return
     try:
-        lock = (workdir / ".lock").open("a")
+        lock = Path(workdir / ".lock").open("a")  # noqa: SIM115 # as long as the lock
     except OSError as error:
         raise UserError(f"workdir {workdir}: cannot be written ({error.strerror})") from None
     with lock:
@@ -116,7 +122,7 @@ def sole_writer(workdir: Path) -> Iterator[None]:
                 f"workdir {workdir}: another process is training there; wait for it, or take "
                 "another workdir"
             ) from None
-        except OSError:  # a file system without locks, such as some that buckets are mounted as
+        except OSError:  # a file system without locks, such as some networks'
             pass
         yield
 
