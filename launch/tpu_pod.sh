@@ -10,7 +10,8 @@ launch/tpu_pod.sh NAME --zone=ZONE --delete
 Runs `python -m lenext.train --distributed ARGS` on all workers of the TPU VM slice NAME. If it is
 not there, it is queued for (as NAME-queue) and waited for; the committed code (HEAD) and what
 requirements.txt pins are installed on each worker. Logs come to this terminal. A run that was
-preempted is started again, on a slice that is queued for anew if need be.
+preempted is started again, on a slice that is queued for anew if need be. All workers write
+checkpoints into --workdir, which has to outlive the slice: --workdir=gs://BUCKET/FOLDER.
 
   --type=TYPE         accelerator type of a new slice (default: v5litepod-16)
   --image=VERSION     its software version (default: the one for its type)
@@ -18,10 +19,6 @@ preempted is started again, on a slice that is queued for anew if need be.
   --spot              a new slice may be preempted, for less money
   --wait=TIME         in the queue at the most, as 90m or 6h (default: 6h)
   --project=PROJECT   of Google Cloud (default: gcloud's own)
-  --bucket=BUCKET     Cloud Storage bucket to mount as runs/ on every worker (by gcsfuse). All workers
-                      write checkpoints into --workdir, so it has to lie on a disk that they share
-                      and that outlives the slice: runs/… with this option. The bucket wants a
-                      hierarchical namespace: in others gcsfuse renames no folders
   --attempts=N        starts at most so often (default: 20)
   --delete            deletes slices and queue at the end; without -- ARGS at once
   --dry-run           prints the commands for a slice that is not there yet, and runs nothing
@@ -37,7 +34,7 @@ fail() {
   exit 2
 }
 
-name='' zone='' type='' image='' spot=false project='' bucket=''
+name='' zone='' type='' image='' spot=false project=''
 slices=1 wait=6h attempts=20 delete=false dry_run=false train=false
 while [[ $# -gt 0 ]]; do
   case $1 in
@@ -49,7 +46,6 @@ while [[ $# -gt 0 ]]; do
     --slices=*) slices=${1#*=} ;;
     --wait=*) wait=${1#*=} ;;
     --project=*) project=${1#*=} ;;
-    --bucket=*) bucket=${1#*=} ;;
     --attempts=*) attempts=${1#*=} ;;
     --spot) spot=true ;;
     --delete) delete=true ;;
@@ -231,11 +227,8 @@ ship() {
     'python3 -m pip install --quiet --user uv'
     '(test -d .venv || python3 -m uv venv --quiet --seed --python 3.11 .venv)'
     '.venv/bin/python -m pip install --quiet -r requirements.txt'
-    '.venv/bin/python -m pip install --quiet -c requirements.txt "jax[tpu]"'
+    '.venv/bin/python -m pip install --quiet -c requirements.txt "jax[tpu]" gcsfs google-cloud-storage'
   )
-  if [[ -n $bucket ]]; then
-    steps+=("mkdir -p runs && (mountpoint -q runs || gcsfuse --implicit-dirs $(printf %q "$bucket") runs)")
-  fi
   local all
   all=$(printf ' && %s' "${steps[@]}")
   everywhere "${all# && }"

@@ -23,7 +23,7 @@ PACKAGES = {"gs://": ("gcsfs", "google.cloud.storage"), "s3://": ("s3fs",)}
 """What reads and writes them; TensorStore, which Orbax is built on, brings its own."""
 RAISING = ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "requests", "s3fs", "urllib3")
 """Packages that raise what a bucket that cannot be used is noticed by."""
-AGAIN = 12
+AGAIN = 8
 """Tries of a request to S3, with pauses between them that double up to 20 s."""
 
 
@@ -138,7 +138,7 @@ def _teach_orbax_s3() -> None:
         if not path.startswith("s3://"):
             return of_gcs(path)
         bucket, inside = gcs_utils.split_gcs_path(path)
-        spec = {"driver": "s3", "bucket": bucket, "path": inside}
+        spec: dict[str, Any] = {"driver": "s3", "bucket": bucket, "path": inside}
         # botocore, which s3fs is built on, reads these; TensorStore's driver is told.
         for key, names in {
             "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
@@ -146,6 +146,8 @@ def _teach_orbax_s3() -> None:
         }.items():
             said = next(filter(None, map(os.environ.get, names)), None)
             spec |= {key: said} if said else {}
+        if os.environ.get("AWS_ACCESS_KEY_ID"):  # else it complains of files that need not be there
+            spec["aws_credentials"] = {"type": "environment"}
         return spec
 
     gcs_utils._GCS_PATH_PREFIX = ("gs://", "s3://")

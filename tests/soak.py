@@ -1,13 +1,15 @@
 """Trains for some minutes under faults, and compares with a run that was left alone.
 
-    python -m tests.soak [MINUTES]     # or make soak; default: 10
+    python -m tests.soak [MINUTES] [gs|s3]     # or make soak; default: 10
 
 Two processes train together. Again and again, at random moments, both or one of them are killed,
 or told to stop, and the same command starts them again. At the end the metrics of every step must
 be, to the bit, those of an undisturbed run of as many steps, and no start may have lost more than
-what came after the last complete checkpoint.
+what came after the last complete checkpoint. With gs or s3 the disturbed run is in a bucket, of a
+server on this machine that goes away for ten seconds, too; that which is left alone is on a disk.
 """
 
+import contextlib
 import random
 import re
 import signal
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lenext.config import Config
 from lenext.workdirs.checkpoints import newest_step
@@ -24,6 +26,8 @@ from tests.training.common import tiny_config
 from tests.training.processes import Processes
 
 FAULTS = ("kill both", "kill process 0", "kill process 1", "SIGTERM")
+AWAY = "bucket away"
+SECONDS_AWAY = 10
 EARLY = 0.2  # share of faults that come before the first step, at any moment of the start
 CHECKPOINT_EVERY = 20
 
@@ -42,15 +46,19 @@ class Soaked(NamedTuple):
     trouble: list[str]
 
 
-def soak(folder: Path, minutes: float, seed: int) -> Soaked:
+def soak(folder: Path, minutes: float, seed: int, server: Any = None) -> Soaked:
     """Trains in folder/disturbed for so long, and in folder/whole as far as that came.
 
-    There is trouble where that is nowhere.
+    There is trouble where that is nowhere. With a server of tests/workdirs/servers.py the former
+    is in its bucket.
     """
     config = _config(folder)
     disturbed, whole = folder / "disturbed", folder / "whole"
+    kinds = FAULTS
+    if server is not None:
+        disturbed, kinds = server.path("disturbed"), (*FAULTS, AWAY)
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
-    rng, faults, trouble = random.Random(seed), dict.fromkeys(FAULTS, 0), []
+    rng, faults, trouble = random.Random(seed), dict.fromkeys(kinds, 0), []
     start, allowed = time.monotonic(), 60 * minutes
     while not trouble:
         passed = time.monotonic() - start
@@ -64,8 +72,13 @@ def soak(folder: Path, minutes: float, seed: int) -> Soaked:
         else:
             processes.wait_for(processes.lines() + rng.randrange(2, 8 * CHECKPOINT_EVERY))
             time.sleep(rng.uniform(0.0, 0.1))
-        fault = rng.choice(FAULTS)
+        fault = rng.choice(kinds)
         faults[fault] += 1
+        if fault == AWAY:  # which by itself ends nothing
+            with server.gate.shut():
+                time.sleep(SECONDS_AWAY)
+            print(f"{fault}, at {processes.lines()} steps", flush=True)
+            fault = "SIGTERM"
         if fault == "SIGTERM":
             processes.signal(signal.SIGTERM)
         else:
@@ -123,8 +136,14 @@ def main() -> None:
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
     seed = random.SystemRandom().randrange(10**6)
     print(f"{minutes:g} minutes, seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        faults, steps, trouble = soak(Path(folder), minutes, seed)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = None
+        if sys.argv[2:]:
+            from tests.workdirs.servers import serving
+
+            server = stack.enter_context(serving(sys.argv[2], folder))
+        faults, steps, trouble = soak(folder, minutes, seed, server)
     for line in trouble:
         print(f"error: {line}", file=sys.stderr)
     kinds = ", ".join(f"{count} x {fault}" for fault, count in faults.items())

@@ -11,34 +11,39 @@ from tests.training.common import REPOSITORY
 ROOMS = {
     # A room, and those of lenext that it may import besides itself.
     "errors": (),
-    "files": ("errors",),
+    "buckets": ("errors",),
+    "files": ("buckets", "errors"),
     "interrupts": (),
     "attention": (),
     "config": ("attention", "errors"),
     "parallel": ("config", "errors"),
     "models": ("attention", "config", "errors", "parallel", "workdirs"),
-    "data": ("config", "errors", "files"),
-    "workdirs": ("attention", "config", "data", "errors", "files", "models", "parallel"),
+    "data": ("buckets", "config", "errors", "files"),
+    "workdirs": (
+        "attention", "buckets", "config", "data", "errors", "files", "interrupts", "models",
+        "parallel",
+    ),
     "reporting": ("attention", "config", "workdirs"),
     "evaluation": (
-        "attention", "config", "data", "errors", "files", "models", "parallel", "reporting",
+        "attention", "buckets", "config", "data", "errors", "files", "models", "parallel", "reporting",
         "workdirs",
     ),
     "training": (
-        "attention", "config", "data", "errors", "evaluation", "files", "models", "parallel",
-        "workdirs",
+        "attention", "buckets", "config", "data", "errors", "evaluation", "files", "models",
+        "parallel", "workdirs",
     ),
     "importing": (
-        "attention", "config", "data", "errors", "files", "models", "parallel", "workdirs",
+        "attention", "buckets", "config", "data", "errors", "files", "models", "parallel",
+        "workdirs",
     ),
     "sweeps": (
         "attention", "config", "data", "errors", "evaluation", "files", "models", "reporting",
         "training", "workdirs",
     ),
     "integrations": (
-        "cli", "config", "data", "errors", "importing", "models", "parallel", "workdirs",
+        "buckets", "cli", "config", "data", "errors", "importing", "models", "parallel", "workdirs",
     ),
-    "cli": ("attention", "config", "errors", "interrupts", "parallel", "workdirs"),
+    "cli": ("attention", "buckets", "config", "errors", "interrupts", "parallel", "workdirs"),
 }  # fmt: skip
 COMMANDS = (
     "__init__", "__main__", "train", "evaluate", "generate", "methods", "import_checkpoint",

@@ -41,8 +41,10 @@ def lease(workdir: AnyPath) -> Iterator[None]:
     mine = None
     while mine is None:
         wanted = folder / f"{_free(workdir, seconds) + 1:06}"
-        with contextlib.suppress(FileExistsError):  # another was faster, and now holds it
+        # Another may be faster; or this one was, and the answer got lost.
+        with contextlib.suppress(FileExistsError):
             filesystem(workdir).pipe_file(str(wanted), content(), mode="create")
+        if _holds(wanted, owner["id"]):
             mine = wanted
     ended = threading.Event()
 

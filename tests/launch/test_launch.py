@@ -316,8 +316,8 @@ WHOLE = ["copy", "setup", "train"]
 
 def test_pod_dry_run():
     done = launch(
-        "tpu_pod.sh", *POD, "--spot", "--type=v5p-128", "--project=p", "--bucket=b", "--delete",
-        "--dry-run", "--", "--config=a", "--workdir=runs/b c",
+        "tpu_pod.sh", *POD, "--spot", "--type=v5p-128", "--project=p", "--delete",
+        "--dry-run", "--", "--config=a", "--workdir=gs://b/c d",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     create, archive, copy, setup, train, delete = done.stdout.splitlines()
@@ -331,9 +331,9 @@ def test_pod_dry_run():
     assert copy.endswith(f"lenext.tar.gz pod:lenext.tar.gz --worker=all {where}")
     plain = setup.replace("\\", "")
     assert "pip install --quiet -r requirements.txt && " in plain
-    assert "(mountpoint -q runs || gcsfuse --implicit-dirs b runs)" in plain
+    assert 'pip install --quiet -c requirements.txt "jax[tpu]" gcsfs google-cloud-storage' in plain
     assert train.startswith("gcloud compute tpus tpu-vm ssh pod --worker=all --command=cd")
-    assert r"--distributed\ --config=a\ --workdir=runs/b\\\ c\;" in train
+    assert r"--distributed\ --config=a\ --workdir=gs://b/c\\\ d\;" in train
     assert (
         delete == f"gcloud compute tpus queued-resources delete pod-queue --force --quiet {where}"
     )

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from lenext.buckets import AnyPath, in_bucket
 from lenext.config import Config
 from tests.training.common import REPOSITORY, arguments
 
@@ -17,7 +18,7 @@ ENVIRONMENT = {"PYTHON": sys.executable, "LENEXT_HEARTBEAT_SECONDS": "10"}
 class Processes:
     """launch/local.sh COUNT, training `config` in `workdir`."""
 
-    def __init__(self, config: Config, workdir: Path, count: int = 2, **environment: str):
+    def __init__(self, config: Config, workdir: AnyPath, count: int = 2, **environment: str):
         self.metrics = workdir / "metrics.jsonl"
         self.process = subprocess.Popen(
             ["launch/local.sh", str(count), "--", *arguments(config), f"--workdir={workdir}"],
@@ -33,7 +34,7 @@ class Processes:
     def wait_for(self, lines: int) -> bool:
         """Until there are so many, or the processes have ended; whether they go on."""
         while self.process.poll() is None and self.lines() < lines:
-            time.sleep(0.01)
+            time.sleep(0.2 if in_bucket(self.metrics) else 0.01)
         return self.process.poll() is None
 
     def signal(self, number: signal.Signals) -> None:

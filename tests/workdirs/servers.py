@@ -1,6 +1,7 @@
 """Servers of buckets on this machine, and a way to them that can be closed."""
 
 import contextlib
+import importlib.util
 import os
 import select
 import socket
@@ -14,11 +15,23 @@ from typing import Any
 
 from lenext.buckets import as_path, filesystem
 
+PACKAGES = ("gcsfs", "google.cloud.storage", "s3fs", "gcp_storage_emulator", "moto", "flask_cors")
+"""What the tests take that `make test` does not install: two servers, and what asks them."""
 BUCKET = "bucket"
 COMMANDS = {
-    "gs": ["-m", "tests.buckets.gcs_server"],
+    "gs": ["-m", "tests.workdirs.gcs_server"],
     "s3": ["-m", "moto.server", "-H", "127.0.0.1", "-p"],
 }
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # what it would be in
+        return False
+
+
+MISSING = [name for name in PACKAGES if not _is_there(name)]
 
 
 class Gate:
