@@ -75,6 +75,19 @@ def file_system_type(path: Path) -> str:
     return above[max(above, key=lambda where: len(where.parts))] if above else ""
 
 
+def copy_file(source: AnyPath, target: AnyPath) -> None:
+    """Copies a file; from a bucket to one of another kind through memory."""
+    come, go = str(source), str(target)
+    if in_bucket(source) and not in_bucket(target):
+        filesystem(source).get_file(come, go)
+    elif in_bucket(target) and not in_bucket(source):
+        filesystem(target).put_file(come, go)
+    elif in_bucket(source) and come[:2] == go[:2]:
+        filesystem(source).cp_file(come, go)
+    else:
+        target.write_bytes(source.read_bytes())
+
+
 def copy_folder(source: AnyPath, target: AnyPath) -> None:
     """Copies what is below a folder to where none need be, over what is there."""
     if not in_bucket(source) and not in_bucket(target):
@@ -87,7 +100,7 @@ def copy_folder(source: AnyPath, target: AnyPath) -> None:
         names = [str(file.relative_to(source)) for file in files]
     for name in names:
         make_folder((target / name).parent)
-        (target / name).write_bytes((source / name).read_bytes())
+        copy_file(source / name, target / name)
 
 
 def move_folder(source: AnyPath, target: AnyPath) -> None:

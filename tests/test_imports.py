@@ -25,8 +25,8 @@ ROOMS = {
     ),
     "reporting": ("attention", "config", "workdirs"),
     "evaluation": (
-        "attention", "buckets", "config", "data", "errors", "files", "models", "parallel", "reporting",
-        "workdirs",
+        "attention", "buckets", "config", "data", "errors", "files", "models", "parallel",
+        "reporting", "workdirs",
     ),
     "training": (
         "attention", "buckets", "config", "data", "errors", "evaluation", "files", "models",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Integer
 
+from lenext.data.brought import TOKENS
 from lenext.data.datasets import open_texts
 from lenext.data.token_cache import cached_tokens
 from lenext.data.tokenizers import Tokenizer
@@ -106,7 +107,7 @@ def load_corpus(
         its train does. Of text_files also "all", each document once and whole.
       tokenizer: turns each document into ids; its frame surrounds those of each.
       data_dir: where prepared datasets are kept; None is TFDS's own choice, TFDS_DATA_DIR or
-        ~/tensorflow_datasets.
+        ~/tensorflow_datasets; of one in a bucket, see `lenext.data.brought`.
       files: for "text_files", which: folders, files and globs, separated by commas.
       field: the feature of a TFDS dataset, or key of the .jsonl files, that holds the text.
 
@@ -116,7 +117,7 @@ def load_corpus(
     """
     texts = open_texts(dataset, split, data_dir, files, field)
     identity = [dataset, split, texts.full_name, texts.fingerprint]
-    kept = cached_tokens(texts.root / "lenext_tokens", identity, texts.read, tokenizer)
+    kept = cached_tokens(texts.root / TOKENS, identity, texts.read, tokenizer)
     return Corpus(
         tokens=kept.tokens,
         offsets=kept.offsets,

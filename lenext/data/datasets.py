@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from lenext.data.brought import brought
 from lenext.data.prepare import open_builder, open_named
 from lenext.data.stdlib_packages import StdlibPackages
 from lenext.data.stdlib_source import StdlibSource
@@ -63,6 +64,7 @@ def open_texts(
             f"dataset {dataset!r} takes no files ({files!r}): only text_files does; "
             "leave config.data.files empty"
         )
+    data_dir = brought(data_dir, dataset.removeprefix(NAMED).partition("/")[0])
     if dataset.startswith(NAMED):
         return _open_named(dataset.removeprefix(NAMED), split, data_dir, field)
     make_builder = DATASETS[dataset]

@@ -247,7 +247,7 @@ def _run_steps(run: _Run, state: State, first: int, preemption: Preemption) -> N
             previous = metrics
 
             last = step == settings.steps
-            stop = preemption.reached(step) and not last
+            stop = preemption.reached() and not last
             log = last or step % settings.log_every == 0
             evaluate = last or step % settings.eval_every == 0
             save = last or stop or step % settings.checkpoint_every == 0

@@ -1,12 +1,19 @@
 """Signals that ask a training to stop: SIGTERM, a machine's that is about to be taken away, and
 SIGINT, Ctrl-C."""
 
+import itertools
 import signal
 import threading
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
+
+
+ASKED = itertools.count(1)
+"""How often the service was asked. It has all stop when that is one more than it was in whoever was
+asked most when the signal came: a step's number, in a run that goes on from step 200 and is told to
+stop before step 201, would go past 1 for ever."""
 
 
 class Preemption:
@@ -49,8 +56,8 @@ class Preemption:
         else:
             signal.raise_signal(signal.SIGTERM)  # which the service hands on to all
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after this step; to be asked after every step, by all processes."""
+    def reached(self) -> bool:
+        """Whether to stop here; to be asked after every step, by all processes."""
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(next(ASKED))
         return self._noticed

@@ -37,6 +37,12 @@ class Processes:
             time.sleep(0.2 if in_bucket(self.metrics) else 0.01)
         return self.process.poll() is None
 
+    def wait_to_say(self, words: str) -> None:
+        """Until process 0 has said these on stdout."""
+        assert self.process.stdout is not None
+        while words not in self.process.stdout.readline():
+            assert self.process.poll() is None, words
+
     def signal(self, number: signal.Signals) -> None:
         """To the launcher, which hands it on."""
         self.process.send_signal(number)

@@ -171,6 +171,14 @@ def test_several_processes_stop_together_and_go_on(config, tmp_path):
     assert code == 75, err
     assert "stopped by SIGTERM at step" in err
 
+    # And while it still gets ready to go on.
+    processes = Processes(config, workdir)
+    processes.wait_to_say("data: ")
+    processes.signal(signal.SIGTERM)
+    code, _, err = processes.end()
+    assert code == 75, err
+    assert "stopped by SIGTERM at step" in err
+
     for number in (1, 0):
         lines = len(read_metrics(workdir))
         processes = Processes(config, workdir)

@@ -36,7 +36,7 @@ def test_a_second_interruption_is_one():
     with Preemption() as preemption:
         signal.raise_signal(signal.SIGINT)
         assert preemption.interrupted
-        assert preemption.reached(1)
+        assert preemption.reached()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

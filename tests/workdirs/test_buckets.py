@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from lenext import buckets
@@ -50,8 +51,6 @@ def assert_same(workdir, on_disk):
     ours, theirs = (load_run(folder) for folder in (workdir, on_disk))
     assert ours.step == theirs.step == 12
     tokens = [[1, 2, 3, 4]]
-    import numpy as np
-
     np.testing.assert_array_equal(ours.model(np.array(tokens)), theirs.model(np.array(tokens)))
 
 
@@ -165,6 +164,26 @@ class TestEvaluation:
 
 def largest_on_disk(folder):
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_prepared_data_are_read_from_where_they_were_put(
+    config, server, data_dir, on_disk, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    copy_folder(data_dir, server.path("data"))
+    from lenext.data import ByteTokenizer, load_corpus, token_cache
+
+    def never(*args, **kwargs):
+        raise AssertionError("is made anew")
+
+    monkeypatch.setattr(token_cache, "_write", never)
+    names = (config.data.dataset, "validation", ByteTokenizer())
+    ours, theirs = (load_corpus(*names, place) for place in (server.url("data"), data_dir))
+    assert ours.fingerprint == theirs.fingerprint
+    np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+    assert {
+        path.name for path in (tmp_path / "lenext" / server.scheme / "bucket" / "data").iterdir()
+    } == {"stdlib_source", "lenext_tokens"}
 
 
 class TestRefusals:
