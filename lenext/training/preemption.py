@@ -9,7 +9,6 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-
 ASKED = itertools.count(1)
 """How often the service was asked. It has all stop when that is one more than it was in whoever was
 asked most when the signal came: a step's number, in a run that goes on from step 200 and is told to
