@@ -75,10 +75,15 @@ def _numbers(folder: AnyPath) -> list[int]:
     return sorted(int(name) for name in found if name.isdecimal())
 
 
+def _read(lease: AnyPath) -> dict[str, Any]:
+    """What one says, by a single request: between two it may be written anew."""
+    return json.loads(filesystem(lease).cat_file(str(lease)))
+
+
 def _holds(mine: AnyPath, own: str) -> bool:
     """Whether the lease is still that which was taken, and the newest."""
     try:
-        found = json.loads(mine.read_bytes())
+        found = _read(mine)
     except FileNotFoundError:
         return False
     return found["id"] == own and max(_numbers(mine.parent)) == int(mine.name)
@@ -96,7 +101,7 @@ def _free(workdir: AnyPath, seconds: int) -> int:
         if not number:
             return 0
         try:
-            found = json.loads((workdir / FOLDER / f"{number:06}").read_bytes())
+            found = _read(workdir / FOLDER / f"{number:06}")
             silent = time.time() - found["time"]
         except FileNotFoundError:  # it has just ended
             continue

@@ -14,7 +14,7 @@ import pytest
 
 from tests.training.common import REPOSITORY
 
-SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_pod.sh")
+SCRIPTS = ("gke.sh", "local.sh", "slurm.sbatch", "tpu_pod.sh")
 
 
 def launch(script, *words, **environment):

@@ -61,7 +61,12 @@ class Gate:
                 caller.close()
 
     def _lead(self, caller: socket.socket) -> None:
-        with caller, socket.create_connection(("127.0.0.1", self._to)) as server:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(caller)
+            try:
+                server = stack.enter_context(socket.create_connection(("127.0.0.1", self._to)))
+            except ConnectionRefusedError:  # it is closed
+                return
             other = {caller: server, server: caller}
             while self._open.is_set():
                 ready, _, _ = select.select([*other], [], [], 0.2)
