@@ -5,6 +5,7 @@ Stand-ins for gcloud, sbatch, srun and the interpreter lie on PATH and record th
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -131,6 +132,31 @@ def test_local_tells_all_to_stop(stand_in, tmp_path, number, code):
 
 
 # slurm.sbatch
+
+
+SLURM = {
+    # Of the manuals of Slurm: what an option takes.
+    "sbatch --job-name": r"\S+",
+    "sbatch --requeue": "",
+    "sbatch --open-mode": "append|truncate",
+    # Without "B:" it goes to all steps and not to the shell, which is what srun's processes want.
+    "sbatch --signal": r"(R:)?[A-Z1-9]\w*(@\d{1,5})?",
+    "sbatch --output": r"[\w/.-]*(%[jxAa][\w/.-]*)*",
+    "srun --kill-on-bad-exit": "[01]",
+    "scontrol requeue": r'"\$SLURM_JOB_ID"',
+}
+
+
+def test_slurm_is_asked_for_what_its_manuals_have():
+    text = (REPOSITORY / "launch" / "slurm.sbatch").read_text()
+    asked = [f"sbatch {option}" for option in re.findall(r"^#SBATCH (.*)$", text, re.M)]
+    (of_srun,) = re.findall(r"\(srun (--.*?) \"\$python\"", text)
+    asked += [f"srun {option}" for option in of_srun.split()]
+    asked += re.findall(r"scontrol .*?(?=;)", text)
+    assert len(asked) == 7
+    for call in asked:
+        name, _, value = call.replace("requeue ", "requeue=").partition("=")
+        assert re.fullmatch(SLURM[name], value), call
 
 
 def test_slurm_dry_run_of_several_nodes():
