@@ -142,7 +142,7 @@ def main() -> None:
         if sys.argv[2:]:
             from tests.workdirs.servers import serving
 
-            server = stack.enter_context(serving(sys.argv[2], folder))
+            server = serving(sys.argv[2])
         faults, steps, trouble = soak(folder, minutes, seed, server)
     for line in trouble:
         print(f"error: {line}", file=sys.stderr)

@@ -43,7 +43,7 @@ class TestInThisProcess:
         main()
         listed = capsys.readouterr().out
         files = {path.stem for path in (REPOSITORY / "lenext").glob("[a-z]*.py")}
-        assert set(COMMANDS) == files - {"cli", "errors", "files", "interrupts"}
+        assert set(COMMANDS) == files - {"buckets", "cli", "errors", "files", "interrupts"}
         assert all(f"  {name}  " in listed or f"  {name} " in listed for name in COMMANDS)
         monkeypatch.setattr(sys, "argv", ["lenext", "evalute"])
         with pytest.raises(SystemExit) as end:

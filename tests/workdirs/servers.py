@@ -1,12 +1,16 @@
 """Servers of buckets on this machine, and a way to them that can be closed."""
 
+import atexit
 import contextlib
+import functools
 import importlib.util
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -134,21 +138,17 @@ class Server:
         self._process.kill()
         self._process.wait()
         self._log.close()
+        shutil.rmtree(Path(self._log.name).parent)
 
 
-@contextlib.contextmanager
-def serving(scheme: str, folder: Path) -> Iterator[Server]:
-    """A server that this process, and what it starts, are led to."""
-    server = Server(scheme, folder)
-    before = {name: os.environ.get(name) for name in server.environ}
+@functools.cache
+def serving(scheme: str) -> Server:
+    """A server that this process, and what it starts, are led to, for as long as it lives.
+
+    What has been led to one, such as TensorStore, goes on to ask there.
+    """
+    server = Server(scheme, Path(tempfile.mkdtemp()))
+    atexit.register(server.close)
     os.environ |= server.environ
-    try:
-        server.make_bucket()
-        yield server
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        server.close()
+    server.make_bucket()
+    return server

@@ -57,14 +57,25 @@ def by_kernel(method, *, causal, interpret):
     return attended
 
 
+def with_gradients(attended):
+    """A function of q, k, v and the output's gradient: the output, and their gradients."""
+
+    @jax.jit
+    def run(given, d_out):
+        out, pull = jax.vjp(attended, *given)
+        return [out, *pull(d_out)]
+
+    return run
+
+
 def agree(method, given, *, causal, atol):
     """Value and gradients of both, against each array's largest entry."""
     ours = by_kernel(method, causal=causal, interpret=pltpu.InterpretParams())
     definition = functools.partial(attend, method=method, causal=causal, implementation="naive")
-    out, pull = jax.vjp(ours, *given)
-    expected, pull_expected = jax.vjp(definition, *given)
-    d_out = jnp.asarray(np.random.default_rng(1).normal(size=out.shape), out.dtype)
-    for a, b in zip([out, *pull(d_out)], [expected, *pull_expected(d_out)], strict=True):
+    shape = jax.eval_shape(definition, *given)
+    d_out = jnp.asarray(np.random.default_rng(1).normal(size=shape.shape), shape.dtype)
+    pairs = (with_gradients(attended)(given, d_out) for attended in (ours, definition))
+    for a, b in zip(*pairs, strict=True):
         assert a.dtype == b.dtype
         a, b = (np.asarray(x, np.float32) for x in (a, b))
         np.testing.assert_allclose(a, b, atol=atol * np.max(np.abs(b)))
