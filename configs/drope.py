@@ -10,8 +10,7 @@ decays. After Gelberg et al. (arXiv 2512.12167), who take positions for a help i
 less than a hundredth of a large model's budget; how long and at what rate is ours.
 """
 
-from pathlib import Path
-
+from lenext.buckets import as_path
 from lenext.config import Config, to_config
 from lenext.errors import UserError
 from lenext.workdirs.checkpoints import newest_step
@@ -20,11 +19,11 @@ from lenext.workdirs.workdir import read_run_config
 
 def get_config(arg: str | None = None) -> Config:
     """Argument: the workdir to go on from."""
-    stored = read_run_config(Path(arg)) if arg else None
+    stored = read_run_config(as_path(arg)) if arg else None
     if not arg or stored is None:
         raise UserError(f"config argument {arg!r}: should be the workdir of a run to go on from")
     config = to_config(stored)
-    done = newest_step(Path(arg)) or 0
+    done = newest_step(as_path(arg)) or 0
     more = max(2, done // 5) if done else 200
     config.model.method = "trained+nope"
     config.training.update(

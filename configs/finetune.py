@@ -19,8 +19,7 @@ The length of sequences is L of what is named from then on; `trained` stays what
 during training that are of length L follow it.
 """
 
-from pathlib import Path
-
+from lenext.buckets import as_path
 from lenext.config import Config, to_config
 from lenext.errors import UserError
 from lenext.workdirs.workdir import read_run_config
@@ -28,7 +27,7 @@ from lenext.workdirs.workdir import read_run_config
 
 def get_config(arg: str | None = None) -> Config:
     """Argument: the workdir to go on from."""
-    stored = read_run_config(Path(arg)) if arg else None
+    stored = read_run_config(as_path(arg)) if arg else None
     if stored is None:
         raise UserError(f"config argument {arg!r}: should be the workdir of a run to go on from")
     config = to_config(stored)

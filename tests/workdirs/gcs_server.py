@@ -1,9 +1,10 @@
-"""gcp_storage_emulator, with the one precondition that a workdir's lease is built on.
+"""gcp_storage_emulator, with the preconditions that TensorStore and a workdir's lease are built on.
 
     python -m tests.workdirs.gcs_server PORT
 
-Of what the service's reference says of `ifGenerationMatch=0` it knows nothing: to create an object
-only if there is none of its name, else 412.
+Of what the service's reference says of them it knows nothing: an object is written only if its
+generation is `ifGenerationMatch`, 0 where there is none, else 412; and is read only if it is not
+`ifGenerationNotMatch`, else 304.
 """
 
 import http
@@ -17,19 +18,36 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 
 LOCK = threading.Lock()
-insert, handle = objects.insert, server.Router.handle
+handle = server.Router.handle
 
 
-def insert_if_absent(request, response, storage, *args, **kwargs):
-    if request.query.get("ifGenerationMatch") != ["0"]:
-        return insert(request, response, storage, *args, **kwargs)
-    name = request.query.get("name", [None])[0] or request.data["meta"]["name"]
+def generation(storage, bucket, name):
     try:
-        storage.get_file_obj(request.params["bucket_name"], name)
+        return storage.get_file_obj(bucket, name)["generation"]
     except NotFound:
-        return insert(request, response, storage, *args, **kwargs)
-    response.status = http.HTTPStatus.PRECONDITION_FAILED
-    response.json({"error": {"code": 412, "message": "conditionNotMet"}})
+        return "0"
+
+
+def refusing(handler):
+    """The handler, which is called where the precondition holds."""
+
+    def refuse(request, response, storage, *args, **kwargs):
+        (same,) = request.query.get("ifGenerationMatch", [None])
+        (other,) = request.query.get("ifGenerationNotMatch", [None])
+        if same is not None or other is not None:
+            name = request.params.get("object_id") or request.query.get("name", [None])[0]
+            name = name or request.data["meta"]["name"]
+            now = generation(storage, request.params["bucket_name"], name)
+            if same not in (None, now):
+                response.status = http.HTTPStatus.PRECONDITION_FAILED
+                response.json({"error": {"code": 412, "message": "conditionNotMet"}})
+                return
+            if other == now:
+                response.status = http.HTTPStatus.NOT_MODIFIED
+                return
+        handler(request, response, storage, *args, **kwargs)
+
+    return refuse
 
 
 def handle_alone(router, method):
@@ -38,10 +56,9 @@ def handle_alone(router, method):
 
 
 def main() -> None:
+    wrapped = {f: refusing(f) for f in (objects.insert, objects.get, objects.download)}
     for _, methods in server.HANDLERS:
-        for verb, handler in methods.items():
-            if handler is insert:
-                methods[verb] = insert_if_absent
+        methods |= {verb: wrapped.get(handler, handler) for verb, handler in methods.items()}
     server.Router.handle = handle_alone
     server.server.HTTPServer = http.server.ThreadingHTTPServer
     with server.create_server("127.0.0.1", int(sys.argv[1]), in_memory=True):

@@ -72,14 +72,15 @@ class Gate:
             except ConnectionRefusedError:  # it is closed
                 return
             other = {caller: server, server: caller}
-            while self._open.is_set():
+            while other and self._open.is_set():
                 ready, _, _ = select.select([*other], [], [], 0.2)
                 for one in ready:
                     try:
                         data = one.recv(1 << 16)
-                        if not data:
-                            return
-                        other[one].sendall(data)
+                        if data:
+                            other[one].sendall(data)
+                        else:  # what is on the way to it still comes
+                            other.pop(one).shutdown(socket.SHUT_WR)
                     except OSError:
                         return
 
