@@ -48,7 +48,7 @@ shift
 python=${PYTHON:-.venv/bin/python}
 port=${LENEXT_PORT:-}
 while [[ -z $port ]]; do
-  port=$((20000 + RANDOM % 20000))
+  port=$((20000 + RANDOM % 12000))  # from 32768 on they are of whoever calls others
   # Somebody answers there: taken.
   if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then port=''; fi
 done
