@@ -85,7 +85,7 @@ def copy_file(source: AnyPath, target: AnyPath) -> None:
     elif in_bucket(source) and come[:2] == go[:2]:
         filesystem(source).cp_file(come, go)
     else:
-        target.write_bytes(source.read_bytes())
+        write_atomically(target, source.read_bytes())
 
 
 def copy_folder(source: AnyPath, target: AnyPath) -> None:
@@ -126,7 +126,7 @@ def check_writable(folder: AnyPath) -> None:
         make_folder(folder)
         if in_bucket(folder):
             probe = folder / f".{os.getpid()}"
-            probe.write_bytes(b"")
+            write_atomically(probe, b"")
             probe.unlink()
         else:
             tempfile.TemporaryFile(dir=folder).close()
@@ -202,7 +202,8 @@ def write_atomically(path: AnyPath, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     if in_bucket(path):
-        path.write_bytes(data)
+        # By one request, which may be made again; what is opened is written by several.
+        filesystem(path).pipe_file(str(path), data)
         return
     beside = Path(path).with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -13,6 +13,7 @@ from typing import Any
 from lenext import interrupts
 from lenext.buckets import AnyPath, filesystem
 from lenext.errors import MISREAD, UserError
+from lenext.files import write_atomically
 from lenext.parallel.processes import heartbeat
 
 FOLDER = ".lock"
@@ -55,7 +56,7 @@ def lease(workdir: AnyPath) -> Iterator[None]:
                     told = f"workdir {workdir}: another run goes on there, as this one was silent"
                     os.write(2, f"error: {told} for {seconds} seconds\n".encode())
                     interrupts.end(75)
-                mine.write_bytes(content())
+                write_atomically(mine, content())
 
     thread = threading.Thread(target=keep, name="lease", daemon=True)
     thread.start()

@@ -4,7 +4,7 @@
 
 Of what the service's reference says of them it knows nothing: an object is written only if its
 generation is `ifGenerationMatch`, 0 where there is none, else 412; and is read only if it is not
-`ifGenerationNotMatch`, else 304.
+`ifGenerationNotMatch`, else 304. Nor does it remember uploads that are done.
 """
 
 import http
@@ -18,7 +18,8 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 
 LOCK = threading.Lock()
-handle = server.Router.handle
+DONE: dict = {}
+handle, upload_partial = server.Router.handle, objects.upload_partial
 
 
 def generation(storage, bucket, name):
@@ -50,13 +51,35 @@ def refusing(handler):
     return refuse
 
 
+def remembering(upload):
+    """The handler of a resumable upload's parts, which says again what it said of the last one.
+
+    Its answer may get lost, and be asked for; the emulator has then forgotten the upload.
+    """
+
+    def remember(request, response, storage, *args, **kwargs):
+        number = request.query["upload_id"][0]
+        if number in DONE:
+            response.json(DONE[number])
+            return
+        there = storage.resumable.get(number)
+        upload(request, response, storage, *args, **kwargs)
+        if there is not None and number not in storage.resumable:
+            DONE[number] = storage.get_file_obj(there["bucket"], there["name"])
+
+    return remember
+
+
 def handle_alone(router, method):
     with LOCK:  # its storage is for one at a time
         handle(router, method)
 
 
 def main() -> None:
-    wrapped = {f: refusing(f) for f in (objects.insert, objects.get, objects.download)}
+    objects.upload_partial = remembering(upload_partial)  # the name that insert calls
+    wrapped = {upload_partial: objects.upload_partial} | {
+        f: refusing(f) for f in (objects.insert, objects.get, objects.download)
+    }
     for _, methods in server.HANDLERS:
         methods |= {verb: wrapped.get(handler, handler) for verb, handler in methods.items()}
     server.Router.handle = handle_alone
