@@ -108,8 +108,10 @@ def _prepare(scheme: str) -> None:
         for package in PACKAGES[scheme]:
             importlib.import_module(package)
     except ModuleNotFoundError as error:
+        wanted = " ".join(package.replace(".", "-") for package in PACKAGES[scheme])
         raise UserError(
-            f"{scheme}…: takes the package {error.name}: python -m pip install 'lenext[buckets]'"
+            f"{scheme}…: takes the package {error.name}: python -m pip install -c requirements.txt "
+            f"{wanted}"
         ) from None
     os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow's own way, where it is installed
     # Other processes write there, too: what was listed once is not what is there now.

@@ -237,4 +237,5 @@ class TestRefusals:
             [sys.executable, "-c", program], capture_output=True, text=True, check=False,
             env=dict(os.environ),
         )  # fmt: skip
-        assert "python -m pip install 'lenext[buckets]'" in done.stderr.splitlines()[-1]
+        wanted = {"gs": "gcsfs google-cloud-storage", "s3": "s3fs"}[server.scheme]
+        assert done.stderr.splitlines()[-1].endswith(f"-c requirements.txt {wanted}")
