@@ -57,11 +57,8 @@ class MetricsWriter:
         ]
         self._text = "".join(line + "\n" for line in kept)
         write_atomically(self.path, self._text)
-        self._in_bucket, self._written, self._last = (
-            in_bucket(workdir),
-            time.monotonic(),
-            resume_step,
-        )
+        self._last = resume_step
+        self._in_bucket, self._written = in_bucket(workdir), time.monotonic()
         self._board = workdir / "tensorboard"
         if self._in_bucket:
             self._local = tempfile.TemporaryDirectory()

@@ -25,16 +25,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def on_disk(tmp_path_factory, data_dir):
-    """The workdir of a run that was left alone."""
-    from tests.training.common import tiny_config
-
-    workdir = tmp_path_factory.mktemp("disk")
-    train(tiny_config(data_dir), workdir)
-    return workdir
-
-
 @pytest.fixture
 def workdir(server, request):
     """Of a run, in the bucket; nothing is there."""

@@ -37,15 +37,6 @@ def mounted(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture(scope="module")
-def on_disk(tmp_path_factory, data_dir):
-    from tests.training.common import tiny_config
-
-    workdir = tmp_path_factory.mktemp("disk")
-    train(tiny_config(data_dir), workdir)
-    return workdir
-
-
 def test_a_run_is_that_of_a_disk(config, mounted, on_disk, capsys):
     workdir = mounted / "run"
     with interruption(8, "step"):
