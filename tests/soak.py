@@ -6,7 +6,8 @@ Two processes train together. Again and again, at random moments, both or one of
 or told to stop, and the same command starts them again. At the end the metrics of every step must
 be, to the bit, those of an undisturbed run of as many steps, and no start may have lost more than
 what came after the last complete checkpoint. With gs or s3 the disturbed run is in a bucket, of a
-server on this machine that goes away for ten seconds, too; that which is left alone is on a disk.
+server on this machine that goes away for ten seconds, or does what it is asked and does not answer;
+that which is left alone is on a disk.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ from tests.training.common import tiny_config
 from tests.training.processes import Processes
 
 FAULTS = ("kill both", "kill process 0", "kill process 1", "SIGTERM")
-AWAY = "bucket away"
-SECONDS_AWAY = 10
+AWAY, SILENT = "bucket away", "answers lost"  # which by themselves end nothing
+SECONDS_AWAY, SECONDS_SILENT = 10, 3
 EARLY = 0.2  # share of faults that come before the first step, at any moment of the start
 CHECKPOINT_EVERY = 20
 
@@ -56,7 +57,7 @@ def soak(folder: Path, minutes: float, seed: int, server: Any = None) -> Soaked:
     disturbed, whole = folder / "disturbed", folder / "whole"
     kinds = FAULTS
     if server is not None:
-        disturbed, kinds = server.path("disturbed"), (*FAULTS, AWAY)
+        disturbed, kinds = server.path("disturbed"), (*FAULTS, AWAY, SILENT)
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
     rng, faults, trouble = random.Random(seed), dict.fromkeys(kinds, 0), []
     start, allowed = time.monotonic(), 60 * minutes
@@ -74,9 +75,9 @@ def soak(folder: Path, minutes: float, seed: int, server: Any = None) -> Soaked:
             time.sleep(rng.uniform(0.0, 0.1))
         fault = rng.choice(kinds)
         faults[fault] += 1
-        if fault == AWAY:  # which by itself ends nothing
-            with server.gate.shut():
-                time.sleep(SECONDS_AWAY)
+        if fault in (AWAY, SILENT):
+            with server.gate.shut() if fault == AWAY else server.gate.losing_answers():
+                time.sleep(SECONDS_AWAY if fault == AWAY else SECONDS_SILENT)
             print(f"{fault}, at {processes.lines()} steps", flush=True)
             fault = "SIGTERM"
         if fault == "SIGTERM":

@@ -4,7 +4,9 @@
 
 Of what the service's reference says of them it knows nothing: an object is written only if its
 generation is `ifGenerationMatch`, 0 where there is none, else 412; and is read only if it is not
-`ifGenerationNotMatch`, else 304. Nor does it remember uploads that are done.
+`ifGenerationNotMatch`, else 304; what is read comes with its generation, or whoever reads to write
+again, as TensorStore does after a lost answer, cannot say what. Nor does it remember uploads that
+are done.
 """
 
 import http
@@ -35,17 +37,18 @@ def refusing(handler):
     def refuse(request, response, storage, *args, **kwargs):
         (same,) = request.query.get("ifGenerationMatch", [None])
         (other,) = request.query.get("ifGenerationNotMatch", [None])
-        if same is not None or other is not None:
-            name = request.params.get("object_id") or request.query.get("name", [None])[0]
-            name = name or request.data["meta"]["name"]
-            now = generation(storage, request.params["bucket_name"], name)
-            if same not in (None, now):
-                response.status = http.HTTPStatus.PRECONDITION_FAILED
-                response.json({"error": {"code": 412, "message": "conditionNotMet"}})
-                return
-            if other == now:
-                response.status = http.HTTPStatus.NOT_MODIFIED
-                return
+        name = request.params.get("object_id") or request.query.get("name", [None])[0]
+        name = name or request.data["meta"]["name"]
+        now = generation(storage, request.params["bucket_name"], name)
+        if same not in (None, now):
+            response.status = http.HTTPStatus.PRECONDITION_FAILED
+            response.json({"error": {"code": 412, "message": "conditionNotMet"}})
+            return
+        if other == now:
+            response.status = http.HTTPStatus.NOT_MODIFIED
+            return
+        if handler is not objects.insert:
+            response["x-goog-generation"] = now
         handler(request, response, storage, *args, **kwargs)
 
     return refuse
