@@ -41,6 +41,17 @@ HANDLERS = {
 }
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax', which does not ask JAX's service whether all are to stop.
+
+    It would ask by a step's number, and `lenext.training.preemption` asks by one of its own: the
+    service, which has all stop one after the highest, would set what the run never comes to.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """DIR/checkpoints: the newest few and the best by one metric; written in the background.
 
@@ -87,7 +98,7 @@ class Checkpoints:
         with self._reading():
             if commits and is_first():
                 _commit_sealed(workdir)
-            self.manager = ocp.CheckpointManager(
+            self.manager = _Manager(
                 resolved(self.directory),
                 options=options,
                 item_handlers={name: handler() for name, handler in HANDLERS.items()},

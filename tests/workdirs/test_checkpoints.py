@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from lenext.errors import UserError
 from lenext.workdirs.checkpoints import Checkpoints, newest_step
@@ -192,6 +193,15 @@ def test_steps_and_the_newest(tmp_path):
     with opened(tmp_path, best_metric=None) as checkpoints:
         assert checkpoints.steps() == [1, 3]
     assert snapshot(tmp_path) == before
+
+
+def test_the_service_that_stops_all_is_asked_by_nobody_else(tmp_path, monkeypatch):
+    """Whoever asked it by a step's number would have all stop at a number that never comes."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    save(tmp_path, [0.9, 0.1])
+    assert newest_step(tmp_path) == 2
+    assert not asked
 
 
 def half_written(path):
