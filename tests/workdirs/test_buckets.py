@@ -101,15 +101,18 @@ class TestTraining:
         assert done.returncode == 0, done.stderr
         assert_same(workdir, on_disk)
 
-    def test_the_bucket_goes_away_for_some_seconds(self, config, server, workdir, on_disk):
+    @pytest.mark.parametrize(("trouble", "seconds"), [("shut", 4), ("losing_answers", 1.5)])
+    def test_the_bucket_is_in_trouble_for_some_seconds(
+        self, config, server, workdir, on_disk, trouble, seconds
+    ):
         with interruption(4, "step"):
             train(config, workdir)
 
-        def shut():
-            with server.gate.shut():
-                time.sleep(4)
+        def away():
+            with getattr(server.gate, trouble)():
+                time.sleep(seconds)
 
-        thread = threading.Thread(target=shut)
+        thread = threading.Thread(target=away)
         save, begun = Checkpoints.save, []
 
         def saving(*args):
