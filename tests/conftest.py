@@ -75,6 +75,19 @@ def pytest_collection_finish():
 ONE_PROCESS = ("test_reference.py", "test_guarantees.py", "test_own_axes.py")
 
 
+# A minute and more by themselves: first, or one process would be at the last of them while the
+# other has nothing left.
+LONGEST = (
+    *ONE_PROCESS, "test_tpu.py", "test_run.py", "test_buckets.py", "test_calibrate.py",
+    "test_meshes.py", "test_soak.py", "test_fuzz.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadFileScheduling
@@ -86,6 +99,7 @@ def pytest_xdist_make_scheduler(config, log):
             file = super()._split_scope(nodeid)
             return "tests/attention" if file.endswith(ONE_PROCESS) else file
 
+    config.option.loadscopereorder = False  # by how many tests a file has, not how long they take
     return Sharing(config, log)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -295,12 +296,18 @@ def test_a_training_of_another_machine_is_evaluated_here(tiny, tmp_path):
 class TestKept:
     """Runs in one file, taken where nothing else of them is."""
 
+    @pytest.fixture(scope="class")
+    def swept(self, tmp_path_factory):
+        """Where the first of these tests that wants a whole sweep makes it for all of them."""
+        return tmp_path_factory.mktemp("swept")
+
     @pytest.fixture
-    def kept(self, tiny, call, places, tmp_path):
+    def kept(self, tiny, call, swept, tmp_path):
         """The results of a whole sweep, of whose runs nothing else is left."""
-        assert call("tiny", *places).code == 0
-        (tmp_path / "runs").rename(tmp_path / "elsewhere")
-        return tmp_path / "results"
+        whole = swept / "results"
+        if not whole.exists():
+            assert call("tiny", f"--runs={swept / 'runs'}", f"--results={whole}").code == 0
+        return shutil.copytree(whole, tmp_path / "results")
 
     def places(self, tmp_path, kept):
         return f"--runs={tmp_path / 'here'}", f"--results={tmp_path / 'anew'}", f"--from={kept}"
