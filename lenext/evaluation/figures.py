@@ -98,7 +98,8 @@ def _forward(
     params: Any, batch: Batch, probe: Array | None, *, graphdef: Any, mesh: Mesh | None
 ) -> dict[str, Any]:
     with traced_on(mesh):
-        seen = token_figures(nnx.merge(graphdef, params), batch, probe=probe)
+        model = nnx.merge(graphdef, params)
+        seen = token_figures(model, batch, probe=probe, in_parts=True)
         heads = None if seen.rows is None else head_figures(seen.rows)
         figures = {"loss": seen.loss, "correct": seen.correct, "weights": seen.weights}
         return whole(figures | {"heads": heads})

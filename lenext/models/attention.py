@@ -230,7 +230,7 @@ class Attention(nnx.Module):
         self.methods, self.which = (self.by_layer[layer],), None
         self.learned = nnx.data([learned])
 
-    def _by_own(self, f: Callable[[AnyMethod, Any], T]) -> T:
+    def by_own(self, f: Callable[[AnyMethod, Any], T]) -> T:
         """f(method, what it learns) of the layer at hand.
 
         Of a stack whose methods differ one of several branches runs, so that every one is compiled
@@ -258,9 +258,7 @@ class Attention(nnx.Module):
 
         x is the layer's input, of which q, k and v were made.
         """
-        return self._by_own(
-            lambda method, learned: self._seen(method, learned, q, k, v, x, context)
-        )
+        return self.by_own(lambda method, learned: self._seen(method, learned, q, k, v, x, context))
 
     def _gates(self, method: AnyMethod, learned: Any, x: Array, **where: Any) -> Gates:
         params = _parts(learned, of_gates=True)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lenext.attention import AnyMethod, Pattern, count_tokens, methods_of, row_statistics
 from lenext.config import ModelConfig
 from lenext.models.attention import Attention, Context, LayerCache
+from lenext.models.chunks import CHUNK, LONG, chunks_suit, run_in_chunks
 from lenext.models.parts import Head
 from lenext.models.stack import run_layers, stack
 
@@ -102,6 +103,7 @@ class LanguageModel(nnx.Module):
         unroll: bool = False,
         probe: Int[Array, " R"] | None = None,
         look: Callable[..., Any] = row_statistics,
+        in_parts: bool = False,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """Hidden states that the head reads, and what is seen of the attention rows `probe`.
 
@@ -116,6 +118,8 @@ class LanguageModel(nnx.Module):
           probe: indices of the query rows to look at.
           look: at those rows: a function of the arguments of `lenext.attention.row_statistics`,
             whose result gets the layers as a new first axis.
+          in_parts: no gradient is wanted, so that long sequences may go through a layer part by
+            part, in less memory: see `lenext.models.chunks`.
 
         Returns:
           Hidden states in the compute type, and what `look` gives (None without `probe`): by
@@ -129,11 +133,15 @@ class LanguageModel(nnx.Module):
         x = self.dropout(x, deterministic=dropout_key is None, rngs=first_key)
         length = count_tokens(mask, segment_ids, tokens.shape[1])
         context = Context(mask, positions, segment_ids, length, probe, look)
+        long = in_parts and keys is None and tokens.shape[1] > LONG
+        in_parts = long and chunks_suit(self.methods, context)
 
         def call(attention: Attention, q: Array, k: Array, v: Array, x: Array) -> tuple[Array, Any]:
             return attention(q, k, v, x, context)
 
         def apply(layer: Any, x: Array, key: Array | None) -> tuple[Array, Any]:
+            if in_parts:
+                return run_in_chunks(layer, x, context, size=CHUNK)
             return layer(x, call, dropout_key=key)
 
         x, seen = run_layers(

@@ -34,6 +34,7 @@ def token_figures(
     dropout_key: Array | None = None,
     unroll: bool = False,
     probe: Int[Array, " R"] | None = None,
+    in_parts: bool = False,
 ) -> TokenFigures:
     """Figures of a batch under the model's own objective, `model.objective`.
 
@@ -46,6 +47,7 @@ def token_figures(
       dropout_key: turns dropout on.
       unroll: as in the model's `encode`.
       probe: positions of attention rows to look at.
+      in_parts: as in the model's `encode`.
     """
     hidden, rows = model.encode(
         batch["tokens"],
@@ -55,6 +57,7 @@ def token_figures(
         dropout_key=dropout_key,
         unroll=unroll,
         probe=probe,
+        in_parts=in_parts,
     )
     hidden = OBJECTIVES[model.objective](hidden, batch)
     seen = cross_entropy(hidden, model.head_weights(), batch["targets"])

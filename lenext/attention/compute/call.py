@@ -19,6 +19,7 @@ class Call:
       ordered: positions are the defaults (keys 0..S-1, queries the last T of them).
       masked: padding or documents hide some keys.
       length: tokens in every document, for what follows that; unless it is given as an array.
+      part: `ordered`, but the queries are T in a row of others than the last.
     """
 
     method: Method
@@ -30,6 +31,7 @@ class Call:
     ordered: bool
     masked: bool
     length: int
+    part: bool = dataclasses.field(default=False, kw_only=True)
 
     @property
     def batch(self) -> int:

@@ -93,7 +93,7 @@ def _why_none(call: Call) -> str | None:
     if call.masked:
         # Rows that see nothing are zeros here, and the mean of v there.
         return "padding and packs take a mask of all queries by all keys"
-    if not call.ordered:
+    if not call.ordered or call.part:
         return "the kernels know the default positions only"
     mesh = jax.sharding.get_abstract_mesh()
     if any(mesh.shape[axis] > 1 for axis in mesh.auto_axes):

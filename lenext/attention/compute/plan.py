@@ -1,7 +1,8 @@
 """What a call in tiles meets: which tiles a block of queries sees, and the places in them.
 
-Where positions are the defaults, a block of queries only meets the tiles that it can see: causal
-rows stop at the diagonal, windows begin where they begin, and sinks are in the first tile.
+Where positions are the defaults, or the queries a part of them, a block of queries only meets the
+tiles that it can see: causal rows stop at the diagonal, windows begin where they begin, and sinks
+are in the first tile.
 """
 
 import dataclasses
@@ -70,17 +71,24 @@ class Plan(Call):
         known = self.ordered or not self.causal
         return known and not self.masked and self.method.visibility.sees_all
 
-    def tiles(self, block: Array) -> tuple[Array, Array, Array, Array]:
+    def first_query(self, places: Places) -> Int[Array, ""] | int:
+        """The position of the first query, where the plan is `ordered`."""
+        return places.q_positions[0, 0] if self.part else self.keys - self.queries
+
+    def tiles(
+        self, block: Array, first_query: Array | int | None = None
+    ) -> tuple[Array, Array, Array, Array]:
         """(first, whole, stop, sinks): what a block of queries meets.
 
         Tiles [first, whole) are visible throughout, [whole, stop) and, where `sinks` is 1, tile 0
-        are so in part.
+        are so in part. `first_query` is told where the queries are not the last.
         """
         zero, stop = jnp.zeros((), jnp.int32), jnp.full((), self.key_blocks, jnp.int32)
         whole = jnp.full((), self.keys // self.key_block, jnp.int32)
         first, sinks = zero, zero
         if self.ordered:
-            query = self.keys - self.queries + block * self.query_block
+            start = self.keys - self.queries if first_query is None else first_query
+            query = start + block * self.query_block
             last = query + self.query_block - 1
             if self.causal:
                 stop = jnp.minimum(last // self.key_block + 1, stop)
@@ -204,7 +212,7 @@ def seen_of(plan: Plan, places: Places) -> Seen:
 def visible_keys(plan: Plan, places: Places) -> Int[Array, "#B 1 T 1"]:
     """n of every row: known beforehand, or counted over the tiles that the rows meet."""
     if plan.sees_all:
-        last = jnp.arange(plan.queries, dtype=jnp.int32) + plan.keys - plan.queries + 1
+        last = jnp.arange(plan.queries, dtype=jnp.int32) + plan.first_query(places) + 1
         n = last if plan.causal else jnp.full((plan.queries,), plan.keys, jnp.int32)
         return n[None, None, :, None]
     padded = padded_places(plan, places._replace(q_gates=None, kv_gates=None))
@@ -220,17 +228,17 @@ def visible_keys(plan: Plan, places: Places) -> Int[Array, "#B 1 T 1"]:
 
         batch = max(x.shape[0] for x in jax.tree.leaves(padded))
         n = jnp.zeros((batch, 1, plan.query_block, 1), jnp.int32)
-        return over_tiles(plan, block, lambda tile, n, _: add(tile, n), n)
+        return over_tiles(plan, padded, block, lambda tile, n, _: add(tile, n), n)
 
     n = jnp.moveaxis(jax.lax.map(of_block, plan.block_numbers), 0, 2)
     return n.reshape(n.shape[0], 1, -1, 1)[:, :, : plan.queries]
 
 
 def over_tiles(
-    plan: Plan, block: Array, step: Callable[[Array, Tree, bool], Tree], carry: Tree
+    plan: Plan, places: Places, block: Array, step: Callable[[Array, Tree, bool], Tree], carry: Tree
 ) -> Tree:
     """Folds step(tile, carry, whole) over the tiles that a block of queries meets."""
-    first, whole, stop, sinks = plan.tiles(block)
+    first, whole, stop, sinks = plan.tiles(block, plan.first_query(places))
     if plan.sees_all:
         carry = jax.lax.fori_loop(first, whole, lambda j, c: step(j, c, True), carry)
     if plan.window is not None and plan.window[0]:

@@ -49,7 +49,8 @@ def attend_sides(
     assert choice.block_size is not None
     return map_blocks(
         outputs, q, k_sides, v, method, params, places,
-        causal=call.causal, ordered=call.ordered, length=call.length, block_size=choice.block_size,
+        causal=call.causal, ordered=call.ordered and not call.part, length=call.length,
+        block_size=choice.block_size,
     )  # fmt: skip
 
 

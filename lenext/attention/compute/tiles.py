@@ -272,7 +272,7 @@ def _first_pass(tiles: _Tiles, block: Array, *, twice: bool):
         tiles.per_row(-jnp.inf, tiles.plan.key_blocks) if twice else None,
     )
     step = tiles.where_seen(block, step)
-    largest, total, out, tops = over_tiles(tiles.plan, block, step, start)
+    largest, total, out, tops = over_tiles(tiles.plan, tiles.places, block, step, start)
     shift = weighting.shift_at(largest, tiles.learned)
     total = total + weighting.rest_at(shift, tiles.learned)
     usable = total > 0 if weighting.normalised else jnp.zeros_like(total, dtype=bool)
@@ -315,7 +315,7 @@ def _second_pass(tiles: _Tiles, block: Array, largest: Array, total: Array, tops
         return jax.lax.cond(counts[tile], add, lambda: carry)
 
     start = tiles.per_row(0.0), tiles.per_row(0.0, tiles.value_dim)
-    divisor, out = over_tiles(tiles.plan, block, step, start)
+    divisor, out = over_tiles(tiles.plan, tiles.places, block, step, start)
     usable = (divisor > 0) & ~flat
     divisor, centred = jnp.where(usable, divisor, 1.0), usable.astype(jnp.float32)
     return out / divisor, _RowSums(largest, total, divisor, centred)
@@ -385,7 +385,7 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
             )
             return d_total + pull(d_values(tile))[0]
 
-        d_total = over_tiles(plan, block, add, d_total)
+        d_total = over_tiles(plan, tiles.places, block, add, d_total)
 
     def step(tile, carry, whole):
         d_q, d_q_gates, d_k_sides, d_v, d_params, d_kv_gates = carry
@@ -444,7 +444,7 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
     d_q = tuple(jnp.zeros_like(tiles.queries_of(x, block)) for x in tiles.q_sides)
     _, rows = tiles.rows(block, 0)
     d_q_gates = jax.tree.map(jnp.zeros_like, rows.q_gates)
-    d_q, d_q_gates, *carry = over_tiles(plan, block, step, (d_q, d_q_gates, *carry))
+    d_q, d_q_gates, *carry = over_tiles(plan, tiles.places, block, step, (d_q, d_q_gates, *carry))
     if tiles.learned and weighting.normalised:  # the total has a part that is of no tile
         _, pull = jax.vjp(lambda params: weighting.rest_at(shift, params), tiles.learned)
         (d_learned,) = pull(d_total if twice else -mean / sums.divisor)
