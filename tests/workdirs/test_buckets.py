@@ -1,5 +1,6 @@
 """Workdirs in buckets, on servers of both kinds: the same run as on a disk, whatever happens."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from lenext import buckets
+from lenext.compare import compare
 from lenext.evaluation import evaluate
 from lenext.files import copy_folder
 from lenext.training import train
@@ -145,6 +147,15 @@ class TestEvaluation:
         assert "4 of 4 cells are in" in capsys.readouterr().out
         names = {name for name in buckets.checksums(workdir / "eval") if "/" not in name}
         assert names == {"heads.csv", "results.csv", "results.json", "results.md", "results.png"}
+
+        compare([workdir, on_disk], workdir / "compare")
+        written = workdir / "compare"
+        assert {*buckets.checksums(written)} == {
+            f"compare.{end}" for end in ("json", "csv", "md", "png")
+        }
+        rows = json.loads((written / "compare.json").read_text())["records"]
+        assert {row["method"].partition(":")[0] for row in rows} == {workdir.name, on_disk.name}
+        assert not any(row["difference"] for row in rows if row["method"].endswith(": softmax"))
 
     def test_a_run_comes_back_to_a_disk(self, config, workdir, on_disk, tmp_path):
         train(config, workdir)
