@@ -92,6 +92,18 @@ def first_alike(phases: Sequence[Any], number: int) -> int:
     return next(i for i, phase in enumerate(phases) if phase is phases[number])
 
 
+def distinct(sides: KeySides) -> KeySides:
+    """Those that differ: pieces that turn keys alike share one."""
+    return tuple(side for i, side in enumerate(sides) if first_alike(sides, i) == i)
+
+
+def of_pieces(kept: Sequence[Any], method: Method, rows: Rows) -> tuple[Any, ...]:
+    """The side of each piece, of the `distinct` ones; the rows are any of the method's."""
+    phases = [piece.k_phase for piece in method.position.pieces(rows)]
+    firsts = [first_alike(phases, i) for i in range(len(phases))]
+    return tuple(kept[sorted(set(firsts)).index(first)] for first in firsts)
+
+
 def inner_size(similarity: Similarity, head_dim: int) -> int:
     """I, the size of the vectors that a similarity multiplies: traced, not computed."""
     x = jax.ShapeDtypeStruct((1, 1, 1, head_dim), jnp.float32)

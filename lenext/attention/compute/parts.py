@@ -84,8 +84,7 @@ class Parted:
         sides = naive.sides_of_keys(
             k, self.method, places, causal=self.causal, length=self.length, num_heads=num_heads
         )
-        distinct = [side for i, side in enumerate(sides) if naive.first_alike(sides, i) == i]
-        return Kept(tuple(distinct), v.swapaxes(1, 2))
+        return Kept(naive.distinct(sides), v.swapaxes(1, 2))
 
     def room(self, q: Any, made: Kept, *, implementation: str) -> Kept:
         """Zeros, to be filled with what `keep` makes of all keys; by the shapes of one part.
@@ -143,9 +142,7 @@ class Parted:
             self.method, first, jnp.ones((1, 1, 1, 1), jnp.int32), causal=self.causal,
             length=self.length, num_heads=q.shape[2], head_dim=q.shape[3],
         )  # fmt: skip
-        phases = [piece.k_phase for piece in self.method.position.pieces(rows)]
-        firsts = [naive.first_alike(phases, i) for i in range(len(phases))]
-        return tuple(distinct[sorted(set(firsts)).index(first)] for first in firsts)
+        return naive.of_pieces(distinct, self.method, rows)
 
 
 def _side(places: Places, side: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lenext.attention.compute import naive, tiles
 from lenext.attention.compute.blocks import map_blocks
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.choice import Choice, choose
-from lenext.attention.compute.naive import KeySides, first_alike
+from lenext.attention.compute.naive import KeySides
 from lenext.attention.compute.places import Places, rows_at
 
 KeptSides = tuple[Float[Array, "BK S I"], ...]
@@ -67,9 +67,7 @@ def sides_to_keep(
         if method.follows_length
         else naive.sides_of_keys(k, method, places, causal=True, length=1, num_heads=num_heads)
     )
-    # Pieces that turn keys alike share one.
-    distinct = [side for i, side in enumerate(sides) if first_alike(sides, i) == i]
-    return tuple(together(side) for side in distinct)
+    return tuple(together(side) for side in naive.distinct(sides))
 
 
 def together(x: Float[Array, "B K S *I"]) -> Float[Array, "BK S *I"]:
@@ -128,9 +126,7 @@ def attend_kept(
             method, places, jnp.ones((1, 1, q_positions.size, 1), jnp.int32), causal=True,
             length=1, num_heads=q.shape[2], head_dim=q.shape[3],
         )  # fmt: skip
-        phases = [piece.k_phase for piece in method.position.pieces(rows)]
-        firsts = [first_alike(phases, i) for i in range(len(phases))]
-        kept = tuple(kept[sorted(set(firsts)).index(first)] for first in firsts)
+        kept = naive.of_pieces(kept, method, rows)
     call = Call(
         method, q.shape, (batch, keys, heads, q.shape[3]), (batch, keys, heads, dim),
         jnp.result_type(q.dtype, v.dtype).name, causal=True, ordered=False, masked=True, length=1,
