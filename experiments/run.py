@@ -10,9 +10,12 @@ pictures.
 
 import difflib
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -21,7 +24,7 @@ from experiments.sizes import SIZES, check_size
 from lenext import cli
 from lenext.config import base_config, read_methods
 from lenext.config.imports import join_imports, load_file
-from lenext.errors import MISREAD, UserError
+from lenext.errors import MISREAD, Stopped, UserError
 from lenext.files import read_json
 from lenext.sweeps.experiment import Experiment, baseline_of, collect, write
 from lenext.sweeps.kept import keep, kept_path, unpack
@@ -239,6 +242,8 @@ def main() -> None:
             raise UserError(f"--only={only.value}: should be from 0 to {len(runs) - 1}")
         complete(runs[only.value], folder, folders)
         return
+    # Trainings listen for themselves, and stop at a checkpoint.
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         for number, run in enumerate(runs):
             left = sum(Rates.measured(folders).seconds_left(runs[number:], folders))
@@ -246,8 +251,13 @@ def main() -> None:
             print(f"{now}; about {duration(left)} to go" if left else now, flush=True)
             complete(run, folder, folders)
     finally:  # however it ends, what is done can be taken elsewhere
+        signal.signal(signal.SIGTERM, before)
         paths = keep(experiment.name, runs, folders, into)
     say([*write(experiment, collect(experiment, runs, size.value, folders), into), *paths])
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped("stopped by SIGTERM; the same command goes on from what is written")
 
 
 def say(paths: Sequence[Path]) -> None:

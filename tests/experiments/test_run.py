@@ -293,13 +293,14 @@ def test_a_training_of_another_machine_is_evaluated_here(tiny, tmp_path):
     assert snapshot(there) == before
 
 
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Where the first test that wants a whole sweep makes it for all of them."""
+    return tmp_path_factory.mktemp("swept")
+
+
 class TestKept:
     """Runs in one file, taken where nothing else of them is."""
-
-    @pytest.fixture(scope="class")
-    def swept(self, tmp_path_factory):
-        """Where the first of these tests that wants a whole sweep makes it for all of them."""
-        return tmp_path_factory.mktemp("swept")
 
     @pytest.fixture
     def kept(self, tiny, call, swept, tmp_path):
@@ -376,6 +377,25 @@ class TestKept:
         assert done.code == 0, done.err
         assert "2 evaluations taken" in done.out
         assert trained == [0, 1, 1, 0, 1]
+
+    def test_of_a_sweep_that_was_told_to_stop_while_it_evaluates(
+        self, tiny, call, places, monkeypatch, tmp_path
+    ):
+        def told(*args, **kwargs):
+            signal.raise_signal(signal.SIGTERM)
+
+        before = signal.getsignal(signal.SIGTERM)
+        evaluate = experiment_runs.evaluate_run
+        monkeypatch.setattr(experiment_runs, "evaluate_run", told)
+        stopped = call("tiny", *places)
+        assert stopped.code == 75
+        assert stopped.err.endswith(
+            "stopped by SIGTERM; the same command goes on from what is written\n"
+        )
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert (tmp_path / "results" / "tiny.runs.tar.xz").exists()
+        monkeypatch.setattr(experiment_runs, "evaluate_run", evaluate)
+        assert call("tiny", *places).code == 0
 
     @pytest.mark.parametrize(
         ("content", "message"),
