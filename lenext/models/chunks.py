@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lenext.attention import AnyMethod, HeadMethods, row_statistics
-from lenext.attention.compute.parts import Kept, Parted
+from lenext.attention.compute.parted import Kept, Parted
 from lenext.models.attention import Attention, Context
 
 CHUNK = 16384

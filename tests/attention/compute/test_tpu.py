@@ -135,9 +135,9 @@ def test_several_tiles(name, monkeypatch):
     monkeypatch.setattr(tpu, "FORWARD", (256, 256))
     monkeypatch.setattr(tpu, "BACKWARD", (128, 256))
     method = make_method(name, train_length=TRAIN_LENGTH)
-    # CosScale's logits reach some fifty, whose last bit alone is 4e-6, and products round in
-    # another order on every kind of processor: one output of 57 600 was off by 1.4e-5 on one.
-    agree(method, arrays(1200, 1200, jnp.float32), causal=True, atol=3e-5)
+    # Of CosScale's large logits one output of 57 600 was off by 1.4e-5 on one kind of processor.
+    atol = 3e-5 if "cosscale" in name else 1e-5
+    agree(method, arrays(1200, 1200, jnp.float32), causal=True, atol=atol)
 
 
 @dataclasses.dataclass(frozen=True)
