@@ -27,7 +27,7 @@ def calibration_config(data_dir, make=tiny_config):
     config = make(data_dir)
     config.eval.update(
         methods=f"rerope,{METHOD}", batch_tokens=4096, probe_rows=16, bootstrap=10,
-        calibration_documents=64, calibration_tokens=8192, documents=64, tokens=8192,
+        calibration_documents=24, calibration_tokens=8192, documents=24, tokens=8192,
     )  # fmt: skip
     return config
 
