@@ -683,7 +683,7 @@ def _compare(folder: Path) -> None:
     """Beside the comparison, what another evaluation of the same workdir reads."""
     from lenext.compare import compare
     from lenext.evaluation.cells import Cells
-    from lenext.evaluation.workdir_sweep import _tell_replaced
+    from lenext.evaluation.results import _tell_replaced
 
     _tell_replaced(folder / "one" / "eval" / "results.json", [])
     key = {"sequences": "0", "probe_rows": 8}

@@ -26,7 +26,7 @@ from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.describe import markdown_page, markdown_table
 from lenext.attention.grammar import TRAINED, parse_layers, split_list
 from lenext.config import ModelConfig, base_config, read_methods
-from lenext.evaluation.workdir_sweep import Evaluated
+from lenext.evaluation.results import Evaluated
 from lenext.models import Decoder, take_apart
 from lenext.reporting.records import Cell
 from lenext.reporting.tables import select, to_csv, with_interval

@@ -27,6 +27,8 @@ from lenext.workdirs.pretrained import Pretrained
 from lenext.workdirs.versions import FIGURES_VERSION, changes
 
 DIGITS = 16
+CELLS = "cells"
+"""Folder of the cells in DIR/eval, shared by all of its tables."""
 
 
 def digest(value: Any) -> str:

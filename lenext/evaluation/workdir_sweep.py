@@ -1,13 +1,11 @@
 """Evaluating a workdir: its newest checkpoint under every method at every length."""
 
-import json
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
-from lenext.attention import overruled_parts
 from lenext.buckets import AnyPath
 from lenext.config import (
     Config,
@@ -19,6 +17,7 @@ from lenext.config import (
 )
 from lenext.config.imports import load
 from lenext.data import (
+    Corpus,
     Tokenizer,
     VocabularyTokenizer,
     check_data,
@@ -28,9 +27,9 @@ from lenext.data import (
 )
 from lenext.data.datasets import ALL
 from lenext.data.prompts import Chat
-from lenext.errors import MISREAD, UserError, one_line
+from lenext.errors import UserError
 from lenext.evaluation.calibrate import calibrate_run
-from lenext.evaluation.cells import Cells, cell_keys, digest
+from lenext.evaluation.cells import CELLS, Cells, cell_keys, digest
 from lenext.evaluation.far import check_far, with_far
 from lenext.evaluation.protocols import (
     GENERATING,
@@ -40,68 +39,21 @@ from lenext.evaluation.protocols import (
     get_protocol,
     read_tasks,
 )
+from lenext.evaluation.results import Evaluated, write
 from lenext.evaluation.sweep import Settings, check_eval, sweep
-from lenext.files import check_writable, write_atomically
+from lenext.files import check_writable
 from lenext.models import Model, check_sizes, in_words, model_methods
 from lenext.parallel.meshes import make_mesh
 from lenext.parallel.processes import first_goes_first, in_all, is_first, wait_for_all
-from lenext.reporting.records import Cell, Record, Row, effective_lengths, make_records
-from lenext.reporting.tables import markdown, text_table, to_csv
+from lenext.reporting.records import Cell, Record
 from lenext.workdirs.calibration import under_method
 from lenext.workdirs.chat import ChatTemplate, special_tokens
 from lenext.workdirs.pretrained import Pretrained, load_run
 from lenext.workdirs.provenance import joined, provenance
 
 FOLDER = "eval"
-CELLS = "cells"
-"""Folder of the cells in DIR/eval, shared by all of its tables."""
-MOST_PANELS = 8
-"""Of by_depth.png, which has one a method."""
 MEASURED = ("git", "versions", "hardware")
-"""What is told of the cells' provenance: one value, or a list where they differ."""
-COSTS = ("seconds", "compile_seconds", "peak_bytes", "flops", "cache_bytes")
-
-
-class Evaluated(NamedTuple):
-    """What an evaluation found.
-
-    Attributes:
-      provenance: configs, seeds, tokens, steps, data, code, versions and machine, as JSON values.
-      cells: by method as typed, a cell a length.
-      kept: of each of these, the file's name.
-      headline: the metric that stands for the protocol.
-      uncalibrated: methods with parts to calibrate that were not.
-    """
-
-    provenance: dict[str, Any]
-    cells: dict[str, list[Cell]]
-    kept: list[dict[str, Any]]
-    headline: str
-    uncalibrated: list[str]
-
-    def rows(self) -> list[Row]:
-        """A row a method."""
-        trained, seed = self.provenance["trained"], self.provenance["seeds"][0]
-        return [
-            Row(name, trained["model"]["method"], name, {seed: cells})
-            for name, cells in self.cells.items()
-        ]
-
-    def records(self) -> list[Record]:
-        """A record a method, length and metric, with what it cost; differences are to the first."""
-        settings = self.provenance["config"]["eval"]
-        found = make_records(
-            self.rows(), next(iter(self.cells)), times=settings["bootstrap"], seed=settings["seed"]
-        )
-        cells = {(name, cell.length): cell for name, own in self.cells.items() for cell in own}
-        for record in found:
-            cell = cells[record["method"], record["length"]]
-            for key in ("trained", "evaluated", "by_seed"):  # of one run there is one of each
-                del record[key]
-            record |= {"sequences": cell.sequences, "tokens": cell.tokens}
-            record |= {key: getattr(cell, key) for key in COSTS}
-            record["tokens_per_second"] = cell.tokens / cell.seconds
-        return found
+"""What is told of the cells' provenance."""
 
 
 def evaluate(
@@ -138,7 +90,7 @@ def evaluate(
     found = evaluate_run(config, workdir, calibrate_first=calibrate_first, folder=folder)
     records = found.records()
     if is_first():
-        _write(found, records, workdir, folder)
+        write(found, records, workdir, folder)
     wait_for_all("results")
     return records
 
@@ -154,27 +106,15 @@ def evaluate_run(
 
     A `folder` for results is made once all is known to be right, before the work begins.
     """
-    load(config.imports)
-    check_sizes(config.model)
-    check_data(config.data)
-    check_eval(config.eval)
-    read_methods(config.model.method, config.data.train_length)
+    _check(config)
     mesh = make_mesh(config.mesh)
+    split = mesh if mesh.size > 1 else None
     if calibrate_first and jax.process_count() > 1:
         raise UserError("--calibrate: should be done by one process, without --distributed")
     data, settings = config.data, config.eval
     lengths = read_lengths(settings.lengths)
     tokenizer = open_tokenizer(config, bos=settings.bos)
-    run = load_run(
-        workdir,
-        weights=settings.weights,
-        model_config=config.model,
-        vocab_size=config.model.vocab_size or tokenizer.vocab_size,
-        mesh=mesh if mesh.size > 1 else None,
-        imports=config.imports,
-    )
-    run.check_tokenizer(tokenizer, data.tokenizer)
-    run = run._replace(model=in_words(run.model))
+    run = _load(config, workdir, tokenizer, split)
     methods = {
         name: run.read_methods(name)
         for name in list_methods(settings.methods, "config.eval.methods")
@@ -185,54 +125,26 @@ def evaluate_run(
     protocol = get_protocol(
         settings.protocol, run.model.objective, "config.eval.protocol", prompts=True
     )
-    if calibrate_first and settings.split == ALL:
-        raise UserError(
-            "--calibrate: would measure on documents that config.eval.split=all evaluates; should "
-            "be done before, on the run's own data"
-        )
-    if calibrate_first and settings.protocol in GENERATING:
-        raise UserError(
-            f"--calibrate: with config.eval.protocol={settings.protocol} there are no documents to "
-            "calibrate on; should be done before, with full_context"
-        )
-    if settings.chat and settings.protocol not in GENERATING:
-        raise UserError(
-            f"config.eval.chat=True: should be False with config.eval.protocol={settings.protocol}"
-        )
-    if mesh.size > 1 and settings.protocol in GENERATING:
-        raise UserError(
-            f"config.eval.protocol={settings.protocol}: is of one device, and there are "
-            f"{mesh.size}; hide the others (CUDA_VISIBLE_DEVICES, TPU_VISIBLE_CHIPS)"
-        )
-
+    _refuse(settings, mesh.size, calibrate_first)
     if settings.far_margin:
         check_far(config, run.config.data.train_length)
 
     with first_goes_first("data"):
         corpus = open_split(data, settings.split, tokenizer)
         print(summary([corpus]), flush=True)
-    crop_settings = CropSettings(
-        documents=settings.documents,
-        tokens=settings.tokens,
-        seed=settings.seed,
-        mask_rate=data.mask_rate,
-        masks=settings.masks,
-        needles=settings.needles,
-        tasks=read_tasks(settings.tasks),
-        chat=_chat_of(workdir, tokenizer) if settings.chat else None,
-        stride=settings.stride,
-    )
     if calibrate_first:
         calibrate_run(run, workdir, methods, config, protocol, tokenizer)
+    crop_settings = _crop_settings(config, workdir, tokenizer)
     sequences = {
         length: protocol.prepare(corpus, tokenizer, length, max(lengths), crop_settings)
         for length in lengths
     }
     if folder is not None:
         check_writable(folder)
+    cells = Cells(workdir / FOLDER / CELLS)
     if settings.far_margin:
         sequences = {
-            length: with_far(run, config, tokenizer.frame, own, workdir / FOLDER / CELLS, mesh)
+            length: with_far(run, config, tokenizer.frame, own, cells.folder, mesh)
             for length, own in sequences.items()
         }
     models, uncalibrated = {}, []
@@ -248,34 +160,104 @@ def evaluate_run(
     )
     keys = cell_keys(run, models, sequences, how)
     source = provenance()
-    step, trained = run.step, run.config
-    found = _resumed(
-        run, models, sequences, how, keys, Cells(workdir / FOLDER / CELLS), source,
-        mesh if mesh.size > 1 else None,
-    )  # fmt: skip
-    cells = {name: [found[digest(keys[name, n])] for n in lengths] for name in methods}
-    origins = [cell.provenance for own in cells.values() for cell in own]
-    return Evaluated(
-        source
-        | {key: joined([origin[key] for origin in origins]) for key in MEASURED}
-        | {
-            "config": plain(config),
-            "trained": plain(trained),
-            "seeds": [trained.seed],
-            "steps": step,
-            "tokens": step * trained.data.batch_size * trained.data.train_length,
-            "data": corpus.describe(),
-            "fingerprint": corpus.fingerprint,
-        },
-        cells,
-        [
-            {"method": name, "length": n, "cell": Cells.name(n, keys[name, n])}
-            for name in methods
-            for n in lengths
-        ],
-        protocol.headline,
-        uncalibrated,
+    found = _resumed(run, models, sequences, how, keys, cells, source, split)
+    by_method = {name: [found[digest(keys[name, n])] for n in lengths] for name in methods}
+    kept = [
+        {"method": name, "length": n, "cell": Cells.name(n, keys[name, n])}
+        for name in methods
+        for n in lengths
+    ]
+    told = source | _measured_where(by_method) | _evaluated_what(config, run, corpus)
+    return Evaluated(told, by_method, kept, protocol.headline, uncalibrated)
+
+
+def _check(config: Config) -> None:
+    """Checks what can be said of a config without a run."""
+    load(config.imports)
+    check_sizes(config.model)
+    check_data(config.data)
+    check_eval(config.eval)
+    read_methods(config.model.method, config.data.train_length)
+
+
+def _load(
+    config: Config, workdir: AnyPath, tokenizer: Tokenizer, mesh: jax.sharding.Mesh | None
+) -> Pretrained:
+    """The run, as its words are evaluated, once its tokeniser is known to be that one."""
+    run = load_run(
+        workdir,
+        weights=config.eval.weights,
+        model_config=config.model,
+        vocab_size=config.model.vocab_size or tokenizer.vocab_size,
+        mesh=mesh,
+        imports=config.imports,
     )
+    run.check_tokenizer(tokenizer, config.data.tokenizer)
+    return run._replace(model=in_words(run.model))
+
+
+def _refuse(settings: Config, devices: int, calibrate_first: bool) -> None:
+    """Refuses what does not go together, of a section `eval`.
+
+    Raises:
+      UserError: naming the key, or --calibrate.
+    """
+    generating = settings.protocol in GENERATING
+    if calibrate_first and settings.split == ALL:
+        raise UserError(
+            "--calibrate: would measure on documents that config.eval.split=all evaluates; should "
+            "be done before, on the run's own data"
+        )
+    if calibrate_first and generating:
+        raise UserError(
+            f"--calibrate: with config.eval.protocol={settings.protocol} there are no documents to "
+            "calibrate on; should be done before, with full_context"
+        )
+    if settings.chat and not generating:
+        raise UserError(
+            f"config.eval.chat=True: should be False with config.eval.protocol={settings.protocol}"
+        )
+    if devices > 1 and generating:
+        raise UserError(
+            f"config.eval.protocol={settings.protocol}: is of one device, and there are "
+            f"{devices}; hide the others (CUDA_VISIBLE_DEVICES, TPU_VISIBLE_CHIPS)"
+        )
+
+
+def _crop_settings(config: Config, workdir: AnyPath, tokenizer: Tokenizer) -> CropSettings:
+    """How sequences are made of documents."""
+    settings = config.eval
+    return CropSettings(
+        documents=settings.documents,
+        tokens=settings.tokens,
+        seed=settings.seed,
+        mask_rate=config.data.mask_rate,
+        masks=settings.masks,
+        needles=settings.needles,
+        tasks=read_tasks(settings.tasks),
+        chat=_chat_of(workdir, tokenizer) if settings.chat else None,
+        stride=settings.stride,
+    )
+
+
+def _measured_where(by_method: Mapping[str, Sequence[Cell]]) -> dict[str, Any]:
+    """What cells' provenances have in common, or a list where they differ."""
+    origins = [cell.provenance for cells in by_method.values() for cell in cells]
+    return {key: joined([origin[key] for origin in origins]) for key in MEASURED}
+
+
+def _evaluated_what(config: Config, run: Pretrained, corpus: Corpus) -> dict[str, Any]:
+    """Which weights were evaluated, how, and on what."""
+    trained = run.config
+    return {
+        "config": plain(config),
+        "trained": plain(trained),
+        "seeds": [trained.seed],
+        "steps": run.step,
+        "tokens": run.step * trained.data.batch_size * trained.data.train_length,
+        "data": corpus.describe(),
+        "fingerprint": corpus.fingerprint,
+    }
 
 
 def _chat_of(workdir: AnyPath, tokenizer: Tokenizer) -> Chat:
@@ -325,88 +307,3 @@ def _resumed(
         source=source,
     )  # fmt: skip
     return known | {wanted[place]: cell for place, cell in measured.items()}
-
-
-def _write(found: Evaluated, records: list[Record], workdir: AnyPath, folder: AnyPath) -> None:
-    """Tables, pictures and records into `folder`; the headline's table to the terminal."""
-    # Not above: matplotlib would take half a second of every start, training's too.
-    from lenext.reporting.pictures import plot, plot_by_depth, plot_by_position
-
-    config, trained = found.provenance["config"], found.provenance["trained"]
-    settings = config["eval"]
-    train_length = trained["data"]["train_length"]
-    heading = f"trained with {trained['model']['method']} at {train_length} tokens, " + (
-        f"{found.provenance['steps']} steps" if found.provenance["steps"] else "imported"
-    )
-    heads = [
-        {"method": name, "length": cell.length} | record
-        for name, cells in found.cells.items()
-        for cell in cells
-        for record in cell.heads
-    ]
-    effective = effective_lengths(
-        found.rows(), train_length, settings["margin"], times=settings["bootstrap"],
-        seed=settings["seed"],
-    )  # fmt: skip
-    _tell_replaced(folder / "results.json", found.kept)
-    results = {
-        "provenance": found.provenance,
-        "headline": found.headline,
-        "cells": found.kept,
-        "effective_lengths": effective,
-        "records": records,
-        "heads": heads,
-    }
-    write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    write_atomically(folder / "results.csv", to_csv(records))
-    write_atomically(folder / "heads.csv", to_csv(heads))
-    about = [
-        f"Data: {config['data']['dataset']}, split {settings['split']}; weights: "
-        f"{settings['weights']}."
-    ]
-    if found.uncalibrated:
-        unmeasured = ", ".join(found.uncalibrated)
-        about.append(f"Not calibrated (lenext.evaluate --calibrate): {unmeasured}.")
-    about += [f"{said}." for name in found.cells for said in overruled_parts(name)]
-    text = markdown(records, heading, about, headline=found.headline, effective=effective)
-    write_atomically(folder / "results.md", text)
-    write_atomically(folder / "results.png", plot(records, found.headline, train_length, heading))
-    metrics = {record["metric"] for record in records}
-    shown = [*found.cells][:MOST_PANELS]
-    few = [record for record in records if record["method"] in shown]
-    pictures = {
-        "by_position.png": ("loss_by_position", plot_by_position, records),
-        "by_depth.png": ("retrieved_by_place", plot_by_depth, few),
-    }
-    for name, (metric, draw, some) in pictures.items():
-        if metric in metrics:
-            write_atomically(folder / name, draw(some, train_length, heading))
-        else:
-            (folder / name).unlink(missing_ok=True)  # an earlier sweep's
-    print(f"\n{workdir}: {heading}\n\n{text_table(records, found.headline)}\n")
-    print("".join(f"{line}\n" for line in about[1:]), end="")
-    print(f"all metrics, with intervals: {folder / 'results.md'}, .csv, .json")
-    print(f"picture: {folder / 'results.png'}")
-
-
-def _tell_replaced(path: AnyPath, kept: list[dict[str, Any]]) -> None:
-    """Says which cells an earlier table showed that the one to come does not."""
-    if not path.exists():
-        return
-    try:
-        earlier = json.loads(path.read_text())["cells"]
-        gone = [cell for cell in earlier if cell not in kept]
-        lengths: dict[str, list[str]] = {}
-        for cell in gone:
-            lengths.setdefault(cell["method"], []).append(str(cell["length"]))
-    except (OSError, *MISREAD):
-        print(f"{path}: was made before cells were kept; what it showed is replaced")
-        return
-    if gone:
-        told = "; ".join(f"{method} at {', '.join(own)}" for method, own in lengths.items())
-        print(
-            one_line(
-                f"{path.parent} showed {told}, and now shows what was asked; what was measured "
-                f"stays in {CELLS}, and --name=NAME keeps a table apart"
-            )
-        )

@@ -7,8 +7,8 @@ from lenext.config import base_config, read_methods
 from lenext.data import ByteTokenizer, Corpus, evaluation_crops
 from lenext.evaluation import figures
 from lenext.evaluation.protocols import PROTOCOLS, CropSettings, mlm15
+from lenext.evaluation.results import Evaluated
 from lenext.evaluation.sweep import Settings, bucket_shapes, sweep
-from lenext.evaluation.workdir_sweep import Evaluated
 from lenext.models import build_model, model_methods, unsuited, with_method
 
 TRAIN_LENGTH = 8
