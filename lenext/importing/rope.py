@@ -1,9 +1,9 @@
 """RoPE as a config.json of Hugging Face's transformers says it, as one of our methods."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from lenext.errors import UserError
 from lenext.importing.keys import Keys, read_number
@@ -12,13 +12,6 @@ OF_ALL = {
     "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings",
     "partial_rotary_factor",
 }  # fmt: skip
-# "finetuned" is told by models older than transformers' own YaRN, and has no effect.
-YARN = {
-    "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate",
-    "finetuned",
-}  # fmt: skip
-LLAMA3 = {"low_freq_factor", "high_freq_factor"}
-LONGROPE = {"short_factor", "long_factor", "attention_factor"}
 
 
 def rope_method(
@@ -46,103 +39,166 @@ def rope_method(
       UserError: for a kind of scaling, or a key of it, that is not supported.
     """
     base = keys.number(theta, 10000.0)
+    scaling = _scaling(keys, also)
+    options: dict[str, Any] = {"base": scaling.number("rope_theta", base), "pairing": "halves"}
+    original = _original_length(keys, scaling, length)
+    if head_dim:
+        turned = _turned(scaling, head_dim, keys.number(share, default_share))
+        if turned < head_dim:
+            options["rotary_dim"] = turned
+    else:
+        keys.only("partial_rotary_factor", 1.0)
+        if scaling.given.get("partial_rotary_factor", 1.0) != 1.0:
+            raise UserError(f"{scaling.where}: partial_rotary_factor is not supported")
+    kind = KINDS[scaling.kind]
+    for key in sorted(scaling.given.keys() - OF_ALL - kind.keys):
+        raise UserError(f"{scaling.where}: key {key!r} is not supported with type {scaling.kind!r}")
+    pairs = options.get("rotary_dim", head_dim) // 2
+    options |= kind.options(scaling, length, original, pairs)
+    return f"{kind.method}({','.join(f'{key}={value!r}' for key, value in options.items())})"
+
+
+class _Scaling(NamedTuple):
+    """What a config says of the scaling of its rotations.
+
+    Attributes:
+      kind: of `KINDS`.
+      given: its keys that have a value.
+      where: they stand, for messages.
+    """
+
+    kind: str
+    given: dict[str, Any]
+    where: str
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """The number that a key has."""
+        return read_number(self.given.get(key, default), f"{self.where}: {key}")
+
+
+def _scaling(keys: Keys, also: Mapping[str, str]) -> _Scaling:
+    """What "rope_scaling" says, or "rope_parameters", as it is called since transformers 5."""
     older, newer = keys.get("rope_scaling", {}), keys.get("rope_parameters", {})
     if older and newer and older != newer:  # the older one counts, and loses the newer one's base
         raise UserError(
             f"{keys.path}: rope_scaling and rope_parameters differ; take one of them out"
         )
     scaling = _of_all_layers(keys, older or newer)
-    keys.asked.add("original_max_position_embeddings")
-    if head_dim:
-        default_share = keys.number(share, default_share)
-    else:
-        keys.only("partial_rotary_factor", 1.0)
     where = f"{keys.path}: rope_scaling"
     if not isinstance(scaling, Mapping):
         raise UserError(f"{where}: should be an object")
     given: dict[str, Any] = {key: x for key, x in scaling.items() if x is not None}
     kind = given.get("rope_type", given.get("type", "default"))
     kind = also.get(kind, kind) if isinstance(kind, str) else kind
-    known = {
-        "default": set(), "linear": set(), "dynamic": set(), "yarn": YARN, "llama3": LLAMA3,
-        "longrope": LONGROPE,
-    }  # fmt: skip
-    if not isinstance(kind, str) or kind not in known:
-        raise UserError(f"{where}: type {kind!r} is not supported, only {', '.join(known)}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UserError(f"{where}: type {kind!r} is not supported, only {', '.join(KINDS)}")
+    return _Scaling(kind, given, where)
 
-    def number(key: str, default: float | None = None) -> float:
-        return read_number(given.get(key, default), f"{where}: {key}")
 
-    options: dict[str, Any] = {"base": number("rope_theta", base), "pairing": "halves"}
+def _original_length(keys: Keys, scaling: _Scaling, length: int) -> int:
+    """Of the training before the scaling, which the kinds that keep rotations want."""
+    key = "original_max_position_embeddings"
+    default = None if scaling.kind == "longrope" else length
     # Where a model has it beside, transformers prefers that.
-    original = keys.get(
-        "original_max_position_embeddings",
-        given.get("original_max_position_embeddings", None if kind == "longrope" else length),
-    )
-    if kind in ("yarn", "llama3", "longrope") and (type(original) is not int or original < 2):
+    original = keys.get(key, scaling.given.get(key, default))
+    if scaling.kind in ("yarn", "llama3", "longrope") and (
+        type(original) is not int or original < 2
+    ):
+        raise UserError(f"{scaling.where}: {key}={original!r}: should be a whole number")
+    return original
+
+
+def _turned(scaling: _Scaling, head_dim: int, share: float) -> int:
+    """How many of a head's dimensions turn."""
+    part = scaling.number("partial_rotary_factor", share)
+    turned = int(head_dim * part)
+    if turned % 2 or not 2 <= turned <= head_dim:
         raise UserError(
-            f"{where}: original_max_position_embeddings={original!r}: should be a whole number"
+            f"{scaling.where}: partial_rotary_factor={part!r}: should leave an even number of the "
+            f"{head_dim} dimensions of a head to turn, and leaves {turned}"
         )
-    if head_dim:
-        part = number("partial_rotary_factor", default_share)
-        turned = int(head_dim * part)
-        if turned % 2 or not 2 <= turned <= head_dim:
-            raise UserError(
-                f"{where}: partial_rotary_factor={part!r}: should leave an even number of the "
-                f"{head_dim} dimensions of a head to turn, and leaves {turned}"
-            )
-        if turned < head_dim:
-            options["rotary_dim"] = turned
-    elif given.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"{where}: partial_rotary_factor is not supported")
-    for key in sorted(given.keys() - OF_ALL - known[kind]):
-        raise UserError(f"{where}: key {key!r} is not supported with type {kind!r}")
-    name = "softmax"
-    if kind == "linear":
-        name, options["scale"] = "pi", number("factor")
-    elif kind == "dynamic":
-        name = "dynamic_ntk"
-        options |= {"scale": number("factor"), "original_length": length}
-    elif kind == "yarn":
-        name = "yarn"
-        scale = number("factor", length / original)
-        if given.get("truncate", True) is not True:
-            raise UserError(f"{where}: truncate={given['truncate']!r} is not supported")
-        options |= {
-            "scale": scale,
-            "original_length": original,
-            "fast_turns": number("beta_fast", 32.0),
-            "slow_turns": number("beta_slow", 1.0),
-            "attention_factor": _attention_factor(given, scale, number),
-        }
-    elif kind == "llama3":
-        name = "llama3"
-        options |= {
-            "scale": number("factor"),
-            "original_length": original,
-            "fast_turns": number("high_freq_factor"),
-            "slow_turns": number("low_freq_factor"),
-        }
-    elif kind == "longrope":
-        name, pairs = "longrope", options.get("rotary_dim", head_dim) // 2
-        options |= {
-            "scale": max(1.0, number("factor", length / original)),
-            "original_length": original,
-            "factors": _factors(given, "long_factor", pairs, where),
-            "short_factors": _factors(given, "short_factor", pairs, where),
-        }
-        if "attention_factor" in given:
-            options["attention_factor"] = number("attention_factor")
-    return f"{name}({','.join(f'{key}={value!r}' for key, value in options.items())})"
+    return turned
 
 
-def _factors(given: Mapping[str, Any], key: str, pairs: int, where: str) -> tuple[float, ...]:
+def _yarn(scaling: _Scaling, length: int, original: int, pairs: int) -> dict[str, Any]:
+    factor = scaling.number("factor", length / original)
+    if scaling.given.get("truncate", True) is not True:
+        raise UserError(f"{scaling.where}: truncate={scaling.given['truncate']!r} is not supported")
+    return {
+        "scale": factor,
+        "original_length": original,
+        "fast_turns": scaling.number("beta_fast", 32.0),
+        "slow_turns": scaling.number("beta_slow", 1.0),
+        "attention_factor": _attention_factor(scaling, factor),
+    }
+
+
+def _llama3(scaling: _Scaling, length: int, original: int, pairs: int) -> dict[str, Any]:
+    return {
+        "scale": scaling.number("factor"),
+        "original_length": original,
+        "fast_turns": scaling.number("high_freq_factor"),
+        "slow_turns": scaling.number("low_freq_factor"),
+    }
+
+
+def _longrope(scaling: _Scaling, length: int, original: int, pairs: int) -> dict[str, Any]:
+    options = {
+        "scale": max(1.0, scaling.number("factor", length / original)),
+        "original_length": original,
+        "factors": _factors(scaling, "long_factor", pairs),
+        "short_factors": _factors(scaling, "short_factor", pairs),
+    }
+    if "attention_factor" in scaling.given:
+        options["attention_factor"] = scaling.number("attention_factor")
+    return options
+
+
+class _Kind(NamedTuple):
+    """A kind of scaling.
+
+    Attributes:
+      method: of ours.
+      keys: that it has beside those of all kinds.
+      options: of the method, from (scaling, length, original length, pairs of dimensions that
+        turn or 0).
+    """
+
+    method: str
+    keys: Set[str]
+    options: Callable[[_Scaling, int, int, int], dict[str, Any]]
+
+
+KINDS = {
+    "default": _Kind("softmax", set(), lambda scaling, *_: {}),
+    "linear": _Kind("pi", set(), lambda scaling, *_: {"scale": scaling.number("factor")}),
+    "dynamic": _Kind(
+        "dynamic_ntk",
+        set(),
+        lambda scaling, length, *_: {"scale": scaling.number("factor"), "original_length": length},
+    ),
+    # "finetuned" is told by models older than transformers' own YaRN, and has no effect.
+    "yarn": _Kind(
+        "yarn",
+        {"beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate",
+         "finetuned"},
+        _yarn,
+    ),
+    "llama3": _Kind("llama3", {"low_freq_factor", "high_freq_factor"}, _llama3),
+    "longrope": _Kind(
+        "longrope", {"short_factor", "long_factor", "attention_factor"}, _longrope
+    ),
+}  # fmt: skip
+"""By the name that a config.json has for it."""
+
+
+def _factors(scaling: _Scaling, key: str, pairs: int) -> tuple[float, ...]:
     """One a pair of dimensions that turn; any number of them where `pairs` is 0."""
-    factors = given.get(key)
+    factors, where = scaling.given.get(key), f"{scaling.where}: {key}"
     if not isinstance(factors, list) or len(factors) != (pairs or len(factors)):
         count = f"{len(factors)} numbers" if isinstance(factors, list) else repr(factors)
-        raise UserError(f"{where}: {key}: should be {pairs or 'some'} numbers, and is {count}")
-    return tuple(read_number(x, f"{where}: {key}") for x in factors)
+        raise UserError(f"{where}: should be {pairs or 'some'} numbers, and is {count}")
+    return tuple(read_number(x, where) for x in factors)
 
 
 def _of_all_layers(keys: Keys, scaling: Any) -> Any:
@@ -164,14 +220,14 @@ def _of_all_layers(keys: Keys, scaling: Any) -> Any:
     return first
 
 
-def _attention_factor(given: Mapping[str, Any], scale: float, number: Any) -> float:
+def _attention_factor(scaling: _Scaling, factor: float) -> float:
     """What q and k are each multiplied by."""
-    if "attention_factor" in given:
-        return number("attention_factor")
+    if "attention_factor" in scaling.given:
+        return scaling.number("attention_factor")
 
     def magnitude(share: float) -> float:
-        return 0.1 * share * math.log(scale) + 1.0 if scale > 1 else 1.0
+        return 0.1 * share * math.log(factor) + 1.0 if factor > 1 else 1.0
 
-    if given.get("mscale") and given.get("mscale_all_dim"):
-        return magnitude(number("mscale")) / magnitude(number("mscale_all_dim"))
+    if scaling.given.get("mscale") and scaling.given.get("mscale_all_dim"):
+        return magnitude(scaling.number("mscale")) / magnitude(scaling.number("mscale_all_dim"))
     return magnitude(1.0)
