@@ -109,11 +109,7 @@ def _llama(
     length = keys.whole("max_position_embeddings")
     keys.only("is_causal", True)
     keys.only("hidden_act", "silu", "swish")
-    if attention_bias == "asked":
-        attention_bias = "qkvo" if keys.flag("attention_bias", False) else ""
-    mlp_bias = keys.flag("mlp_bias", False)
-    if mlp_bias and attention_bias != "qkvo":
-        raise UserError(f"{keys.path}: mlp_bias=True is not supported without attention_bias=True")
+    attention_bias, mlp_bias = _biases(keys, attention_bias)
     heads_of_all = windows in ("none", "given")
     kv_heads = keys.whole("num_key_value_heads", heads if heads_of_all else None)
     if heads % kv_heads:
@@ -129,15 +125,7 @@ def _llama(
         keys, length, head_dim=size if fused else 0,
         also=dict.fromkeys(("su", "yarn"), "longrope") if fused else {},
     )  # fmt: skip
-    slides = [False] * layers
-    if windows == "none":
-        keys.only("layer_types", ["full_attention"] * layers)
-    elif windows == "named":
-        slides = _sliding_layers(keys, layers)
-    elif keys.get("sliding_window", 0) or (
-        windows == "all" and "sliding_window" not in keys.content
-    ):
-        slides = [True] * layers
+    slides = _slides(keys, layers, windows)
     window = keys.whole("sliding_window", 4096) if any(slides) else 0
     model = {
         "family": "decoder",
@@ -161,32 +149,60 @@ def _llama(
     }
     rules, copies = beside_layers(tied=tied)
     for i in range(layers):
-        theirs, ours = f"model.layers.{i}", f"layers.{i}"
-        rules += [
-            Rule(f"{theirs}.input_layernorm.weight", (f"{ours}.attention_norm.scale",)),
-            Rule(f"{theirs}.post_attention_layernorm.weight", (f"{ours}.mlp_norm.scale",)),
-        ]
-        for names in ("qkv", "o") if fused else "qkvo":
-            rules += linear(
-                f"{theirs}.self_attn.{names}_proj",
-                *(f"{ours}.self_attention.{name}_proj" for name in names),
-                bias=names in attention_bias,
-            )
-        for name in "qk" if qk_norm else "":
-            rules.append(
-                Rule(
-                    f"{theirs}.self_attn.{name}_norm.weight",
-                    (f"{ours}.self_attention.{name}_norm.scale",),
-                )
-            )
-        for names in (("gate", "up"), ("down",)) if fused else (("gate",), ("up",), ("down",)):
-            rules += linear(
-                f"{theirs}.mlp.{'_'.join(names)}_proj",
-                *(f"{ours}.mlp.{name}_proj" for name in names),
-                bias=mlp_bias,
-            )
+        rules += _llama_layer(i, attention_bias, mlp_bias, qk_norm=qk_norm, fused=fused)
     made = [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(layers)]
     return Recipe(model, length, rules, copies, made, prefixes=("model.",))
+
+
+def _biases(keys: Keys, of_attention: str) -> tuple[str, bool]:
+    """Which maps of attention have one, of "qkvo", and whether those of the MLP have."""
+    if of_attention == "asked":
+        of_attention = "qkvo" if keys.flag("attention_bias", False) else ""
+    of_mlp = keys.flag("mlp_bias", False)
+    if of_mlp and of_attention != "qkvo":
+        raise UserError(f"{keys.path}: mlp_bias=True is not supported without attention_bias=True")
+    return of_attention, of_mlp
+
+
+def _slides(keys: Keys, layers: int, windows: str) -> list[bool]:
+    """Which layers have a window, see `_llama`."""
+    if windows == "named":
+        return _sliding_layers(keys, layers)
+    if windows == "none":
+        keys.only("layer_types", ["full_attention"] * layers)
+        return [False] * layers
+    missing = "sliding_window" not in keys.content
+    slides = bool(keys.get("sliding_window", 0)) or (windows == "all" and missing)
+    return [slides] * layers
+
+
+def _llama_layer(
+    i: int, attention_bias: str, mlp_bias: bool, *, qk_norm: bool, fused: bool
+) -> list[Rule]:
+    """The rules of a layer, by its number."""
+    theirs, ours = f"model.layers.{i}", f"layers.{i}"
+    rules = [
+        Rule(f"{theirs}.input_layernorm.weight", (f"{ours}.attention_norm.scale",)),
+        Rule(f"{theirs}.post_attention_layernorm.weight", (f"{ours}.mlp_norm.scale",)),
+    ]
+    for names in ("qkv", "o") if fused else "qkvo":
+        rules += linear(
+            f"{theirs}.self_attn.{names}_proj",
+            *(f"{ours}.self_attention.{name}_proj" for name in names),
+            bias=names in attention_bias,
+        )
+    for name in "qk" if qk_norm else "":
+        norm = f"{name}_norm"
+        rules.append(
+            Rule(f"{theirs}.self_attn.{norm}.weight", (f"{ours}.self_attention.{norm}.scale",))
+        )
+    for names in (("gate", "up"), ("down",)) if fused else (("gate",), ("up",), ("down",)):
+        rules += linear(
+            f"{theirs}.mlp.{'_'.join(names)}_proj",
+            *(f"{ours}.mlp.{name}_proj" for name in names),
+            bias=mlp_bias,
+        )
+    return rules
 
 
 def _sliding_layers(keys: Keys, layers: int) -> list[bool]:
