@@ -1,11 +1,10 @@
 """The training loop: data to step to metrics, evaluation and checkpoints; resumes what it finds."""
 
 import contextlib
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from lenext.buckets import AnyPath, as_path
 from lenext.config import Config, read_methods
-from lenext.data import open_split, open_tokenizer, summary
+from lenext.data import Tokenizer, open_split, open_tokenizer, summary
 from lenext.errors import Stopped, TrainingError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import Model, build_model, held_as, kinds_of, parameter_table, places_of
@@ -44,19 +43,34 @@ from lenext.workdirs.versions import outside_sources
 from lenext.workdirs.workdir import check_run, sole_writer, write_run_config
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
+class _Opened(NamedTuple):
+    """What a run reads."""
+
+    tokenizer: Tokenizer
+    batches: Any
+    evaluators: Mapping[str, Callable[..., Mapping[str, float]]]
+    data: Mapping[str, Any]  # fingerprints of training data, tokeniser and registered methods
+
+
+class _Made(NamedTuple):
+    """What a run computes, before any of it is computed."""
+
+    graphdef: nnx.GraphDef
+    schedule: Callable[[int], Any]
+    train_step: Any  # jitted, to be compiled
+    held: Callable[[Any], Any]  # parameters in the types that a model holds
+    wanted: State  # shapes on the mesh
+    initial: Callable[[], State]  # that of step 0
+
+
+class _Run(NamedTuple):
     """What stays the same over the steps of a run; the state alone moves."""
 
     config: Config
-    graphdef: nnx.GraphDef
     mesh: Mesh
-    schedule: Callable[[int], Any]
+    opened: _Opened
+    made: _Made
     train_step: Callable[..., tuple[State, dict[str, Array]]]
-    held: Callable[[Any], Any]  # parameters in the types that a model holds
-    batches: Any
-    data: Mapping[str, Any]  # fingerprints of training data, tokeniser and registered methods
-    evaluators: Mapping[str, Callable[..., Mapping[str, float]]]
     checkpoints: Checkpoints
     writer: MetricsWriter | None  # of the first process
 
@@ -79,33 +93,83 @@ def train(config: Config, workdir: AnyPath) -> None:
     settings = config.training
     mesh = make_mesh(config.mesh)
     check_batch(config.data, mesh, settings.accumulate)
+    opened = _open(config, mesh)
+    vocab_size = config.model.vocab_size or opened.tokenizer.vocab_size
+    made = _make(config, vocab_size, mesh)
+    train_step, batches = made.train_step, opened.batches
+
+    with first_goes_first("checkpoints"):
+        first = newest_step(workdir, set_aside=is_first()) or 0
+    with contextlib.ExitStack() as stack:
+        # From here on: compiling may take minutes, and a signal then is to end as any other does.
+        preemption = stack.enter_context(Preemption())
+        if first < settings.steps:
+            train_step = compile_step(train_step, made.wanted, _peek(batches), mesh)
+        resumed: dict[str, Any] = {}
+        branching = first == 0 and bool(settings.branch_from)
+        state = made.wanted if first else made.initial()
+        if branching:  # before anything is written: an origin that will not do leaves no workdir
+            first, state, resumed = restore_origin(config, state, opened.data)
+            print(f"branching off step {first} of {settings.branch_from}")
+        if is_first():
+            write_run_config(workdir, config)
+            stack.enter_context(sole_writer(workdir))
+        checkpoints = Checkpoints(
+            workdir, keep_latest=settings.keep_latest, best_metric=settings.best_metric
+        )
+        stack.push(checkpoints)
+        if branching and is_first():
+            keep_source(as_path(settings.branch_from), workdir)
+        if branching and first:  # from here on it needs its origin no more
+            checkpoints.save(first, state, resumed, {})
+        elif first:
+            state, resumed = checkpoints.restore(first, state)
+            check_data(config, opened.data, resumed, str(workdir))
+            print(f"resuming from step {first} of {workdir}")
+        if first:
+            batches.set_state(resumed["iterator"])
+        if first >= settings.steps:
+            print(f"{workdir} is trained to its last step, {first}")
+            return
+        writer = MetricsWriter(workdir, resume_step=first) if is_first() else None
+        if writer is not None:
+            stack.callback(writer.close)
+        run = _Run(config, mesh, opened, made, train_step, checkpoints, writer)
+        _run_steps(run, state, first, preemption)
+    print(f"trained to step {settings.steps}: {workdir}")
+
+
+def _open(config: Config, mesh: Mesh) -> _Opened:
+    """Opens data and evaluators; says what there is."""
     tokenizer = open_tokenizer(config)
     with first_goes_first("data"):
         splits = dict.fromkeys(["train", *(each.split for each in config.evaluators.values())])
         corpora = {split: open_split(config.data, split, tokenizer) for split in splits}
         print(summary(corpora.values()))
-        corpus = corpora["train"]
-        batches = make_batches(config, corpus, tokenizer, mesh)
+        batches = make_batches(config, corpora["train"], tokenizer, mesh)
         evaluators = make_evaluators(config, tokenizer, mesh, corpora)
     data = {
-        "fingerprint": corpus.fingerprint,
+        "fingerprint": corpora["train"].fingerprint,
         "tokenizer": tokenizer.fingerprint,
         "methods": outside_sources([config.model.method]),
     }
+    return _Opened(tokenizer, batches, evaluators, data)
 
+
+def _make(config: Config, vocab_size: int, mesh: Mesh) -> _Made:
+    """Makes model, optimiser and step, as shapes until the model is known to fit; says of what."""
+    settings = config.training
     methods = read_methods(config.model.method, config.data.train_length)
-    vocab_size = config.model.vocab_size or tokenizer.vocab_size
-    held = held_as(config.model, methods, vocab_size)
 
-    def initial() -> Model:
+    def build() -> Model:
         return build_model(config.model, methods, vocab_size, config.seed, param_dtype="float32")
 
-    shapes = nnx.eval_shape(initial)  # until the model is known to fit
+    shapes = nnx.eval_shape(build)
     print(f"{type(shapes).__name__}, {config.model.method}, on {_described(mesh)}")
     print(parameter_table(shapes))
     schedule = make_schedule(config.optimizer, settings.steps)
     optimizer = make_optimizer(config.optimizer, schedule, kinds_of(shapes))
-
+    held = held_as(config.model, methods, vocab_size)
     regulariser = (
         EntropyRegulariser(settings.entropy_regulariser, optax.adam(schedule))
         if settings.entropy_regulariser
@@ -133,57 +197,10 @@ def train(config: Config, workdir: AnyPath) -> None:
         shardings=shardings,
     )
 
-    with first_goes_first("checkpoints"):
-        first = newest_step(workdir, set_aside=is_first()) or 0
-    with contextlib.ExitStack() as stack:
-        # From here on: compiling may take minutes, and a signal then is to end as any other does.
-        preemption = stack.enter_context(Preemption())
-        if first < settings.steps:
-            train_step = compile_step(train_step, wanted, _peek(batches), mesh)
-        resumed: dict[str, Any] = {}
-        branching = first == 0 and bool(settings.branch_from)
-        state = wanted if first else place(at_step_0(initial()), shardings)
-        if branching:  # before anything is written: an origin that will not do leaves no workdir
-            first, state, resumed = restore_origin(config, state, data)
-            print(f"branching off step {first} of {settings.branch_from}")
-        if is_first():
-            write_run_config(workdir, config)
-            stack.enter_context(sole_writer(workdir))
-        checkpoints = Checkpoints(
-            workdir, keep_latest=settings.keep_latest, best_metric=settings.best_metric
-        )
-        stack.push(checkpoints)
-        if branching and is_first():
-            keep_source(as_path(settings.branch_from), workdir)
-        if branching and first:  # from here on it needs its origin no more
-            checkpoints.save(first, state, resumed, {})
-        elif first:
-            state, resumed = checkpoints.restore(first, state)
-            check_data(config, data, resumed, str(workdir))
-            print(f"resuming from step {first} of {workdir}")
-        if first:
-            batches.set_state(resumed["iterator"])
-        if first >= settings.steps:
-            print(f"{workdir} is trained to its last step, {first}")
-            return
-        writer = MetricsWriter(workdir, resume_step=first) if is_first() else None
-        if writer is not None:
-            stack.callback(writer.close)
-        run = _Run(
-            config=config,
-            graphdef=nnx.graphdef(shapes),
-            mesh=mesh,
-            schedule=schedule,
-            train_step=train_step,
-            held=held,
-            batches=batches,
-            data=data,
-            evaluators=evaluators,
-            checkpoints=checkpoints,
-            writer=writer,
-        )
-        _run_steps(run, state, first, preemption)
-    print(f"trained to step {settings.steps}: {workdir}")
+    def initial() -> State:
+        return place(at_step_0(build()), shardings)
+
+    return _Made(nnx.graphdef(shapes), schedule, train_step, held, wanted, initial)
 
 
 def _peek(batches: Any) -> dict[str, np.ndarray]:
@@ -239,7 +256,7 @@ def _run_steps(run: _Run, state: State, first: int, preemption: Preemption) -> N
     previous: dict[str, Any] | None = None
     with bar:
         for step in range(first + 1, settings.steps + 1):
-            batch = shard_batch(next(run.batches), run.mesh)
+            batch = shard_batch(next(run.opened.batches), run.mesh)
             state, metrics = run.train_step(state, batch, np.int32(step))
             # The step before is done by now: looking at it costs no wait.
             if previous is not None:
@@ -255,7 +272,7 @@ def _run_steps(run: _Run, state: State, first: int, preemption: Preemption) -> N
             if log or evaluate or save:
                 _check_finite(step, metrics, run.checkpoints)
                 scalars = {name: float(value) for name, value in metrics.items()}
-                scalars["learning_rate"] = float(run.schedule(step - 1))
+                scalars["learning_rate"] = float(run.made.schedule(step - 1))
                 now = time.perf_counter()
                 rate = (step - clock_step) * tokens_a_step / (now - clock)
                 bar.set_postfix_str(
@@ -271,7 +288,7 @@ def _run_steps(run: _Run, state: State, first: int, preemption: Preemption) -> N
             if save:
                 if run.writer is not None:  # a checkpoint that is whole has its metrics
                     run.writer.flush()
-                data = {"iterator": run.batches.get_state(), **run.data}
+                data = {"iterator": run.opened.batches.get_state(), **run.opened.data}
                 run.checkpoints.save(step, state, data, scalars)
             bar.update()
             if stop:
@@ -289,9 +306,9 @@ def _evaluate(run: _Run, state: State) -> dict[str, float]:
         weights["_ema"] = state["ema"]
     return {
         f"eval/{name}{suffix}/{figure}": value
-        for name, evaluator in run.evaluators.items()
+        for name, evaluator in run.opened.evaluators.items()
         for suffix, params in weights.items()
-        for figure, value in evaluator(run.graphdef, run.held(params)).items()
+        for figure, value in evaluator(run.made.graphdef, run.made.held(params)).items()
     }
 
 
