@@ -101,7 +101,7 @@ def test_no_implementation_knows_a_choice_on_an_axis():
         for module in imported(path, lazily=True):
             if module.startswith("lenext.attention.axes."):
                 # What choices are, sum up by and follow; none of these is one.
-                assert module.split(".")[3] in ("method", "by_key", "gates"), (path, module)
+                assert module.split(".")[3] in ("axis", "method", "by_key", "gates"), (path, module)
 
 
 HEAVY = ("tensorflow_datasets", "orbax", "grain", "matplotlib", "optax")

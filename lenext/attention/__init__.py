@@ -1,11 +1,6 @@
 """Attention whose behaviour at length is data: see `make_method` and `attend`."""
 
-from lenext.attention.axes.by_key import KeyByKey, TwoStage
-from lenext.attention.axes.gates import Gates, init_gates, make_gates
-from lenext.attention.axes.method import (
-    AnyMethod,
-    HeadMethods,
-    Method,
+from lenext.attention.axes.axis import (
     Params,
     Piece,
     Position,
@@ -14,9 +9,16 @@ from lenext.attention.axes.method import (
     Temperature,
     Visibility,
     Weighting,
+    option,
+)
+from lenext.attention.axes.by_key import KeyByKey, TwoStage
+from lenext.attention.axes.gates import Gates, init_gates, make_gates
+from lenext.attention.axes.method import (
+    AnyMethod,
+    HeadMethods,
+    Method,
     init_params,
     methods_of,
-    option,
     unsuited_axes,
 )
 from lenext.attention.catalogue import (

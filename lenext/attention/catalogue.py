@@ -17,19 +17,16 @@ from lenext.attention.axes import (
     visibility,
     weighting,
 )
-from lenext.attention.axes.method import (
-    AXES,
+from lenext.attention.axes.axis import (
     MOST_TOKENS,
-    AnyMethod,
     Axis,
-    HeadMethods,
-    Method,
     Position,
     Similarity,
     Temperature,
     Visibility,
     Weighting,
 )
+from lenext.attention.axes.method import AXES, AnyMethod, HeadMethods, Method
 from lenext.attention.grammar import (
     TRAINED,
     Heads,

@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 
 from lenext.attention.axes import position, similarity
+from lenext.attention.axes.axis import Axis
 from lenext.attention.axes.gates import Gates, init_gates, make_gates
-from lenext.attention.axes.method import AXES, Axis, Method, init_params, unsuited_axes
+from lenext.attention.axes.method import AXES, Method, init_params, unsuited_axes
 from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, overruled_parts
 from lenext.attention.compute import tpu
 from lenext.attention.compute.attend import attention_weights

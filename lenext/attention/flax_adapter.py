@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.axes.method import Method, Params
+from lenext.attention.axes.axis import Params
+from lenext.attention.axes.method import Method
 from lenext.attention.compute.attend import Ar, attend
 from lenext.attention.compute.places import count_tokens
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lenext.attention import describe, make_method, method_names
-from lenext.attention.axes.method import Temperature, option
+from lenext.attention.axes.axis import Temperature, option
 from lenext.attention.catalogue import CATALOGUE, Entry
 from lenext.attention.describe import (
     allowed,

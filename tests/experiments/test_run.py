@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import lenext
 from experiments.sizes import encoder, with_changes
 from lenext.reporting.tables import metric_table, page, provenance_notes
-from lenext.attention.axes.method import Temperature, option
+from lenext.attention.axes.axis import Temperature, option
 from lenext.attention.catalogue import Entry
 from lenext.sweeps.experiment import Experiment
 from lenext.sweeps.runs import over_seeds

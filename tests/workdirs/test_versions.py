@@ -58,7 +58,7 @@ def test_only_what_differs_from_the_defaults_counts():
 SOURCE = """
 import dataclasses
 from lenext.attention.catalogue import CATALOGUE, Entry
-from lenext.attention.axes.method import Temperature, option
+from lenext.attention.axes.axis import Temperature, option
 
 @dataclasses.dataclass(frozen=True)
 class Twice(Temperature):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lenext.attention.axes.axis import Params, Position, option
 from lenext.attention.axes.gates import differences, running_sum
-from lenext.attention.axes.method import Params, Position, option
 from lenext.attention.axes.position import PartialRope
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lenext.attention.axes.method import Params, Rows, Weighting
+from lenext.attention.axes.axis import Params, Rows, Weighting
 from lenext.attention.checked import checked
 
 

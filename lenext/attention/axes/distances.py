@@ -7,8 +7,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
+from lenext.attention.axes.axis import Piece, Rows, Windowed, option
 from lenext.attention.axes.frequencies import lengthening
-from lenext.attention.axes.method import Piece, Rows, Windowed, option
 from lenext.attention.axes.position import Frequencies, Rope, phase
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lenext.attention.axes.method import Rows, option
+from lenext.attention.axes.axis import Rows, option
 from lenext.attention.axes.position import Ratio, Rope, plain_frequencies
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lenext.attention.axes.method import AnyMethod, HeadMethods, Params
+from lenext.attention.axes.axis import Params
+from lenext.attention.axes.method import AnyMethod, HeadMethods
 from lenext.attention.checked import checked
 
 Ar = Array | np.ndarray

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt32
 
-from lenext.attention.axes.method import Piece, Position, Rows, option
+from lenext.attention.axes.axis import Piece, Position, Rows, option
 
 Frequencies = np.ndarray  # [P] float64, radians a position; P is H/2, or half of `rotary_dim`
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.axes.method import Similarity, option
+from lenext.attention.axes.axis import Similarity, option
 
 # Under the root, so that a zero vector (padding) has unit vector zero and finite gradients.
 EPSILON = 1e-12

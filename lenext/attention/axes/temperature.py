@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lenext.attention.axes.axis import Params, Rows, Temperature, option
 from lenext.attention.axes.gates import of_rows
-from lenext.attention.axes.method import Params, Rows, Temperature, option
 
 SOFTMAX_PLUS_LENGTH = 512  # the length GAU-alpha was pre-trained at, part of the method's name
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from lenext.attention.axes.method import Visibility, Windowed, option
+from lenext.attention.axes.axis import Visibility, Windowed, option
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lenext.attention.axes.axis import Params, Rows, Weighting, option
 from lenext.attention.axes.by_key import KeyByKey, TwoStage
-from lenext.attention.axes.method import Params, Rows, Weighting, option
 
 # An excess over LSSAR's offset below this is float32 noise on equal weights, not a preference.
 NO_EXCESS = 1e-5

@@ -10,15 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lenext.attention.axes.axis import MOST_TOKENS, Params
 from lenext.attention.axes.gates import Gates, gates_form
-from lenext.attention.axes.method import (
-    MOST_TOKENS,
-    AnyMethod,
-    HeadMethods,
-    Method,
-    Params,
-    init_params,
-)
+from lenext.attention.axes.method import AnyMethod, HeadMethods, Method, init_params
 from lenext.attention.compute import diagnostics, naive
 from lenext.attention.compute.blocks import default_block_size, map_blocks
 from lenext.attention.compute.call import Call

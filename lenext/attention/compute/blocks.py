@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.axes.method import Method, Params
+from lenext.attention.axes.axis import Params
+from lenext.attention.axes.method import Method
 from lenext.attention.compute.naive import KeySides, scores
 from lenext.attention.compute.places import Places
 

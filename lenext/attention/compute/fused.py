@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lenext.attention.axes.method import Method, Params
+from lenext.attention.axes.axis import Params
+from lenext.attention.axes.method import Method
 from lenext.attention.compute import naive, tpu
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, rows_at

@@ -12,15 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lenext.attention.axes.method import (
-    Method,
-    Params,
-    Position,
-    Rows,
-    Similarity,
-    init_params,
-    rotate,
-)
+from lenext.attention.axes.axis import Params, Position, Rows, Similarity, rotate
+from lenext.attention.axes.method import Method, init_params
 from lenext.attention.checked import checked
 from lenext.attention.compute.places import Places, count, located, rows_at, visible
 

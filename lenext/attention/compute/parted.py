@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention.axes.method import Method, Params
+from lenext.attention.axes.axis import Params
+from lenext.attention.axes.method import Method
 from lenext.attention.compute import diagnostics, naive
 from lenext.attention.compute.blocks import map_blocks
 from lenext.attention.compute.call import Call

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from lenext.attention.axes.method import Method, Numbers, Rows
+from lenext.attention.axes.axis import Numbers, Rows
+from lenext.attention.axes.method import Method
 from lenext.attention.checked import checked
 
 Ar = Array | np.ndarray

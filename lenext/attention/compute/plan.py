@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from lenext.attention.axes.axis import Rows
 from lenext.attention.axes.by_key import KeyByKey
-from lenext.attention.axes.method import Rows
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, count, rows_at, visible
 

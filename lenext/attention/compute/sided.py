@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lenext.attention.axes.method import Method, Numbers, Params
+from lenext.attention.axes.axis import Numbers, Params
+from lenext.attention.axes.method import Method
 from lenext.attention.compute import naive, tiles
 from lenext.attention.compute.blocks import map_blocks
 from lenext.attention.compute.call import Call

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lenext.attention.axes.axis import Params, Rows
 from lenext.attention.axes.by_key import KeyByKey, TwoStage
-from lenext.attention.axes.method import Method, Params, Rows
+from lenext.attention.axes.method import Method
 from lenext.attention.compute import naive
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, visible

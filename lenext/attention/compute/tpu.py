@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lenext.attention.axes.axis import Rows
 from lenext.attention.axes.by_key import TwoStage
-from lenext.attention.axes.method import Rows, init_params
+from lenext.attention.axes.method import init_params
 from lenext.attention.compute import naive, tiles
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, located, rows_at

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from lenext.attention.axes.method import Rows
+from lenext.attention.axes.axis import Rows
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.plan import Plan
 from lenext.attention.compute.trimmed import Trimmed

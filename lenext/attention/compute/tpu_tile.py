@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lenext.attention.axes.axis import Rows
 from lenext.attention.axes.by_key import TwoStage
-from lenext.attention.axes.method import Rows
 from lenext.attention.compute.plan import Plan
 from lenext.attention.compute.tpu_steps import Kind
 from lenext.attention.compute.trimmed import Trimmed

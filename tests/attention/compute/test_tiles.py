@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lenext.attention import attend, init_params, make_method
-from lenext.attention.axes.method import Visibility
+from lenext.attention.axes.axis import Visibility
 from lenext.attention.axes.weighting import log1p_of_unit
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, located
