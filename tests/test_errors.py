@@ -1,6 +1,6 @@
 import pytest
 
-from lenext.data.tokenizers import library_errors
+from lenext.data.tokenizer_files import library_errors
 from lenext.errors import LONGEST, UserError, one_line
 from lenext.reporting.records import Cell, read_cell
 

@@ -15,14 +15,8 @@ from lenext.data.stdlib_packages import StdlibPackages
 from lenext.data.stdlib_source import StdlibSource
 from lenext.data.tasks import TASKS
 from lenext.data.text_files import TextFiles
-from lenext.data.tokenizers import (
-    ByteTokenizer,
-    Tokenizer,
-    VocabularyTokenizer,
-    get_tokenizer,
-    open_tokenizer,
-    read_tokenizer_json,
-)
+from lenext.data.tokenizer_files import get_tokenizer, open_tokenizer, read_tokenizer_json
+from lenext.data.tokenizers import ByteTokenizer, Tokenizer, VocabularyTokenizer
 
 __all__ = [
     "DATASETS",

@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Integer
 
-from lenext.data.tokenizers import MASK_TOKENS, Tokenizer
+from lenext.data.tokenizer_files import MASK_TOKENS
+from lenext.data.tokenizers import Tokenizer
 from lenext.errors import UserError
 
 

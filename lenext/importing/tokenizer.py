@@ -9,7 +9,7 @@ import tokenizers
 
 from lenext.data import VocabularyTokenizer, get_tokenizer, read_tokenizer_json
 from lenext.data.frames import AUTO, NONE, surrounding_ids
-from lenext.data.tokenizers import library_errors
+from lenext.data.tokenizer_files import library_errors
 from lenext.errors import UserError
 from lenext.files import read_json, read_object
 from lenext.workdirs.chat import SETTINGS, SPECIAL, TEMPLATES, special_token
