@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,22 +38,28 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Times callables in rounds over all of them, so that whatever else goes on meets each alike.
 
+    Each round has an order of its own, the same in every process, and each callable is called once,
+    untimed, before it is timed: what has its memory and caches to win back from another one is not
+    what a loop over it takes. (Timed cold and in a fixed order, one program at 4096 tokens took 40
+    ms in one place of the order and 62 in another, and torch's SDPA 49 or 80.)
+
     Args:
       candidates: by name; each returns when its work is done, not when it is under way.
       runs: rounds.
-      warm_up: whether each is called once before, untimed. Compilation would fall into that call;
-        to know what it takes, see `compiled` or `seconds_of`.
+      warm_up: whether there are untimed calls. Compilation would fall into the first; to know what
+        it takes, see `compiled` or `seconds_of`.
 
     Returns:
       Seconds of each round, by name.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    if warm_up:
-        for call in candidates.values():
-            call()
+    order, rng = list(candidates), random.Random(0)
     for _ in range(runs):
-        for name, call in candidates.items():
-            times[name].append(seconds_of(call))
+        rng.shuffle(order)
+        for name in order:
+            if warm_up:
+                candidates[name]()
+            times[name].append(seconds_of(candidates[name]))
     return times
 
 
@@ -194,8 +201,8 @@ def header(about: Mapping[str, Any]) -> list[str]:
         *lines,
         f"- roofline: products of float32 matrices of {GEMM_SIZE} by {GEMM_SIZE}, GFLOP/s: "
         f"{', '.join(rates)}",
-        f"- times are medians of {about['steps']} interleaved runs, unless said otherwise; "
-        "compilation apart",
+        f"- times are medians of {about['steps']} interleaved runs, each after a call that is "
+        "not timed, unless said otherwise; compilation apart",
     ]
 
 

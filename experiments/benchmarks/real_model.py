@@ -174,6 +174,7 @@ def markdown(records: Sequence[Record], notes: Sequence[str]) -> list[str]:
         ),
         "",
         "- One sequence, float32; losses agree to 1e-4 nats, and all tokens drawn are the same.",
+        "- Passes are timed with no call before each, but for one of all.",
         *(f"- {note}" for note in notes),
     ]  # fmt: skip
 

@@ -106,10 +106,13 @@ def check_ratios(rows, first, seconds, ratio, peer):
 
 def test_rounds_go_over_all_in_turn(monkeypatch):
     clock = Clock(monkeypatch)
-    calls = {"a": clock.work("a", 9, 1, 2, 6), "b": clock.work("b", 8, 3, 3, 4)}
+    calls = {"a": clock.work("a", 9, 1, 8, 2, 7, 6), "b": clock.work("b", 8, 3, 7, 3, 6, 4)}
     times = measure.interleaved(calls, 3)
-    assert times == {"a": [1, 2, 6], "b": [3, 3, 4]}  # the first calls are not among them
-    assert clock.log == ["a", "b"] * 4
+    assert times == {"a": [1, 2, 6], "b": [3, 3, 4]}  # a call before each is not among them
+    assert clock.log[::2] == clock.log[1::2]
+    rounds = [clock.log[i : i + 4 : 2] for i in range(0, 12, 4)]
+    assert all(sorted(names) == ["a", "b"] for names in rounds)
+    assert rounds != [rounds[0]] * 3  # nothing always follows the same
     seconds = measure.medians(times)
     assert seconds == {"a": 2, "b": 3}
     assert measure.ratios(seconds, "b") == {"a": pytest.approx(2 / 3), "b": 1}
