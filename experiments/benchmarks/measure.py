@@ -8,7 +8,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,14 +34,14 @@ Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[], None]], runs: int, *, warm_up: bool = True
+    candidates: Mapping[str, Callable[[], Any]], runs: int, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
     """Times callables in rounds over all of them, so that whatever else goes on meets each alike.
 
-    Each round has an order of its own, the same in every process, and each callable is called once,
-    untimed, before it is timed: what has its memory and caches to win back from another one is not
-    what a loop over it takes. (Timed cold and in a fixed order, one program at 4096 tokens took 40
-    ms in one place of the order and 62 in another, and torch's SDPA 49 or 80.)
+    Rounds are those of `in_turn`, and each callable is called once, untimed, before it is timed:
+    what has its memory and caches to win back from another one is not what a loop over it takes.
+    (Timed cold and in a fixed order, one program at 4096 tokens took 40 ms in one place of the
+    order and 62 in another, and torch's SDPA 49 or 80.)
 
     Args:
       candidates: by name; each returns when its work is done, not when it is under way.
@@ -53,14 +53,19 @@ def interleaved(
       Seconds of each round, by name.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    order, rng = list(candidates), random.Random(0)
+    for name in in_turn(candidates, runs):
+        if warm_up:
+            candidates[name]()
+        times[name].append(seconds_of(candidates[name]))
+    return times
+
+
+def in_turn(names: Iterable[str], runs: int) -> Iterator[str]:
+    """All names so many times, each round in an order of its own, the same in every process."""
+    order, rng = list(names), random.Random(0)
     for _ in range(runs):
         rng.shuffle(order)
-        for name in order:
-            if warm_up:
-                candidates[name]()
-            times[name].append(seconds_of(candidates[name]))
-    return times
+        yield from order
 
 
 def seconds_of(call: Callable[[], Any]) -> float:

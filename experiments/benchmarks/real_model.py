@@ -6,12 +6,16 @@
 The model of --workdir goes out as a folder, and transformers opens that with PyTorch's attention
 (`sdpa`). Both take the same tokens of Python's standard library. Before anything is timed, their
 losses have to agree, and the tokens that they draw. Our pass is that of `lenext.evaluate` without
-its look at attention rows; drawn is the likeliest token, one at a time, after a prompt of half the
-shortest length. Writes real_model.md, .json and .png under --results.
+its look at attention rows. Drawn is the likeliest token, one at a time, from the cache that a
+prompt left: transformers keeps one that grows, or one of a fixed size ("static"), whose step it may
+compile. The time is that from the first drawn token to the last. Writes real_model.md, .json and
+.png under --results.
 """
 
+import functools
 import importlib.util
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,10 +40,19 @@ from lenext.workdirs.workdir import read_run_config
 TITLE = "A real model's forward pass and decoding"
 OURS, THEIRS = "lenext", "transformers"
 WORKDIR = Path("runs/smollm2")
+STATIC, COMPILED = f"{THEIRS}, static cache", f"{THEIRS}, static cache, compiled"
 LENGTHS = (2048, 8192)
+PROMPTS = (512, 8192)
 QUICK = (128, 256)
-DRAWN = 32
+DRAWN = 65
 TOLERANCE = 1e-4  # of losses, in nats
+
+
+class Drawn(NamedTuple):
+    """Tokens, and the seconds from the first of them to the last."""
+
+    tokens: list[int]
+    seconds: float
 
 
 class Peer(NamedTuple):
@@ -47,11 +60,11 @@ class Peer(NamedTuple):
 
     Attributes:
       loss: of the tokens [n + 1], each predicted from those before it; the mean, in nats.
-      draw: the likeliest tokens after a prompt [n], so many of them.
+      draw: by name, ways to the likeliest tokens after a prompt [n], so many of them.
     """
 
     loss: Callable[[np.ndarray], float]
-    draw: Callable[[np.ndarray, int], list[int]]
+    draw: dict[str, Callable[[np.ndarray, int], Drawn]]
 
 
 def text_tokens(config: Config, count: int) -> np.ndarray:
@@ -88,10 +101,12 @@ def ours(workdir: Path, lengths: Sequence[int]) -> tuple[Peer, dict[int, measure
         return float(np.mean(passes[len(tokens) - 1].call(params, batch_of(tokens))))
 
     def draw(prompt, count):
-        likeliest = Sampling(temperature=0.0)
-        return [int(x[0]) for x in generate(apart, prompt[None], count, sampling=likeliest)]
+        clock = _Clock()
+        for token in generate(apart, prompt[None], count, sampling=Sampling(temperature=0.0)):
+            clock.put(token)
+        return clock.drawn()
 
-    return Peer(loss, draw), passes
+    return Peer(loss, {OURS: draw}), passes
 
 
 def theirs(workdir: Path) -> Peer:
@@ -115,16 +130,53 @@ def theirs(workdir: Path) -> Peer:
             logits = model(row[:, :-1], use_cache=False).logits[0]
             return float(torch.nn.functional.cross_entropy(logits, row[0, 1:]))
 
-    def draw(prompt, count):
-        row = torch.tensor(prompt[None], dtype=torch.int64)
-        with torch.inference_mode():
-            drawn = model.generate(
-                row, attention_mask=torch.ones_like(row), do_sample=False, pad_token_id=0,
-                min_new_tokens=count, max_new_tokens=count,
-            )  # fmt: skip
-        return drawn[0, len(prompt) :].tolist()
+    def drawing(**how):
+        def draw(prompt, count):
+            row, clock = torch.tensor(prompt[None], dtype=torch.int64), _Clock(skip=1)
+            with torch.inference_mode():
+                model.generate(
+                    row, attention_mask=torch.ones_like(row), do_sample=False, pad_token_id=0,
+                    min_new_tokens=count, max_new_tokens=count, streamer=clock, **how,
+                )  # fmt: skip
+            return clock.drawn()
 
-    return Peer(loss, draw)
+        return draw
+
+    everywhere: Any = transformers.CompileConfig()
+    everywhere._compile_all_devices = True  # it compiles for accelerators alone otherwise
+    static = {"cache_implementation": "static"}
+    ways = {
+        THEIRS: drawing(),
+        STATIC: drawing(**static, disable_compile=True),
+        COMPILED: drawing(**static, compile_config=everywhere),
+    }
+    return Peer(loss, ways)
+
+
+class _Clock:
+    """Takes tokens as they are drawn, as a streamer of transformers, which is given the prompt too.
+
+    Args:
+      skip: how many times it is given something before the first drawn token.
+    """
+
+    def __init__(self, skip: int = 0):
+        self.skip, self.tokens, self.times = skip, [], []
+
+    def put(self, value: Any) -> None:
+        """The next token of the one row."""
+        if self.skip:
+            self.skip -= 1
+            return
+        self.tokens.append(int(value[0]))
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Nothing follows."""
+
+    def drawn(self) -> Drawn:
+        """All of them."""
+        return Drawn(self.tokens, self.times[-1] - self.times[0])
 
 
 def check_parity(found: dict[str, Any], what: str) -> None:
@@ -138,15 +190,45 @@ def check_parity(found: dict[str, Any], what: str) -> None:
         raise ParityError(f"{what}: {THEIRS} has {other}, and we {mine}")
 
 
-def time_peers(
-    peers: dict[str, Peer], what: str, call: Callable[[Peer], Any], tokens: int, runs: int
-) -> list[Record]:
-    """What a call takes of each, after what it gives is compared."""
-    found = {name: call(peer) for name, peer in peers.items()}  # which warms them up
+def time_losses(peers: dict[str, Peer], tokens: np.ndarray, runs: int) -> list[Record]:
+    """What a pass takes of each, after its loss is compared."""
+    what = f"loss at {len(tokens) - 1:,}"
+    found = {name: peer.loss(tokens) for name, peer in peers.items()}  # which warms them up
     if len(found) > 1:
         check_parity(found, what)
-    calls = {name: (lambda peer=peer: call(peer)) for name, peer in peers.items()}
+    calls = {name: functools.partial(peer.loss, tokens) for name, peer in peers.items()}
     times = measure.interleaved(calls, runs, warm_up=False)
+    return _records(what, times, len(tokens) - 1)
+
+
+def time_drawing(
+    peers: dict[str, Peer], prompt: np.ndarray, count: int, runs: int
+) -> tuple[list[Record], list[str]]:
+    """What drawing takes in each way, after the tokens are compared; and why some cannot."""
+    what, notes = f"{count - 1} tokens after {len(prompt):,}", []
+    ways = {name: draw for peer in peers.values() for name, draw in peer.draw.items()}
+    for name, draw in list(ways.items()):
+        try:
+            drawn = draw(prompt, count).tokens
+        except Exception as error:
+            if name != COMPILED:
+                raise
+            # Its backend wants a C++ compiler, and says so in errors of many kinds.
+            why = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+            notes.append(f"{name}: does not compile: {why}.")
+            del ways[name]
+            continue
+        if name == OURS:
+            mine = drawn
+        check_parity({OURS: mine, THEIRS: drawn}, f"{what}, {name}")
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for name in measure.in_turn(ways, runs):
+        times[name].append(ways[name](prompt, count).seconds)
+    return _records(what, times, count - 1), notes
+
+
+def _records(what: str, times: dict[str, list[float]], tokens: int) -> list[Record]:
+    """A record a candidate."""
     seconds = measure.medians(times)
     relative = measure.ratios(seconds, THEIRS)
     return [
@@ -154,7 +236,7 @@ def time_peers(
             "what": what, "candidate": name, "seconds": seconds[name], "ratio": relative[name],
             "times": times[name], "rate": tokens / seconds[name],
         }
-        for name in peers
+        for name in times
     ]  # fmt: skip
 
 
@@ -179,14 +261,18 @@ def markdown(records: Sequence[Record], notes: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
-def run(workdir: Path, lengths: Sequence[int], drawn: int, runs: int, results: Path) -> None:
+def run(
+    workdir: Path, lengths: Sequence[int], prompts: Sequence[int], runs: int, results: Path,
+    drawn: int = DRAWN,
+) -> None:  # fmt: skip
     """Measures, and writes real_model.md, .json and .png."""
     config = read_run_config(workdir)
     if config is None:
         raise UserError(f"{workdir}: holds no model; `make smollm2` fetches and imports one")
-    tokens = text_tokens(to_config(config), max(lengths) + 1)
+    tokens = text_tokens(to_config(config), max(*lengths, *prompts) + 1)
     about = measure.describe(
-        {"lengths": list(lengths), "drawn": drawn, "model": config["model"]},
+        {"lengths": list(lengths), "prompts": list(prompts), "drawn": drawn,
+         "model": config["model"]},
         [tokens], seeds=[], tokens=max(lengths), steps=runs,
     )  # fmt: skip
     mine, passes = ours(workdir, lengths)
@@ -201,16 +287,14 @@ def run(workdir: Path, lengths: Sequence[int], drawn: int, runs: int, results: P
         peers[THEIRS] = theirs(workdir)
     records: list[Record] = []
     for length in lengths:
-        what = f"loss at {length:,}"
-        print(f"{what} …", flush=True)
-        part = tokens[: length + 1]
-        records += time_peers(peers, what, lambda peer, part=part: peer.loss(part), length, runs)
+        print(f"loss at {length:,} …", flush=True)
+        records += time_losses(peers, tokens[: length + 1], runs)
         peak = measure.megabytes(passes[length].temp_bytes)
         notes.append(f"Beside weights and tokens, our pass at {length:,} holds {peak} MB.")
-    prompt = tokens[: min(lengths) // 2]
-    what = f"{drawn} tokens after {len(prompt):,}"
-    print(f"{what} …", flush=True)
-    records += time_peers(peers, what, lambda peer: peer.draw(prompt, drawn), drawn, runs)
+    for length in prompts:
+        print(f"drawing after {length:,} …", flush=True)
+        found, why = time_drawing(peers, tokens[:length], drawn, runs)
+        records, notes = records + found, list(dict.fromkeys(notes + why))
     bars: dict[str, dict[str, float]] = {}
     for r in records:
         bars.setdefault(r["what"], {})[r["candidate"]] = r["seconds"]
@@ -235,8 +319,8 @@ def main() -> None:
     words = ",".join(map(str, LENGTHS))
     parser.add_argument("--lengths", type=measure.counts, help=f"with commas (default {words})")
     given = parser.parse_args()
-    lengths = given.lengths or (QUICK if given.quick else LENGTHS)
-    run(given.workdir, lengths, DRAWN, given.runs, given.results)
+    lengths, prompts = (QUICK, QUICK[:1]) if given.quick else (LENGTHS, PROMPTS)
+    run(given.workdir, given.lengths or lengths, prompts, given.runs, given.results)
 
 
 if __name__ == "__main__":
