@@ -155,6 +155,23 @@ def test_tables_hold_what_the_results_hold(name, metric, heading):
         assert any(shown.items() <= row.items() for row in rows.values()), line
 
 
+def test_the_table_of_synthetic_tasks_holds_what_the_results_hold():
+    content = json.loads((REPOSITORY / "experiments/results/synthetic.json").read_text())
+    figures = {
+        record["method"]: with_interval(record)
+        for record in select(content["records"], metric="retrieved", positions=None, length=768)
+    }
+    table = DOCS["docs/results.md"].split("\n| right at 768 |")[1].split("\n\n")[0].splitlines()
+    tasks = [cell.strip() for cell in table[0].split("|") if cell.strip()]
+    assert len(tasks) == 6
+    assert len(table) == 2 + 9
+    for line in table[2:]:
+        name, *shown = (cell.strip() for cell in line.split("|")[1:-1])
+        method = name.split("`")[1]
+        own = f"softmax → {method}" if name.startswith("…") else method
+        assert shown == [figures[f"{task}: {own}"] for task in tasks], line
+
+
 def test_the_table_of_temperatures_holds_what_the_results_hold():
     content = json.loads((REPOSITORY / "experiments/results/entropy_matched.json").read_text())
     figures = {
