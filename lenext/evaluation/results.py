@@ -58,7 +58,9 @@ class Evaluated(NamedTuple):
         return found
 
 
-def write(found: Evaluated, records: list[Record], workdir: AnyPath, folder: AnyPath) -> None:
+def write_results(
+    found: Evaluated, records: list[Record], workdir: AnyPath, folder: AnyPath
+) -> None:
     """Tables, pictures and records into `folder`; the headline's table to the terminal."""
     # Not above: matplotlib would take half a second of every start, training's too.
     from lenext.reporting.pictures import plot, plot_by_depth, plot_by_position

@@ -39,7 +39,7 @@ from lenext.evaluation.protocols import (
     get_protocol,
     read_tasks,
 )
-from lenext.evaluation.results import Evaluated, write
+from lenext.evaluation.results import Evaluated, write_results
 from lenext.evaluation.sweep import Settings, check_eval, sweep
 from lenext.files import check_writable
 from lenext.models import Model, check_sizes, in_words, model_methods
@@ -90,7 +90,7 @@ def evaluate(
     found = evaluate_run(config, workdir, calibrate_first=calibrate_first, folder=folder)
     records = found.records()
     if is_first():
-        write(found, records, workdir, folder)
+        write_results(found, records, workdir, folder)
     wait_for_all("results")
     return records
 
