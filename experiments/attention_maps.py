@@ -37,7 +37,6 @@ METHODS = (
     "rerope+entropy_matched",
     "leaky_rerope",
     "self_extend",
-    "dual_chunk",
     "lm_infinite",
 )
 

@@ -26,6 +26,7 @@ from lenext.config import base_config, read_methods
 from lenext.config.imports import join_imports, load_file
 from lenext.errors import MISREAD, Stopped, UserError
 from lenext.files import read_json
+from lenext.models import FAMILIES
 from lenext.sweeps.experiment import Experiment, baseline_of, collect, write
 from lenext.sweeps.kept import keep, kept_path, unpack
 from lenext.sweeps.progress import Rates, duration
@@ -112,8 +113,9 @@ def check(experiment: Experiment, runs: Sequence[Run]) -> None:
         validate(config)
         length = config.data.train_length
         trained = read_methods(config.model.method, length)
+        causal = FAMILIES[config.model.family].objective == "causal_lm"
         for method in run.rows.values():
-            read_methods(method, length, trained)
+            read_methods(method, length, trained, causal=causal)
     rows = dict.fromkeys(label for run in runs for label in run.rows)
     # Without rows there is nothing that a baseline may be asked of.
     baselines = {baseline_of(experiment, label): None for label in rows or ("",)}

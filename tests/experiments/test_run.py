@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import real_model
 from experiments import run as runner
-from experiments.sizes import SIZES, with_changes
+from experiments.sizes import SIZES, encoder, with_changes
 from lenext.attention.catalogue import BUILT_IN, CATALOGUE
 from lenext.config import plain, read_methods
 from lenext.errors import UserError
@@ -649,6 +649,8 @@ def test_the_methods_of_a_model_that_is_fetched():
 @pytest.mark.parametrize("name", [name for name in runner.NAMES if name not in IMPORTED])
 def test_larger_sizes_compare_equal_budgets(name, size):
     runs = runner.read(name).runs(size)
+    if size != "paper":  # which has a text of the user's own
+        runner.check(runner.read(name), runs)
     budgets = {
         (run.steps, run.tokens, run.config.optimizer.name, run.config.data.train_length)
         for run in runs
@@ -659,6 +661,12 @@ def test_larger_sizes_compare_equal_budgets(name, size):
     labels = [label for run in runs if run.seed == 0 for label in run.rows]
     assert len(labels) == len(set(labels))
     assert {baseline_of(runner.read(name), label) for label in labels} <= set(labels)
+
+
+def test_a_method_for_causal_models_is_refused_before_an_encoder_is_trained():
+    runs = over_seeds("softmax", encoder("smoke").config, ["softmax", "dual_chunk"], [0])
+    with pytest.raises(UserError, match=r"'dual_chunk': is for causal models only"):
+        runner.check(runner.read("infoscale_table"), runs)
 
 
 def test_killed_in_the_middle_it_redoes_nothing(data_dir, tmp_path):
