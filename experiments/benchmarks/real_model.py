@@ -207,22 +207,20 @@ def time_drawing(
     """What drawing takes in each way, after the tokens are compared; and why some cannot."""
     what, notes = f"{count - 1} tokens after {len(prompt):,}", []
     ways = {name: draw for peer in peers.values() for name, draw in peer.draw.items()}
-    for name, draw in list(ways.items()):
+    drawn: dict[str, list[int]] = {}
+    for name, draw in ways.items():
         try:
-            drawn = draw(prompt, count).tokens
+            drawn[name] = draw(prompt, count).tokens
         except Exception as error:
             if name != COMPILED:
                 raise
             # Its backend wants a C++ compiler, and says so in errors of many kinds.
             why = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
             notes.append(f"{name}: does not compile: {why}.")
-            del ways[name]
-            continue
-        if name == OURS:
-            mine = drawn
-        check_parity({OURS: mine, THEIRS: drawn}, f"{what}, {name}")
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for name in measure.in_turn(ways, runs):
+    for name, tokens in drawn.items():
+        check_parity({OURS: drawn[OURS], THEIRS: tokens}, f"{what}, {name}")
+    times: dict[str, list[float]] = {name: [] for name in drawn}
+    for name in measure.in_turn(drawn, runs):
         times[name].append(ways[name](prompt, count).seconds)
     return _records(what, times, count - 1), notes
 
@@ -256,7 +254,7 @@ def markdown(records: Sequence[Record], notes: Sequence[str]) -> list[str]:
         ),
         "",
         "- One sequence, float32; losses agree to 1e-4 nats, and all tokens drawn are the same.",
-        "- Passes are timed with no call before each, but for one of all.",
+        "- Before a pass there is no call that is not timed, but for one of each at the start.",
         *(f"- {note}" for note in notes),
     ]  # fmt: skip
 

@@ -157,7 +157,7 @@ def _open(config: Config, mesh: Mesh) -> _Opened:
 
 
 def _make(config: Config, vocab_size: int, mesh: Mesh) -> _Made:
-    """Makes model, optimiser and step, as shapes until the model is known to fit; says of what."""
+    """Model, optimiser and step, as shapes until they are known to fit; prints the parameters."""
     settings = config.training
     methods = read_methods(config.model.method, config.data.train_length)
 

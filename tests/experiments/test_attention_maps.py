@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import attention_maps, infoscale_table, windows
+from lenext.config import read_methods
+from lenext.models import FAMILIES
 from lenext.sweeps.runs import over_seeds
 from tests.training.common import tiny_config
 
@@ -43,6 +45,13 @@ def test_window_of_rows_that_see_all_alike():
     # Of 64² pairs (64 - w)(65 - w) are at w or further: 380 at w = 45; 420, over a tenth, at 44.
     share = windows.share_by_distance(np.full((1, 1, 1, 64, 64), 1 / 64))
     assert windows.effective_window(share) == [45]
+
+
+def test_its_methods_are_for_models_that_see_both_ways():
+    (run, *_) = infoscale_table.softmax_runs("cpu")
+    assert FAMILIES[run.config.model.family].objective == "masked_lm"
+    for method in attention_maps.METHODS:
+        read_methods(method, run.config.data.train_length, causal=False)
 
 
 def test_results_go_by_default_where_nothing_is_committed(monkeypatch):

@@ -40,40 +40,44 @@ def row(
     return np.asarray(quick_weights(q, k, made, params=params))[0, 0, 0]
 
 
-close = np.testing.assert_allclose
+assert_close = np.testing.assert_allclose
 
 
 def test_softmax():
-    close(row("softmax", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
-    close(row("softmax", [1, 0, -1]), np.array([E, 1, 1 / E]) / (E + 1 + 1 / E), rtol=1e-6)
+    assert_close(row("softmax", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
+    assert_close(row("softmax", [1, 0, -1]), np.array([E, 1, 1 / E]) / (E + 1 + 1 / E), rtol=1e-6)
 
 
 def test_cosine_forgets_norms():
     """c cos with no 1/sqrt(H): e^c, whatever the length of q."""
     for scaled in (True, False):
-        close(row("cosscale", [0, 1], cos_scale=1, scaled=scaled), [1 / (1 + E), E / (1 + E)])
+        assert_close(
+            row("cosscale", [0, 1], cos_scale=1, scaled=scaled), [1 / (1 + E), E / (1 + E)]
+        )
         two = row("cosscale", [0, 1], cos_scale=2, scaled=scaled)
-        close(two, np.array([1, E**2]) / (1 + E**2), rtol=1e-6)
-    close(row("cosscale", [0.75, 0.75, 0.75 + 1 / 128])[2], E / (2 + E), rtol=1e-4)
+        assert_close(two, np.array([1, E**2]) / (1 + E**2), rtol=1e-6)
+    assert_close(row("cosscale", [0.75, 0.75, 0.75 + 1 / 128])[2], E / (2 + E), rtol=1e-4)
 
 
 def test_log_length():
     """L = 4: sixteen keys make the factor ln 16 / ln 4 = 2, two keys stay at 1 or give 1/2."""
     weights = row("log_length", [1] + [0] * 15)
-    close(weights, np.array([E**2] + [1] * 15) / (E**2 + 15), rtol=1e-5)
-    close(row("log_length", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
+    assert_close(weights, np.array([E**2] + [1] * 15) / (E**2 + 15), rtol=1e-5)
+    assert_close(row("log_length", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
     half = math.exp(0.5)
-    close(row("log_length", [0, 1], clamp=False), np.array([1, half]) / (1 + half), rtol=1e-5)
+    assert_close(
+        row("log_length", [0, 1], clamp=False), np.array([1, half]) / (1 + half), rtol=1e-5
+    )
 
 
 def test_entropy_matched():
     """L = 4, H0 = ln 2: sixteen keys make the factor sqrt(ln 8 / ln 2); three stay, or get less."""
     weights, e = row("entropy_matched", [1] + [0] * 15), math.exp(3**0.5)
-    close(weights, np.array([e] + [1] * 15) / (e + 15), rtol=1e-5)
-    close(row("entropy_matched", [0, 0, 1]), np.array([1, 1, E]) / (2 + E), rtol=1e-6)
+    assert_close(weights, np.array([e] + [1] * 15) / (e + 15), rtol=1e-5)
+    assert_close(row("entropy_matched", [0, 0, 1]), np.array([1, 1, E]) / (2 + E), rtol=1e-6)
     less = math.exp((math.log(1.5) / math.log(2)) ** 0.5)
     expected = np.array([1, 1, less]) / (2 + less)
-    close(row("entropy_matched", [0, 0, 1], clamp=False), expected, rtol=1e-6)
+    assert_close(row("entropy_matched", [0, 0, 1], clamp=False), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_entropy_matched_by_pieces(slopes, square):
     params = {"temperature": {"slopes": np.array([slopes])}}
     weights = row("entropy_matched", [1] + [0] * 255, params=params)
     e = math.exp(square**0.5)
-    close(weights, np.array([e] + [1] * 255) / (e + 255), rtol=1e-5)
+    assert_close(weights, np.array([e] + [1] * 255) / (e + 255), rtol=1e-5)
 
 
 def test_entropy_matched_holds_the_entropy_of_normal_logits():
@@ -117,9 +121,9 @@ def test_softmax_plus():
     ninth, third = math.exp(1 / 9), math.exp(1 / 3)
     for length in (4, 64):
         weights = row("softmax_plus", [0, 1], train_length=length)
-        close(weights, np.array([1, ninth]) / (1 + ninth), rtol=1e-5)
+        assert_close(weights, np.array([1, ninth]) / (1 + ninth), rtol=1e-5)
         weights = row("softmax_plus", [1] + [0] * 7, train_length=length)
-        close(weights[0], third / (third + 7), rtol=1e-5)
+        assert_close(weights[0], third / (third + 7), rtol=1e-5)
 
 
 def temperatures(method: str, counts, *, dim: int, length: int, params=None, heads: int = 1, **kw):
@@ -138,23 +142,25 @@ def test_infoscale_table():
     """The table of the formula sheet, H = 128, L = 64; exactly 1 at L and, clamped, below."""
     counts = [128, 256, 512, 1024, 2048, 4096, 64, 5]
     factors = temperatures("infoscale", counts, dim=128, length=64)[:, 0]
-    close(factors[:6], [1.077, 1.149, 1.215, 1.277, 1.336, 1.392], atol=5e-4)
-    close(factors[6:], 1, rtol=1e-6)
+    assert_close(factors[:6], [1.077, 1.149, 1.215, 1.277, 1.336, 1.392], atol=5e-4)
+    assert_close(factors[6:], 1, rtol=1e-6)
     factors = temperatures("infoscale", [64, 5, 1], dim=128, length=64, clamp=False)[:, 0]
     below = math.sqrt((1 - 5 ** (-1 / 64)) / (1 - 64 ** (-1 / 64)))
-    close(factors, [1, below, 0], rtol=1e-5, atol=1e-6)
+    assert_close(factors, [1, below, 0], rtol=1e-5, atol=1e-6)
     # 4 heads of 32 are 128 dimensions.
     kw = {"dim": 32, "length": 64, "heads": 4, "all_heads": True}
-    close(temperatures("infoscale", [128, 4096], **kw), [[1.077] * 4, [1.392] * 4], atol=5e-4)
+    assert_close(
+        temperatures("infoscale", [128, 4096], **kw), [[1.077] * 4, [1.392] * 4], atol=5e-4
+    )
 
 
 def test_ssmax():
     """1 at L to begin with; s_h ln n with each head's own s."""
     counts, length = [64, 4096, 8], 64
-    close(temperatures("ssmax", counts, dim=8, length=length)[:, 0], [1, 2, 0.5], rtol=1e-6)
+    assert_close(temperatures("ssmax", counts, dim=8, length=length)[:, 0], [1, 2, 0.5], rtol=1e-6)
     params = {"temperature": {"slope": jnp.array([0.5, 2.0])}}
     factors = temperatures("ssmax", counts, dim=8, length=length, heads=2, params=params)
-    close(factors, np.log([[64, 64], [4096, 4096], [8, 8]]) * [0.5, 2.0], rtol=1e-5)
+    assert_close(factors, np.log([[64, 64], [4096, 4096], [8, 8]]) * [0.5, 2.0], rtol=1e-5)
 
 
 def test_steps_of_the_logarithm():
@@ -166,33 +172,35 @@ def test_steps_of_the_logarithm():
         at = {"q_positions": first + places[:, None], "kv_positions": np.full((7, 1), first)}
         made = make_method("llama4", train_length=64, floor=4, position="none")
         factors = np.ravel(quick_statistics(q, k, made, **at).max_logit)
-        close(factors, 1 + 0.1 * np.log([1, 1, 2, 2, 2, 3, 4]), rtol=1e-6)
+        assert_close(factors, 1 + 0.1 * np.log([1, 1, 2, 2, 2, 3, 4]), rtol=1e-6)
         made = make_method("mistral3", train_length=4, beta=0.5, position="none")
         factors = np.ravel(quick_statistics(q, k, made, **at).max_logit)
-        close(factors, 1 + 0.5 * np.log([1, 1, 1, 2, 2, 2, 3]), rtol=1e-6)
+        assert_close(factors, 1 + 0.5 * np.log([1, 1, 1, 2, 2, 2, 3]), rtol=1e-6)
 
 
 def test_ssa():
     """Almost 1 to begin with; one beta, and each head's own product with q = (2, 0, ...)."""
-    close(temperatures("ssa", [1], dim=4, length=4), 1, rtol=1e-6)
+    assert_close(temperatures("ssa", [1], dim=4, length=4), 1, rtol=1e-6)
     start = 1 + math.exp(-math.exp(2)) * math.log(16)
-    close(temperatures("ssa", [16], dim=4, length=4), start, rtol=1e-6)
+    assert_close(temperatures("ssa", [16], dim=4, length=4), start, rtol=1e-6)
     query = jnp.array([[0.0, 9.0, 9.0, 9.0], [0.5, 0.0, 0.0, 0.0]])
     params = {"temperature": {"beta": jnp.array(0.0), "query": query}}
     factors = temperatures("ssa", [16], dim=4, length=4, heads=2, params=params)
     expected = [1 + math.log(16) / E, 1 + math.log(16) / E + math.tanh(1)]
-    close(factors[0], expected, rtol=1e-5)
+    assert_close(factors[0], expected, rtol=1e-5)
 
 
 def test_adaptive():
     """Two keys have 0.58 nats, more than 0.5, but the fit is below 1 there; 16 get 2.2."""
-    close(row("adaptive", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
+    assert_close(row("adaptive", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-6)
     p = np.array([E] + [1] * 15) / (E + 15)
     h = -np.sum(p * np.log(p))
     factor = np.polyval([-0.037, 0.481, -2.3, 4.917, -1.791], h)
     assert 2.2 < factor < 2.3
     top = math.exp(factor)
-    close(row("adaptive", [1] + [0] * 15), np.array([top] + [1] * 15) / (top + 15), rtol=1e-5)
+    assert_close(
+        row("adaptive", [1] + [0] * 15), np.array([top] + [1] * 15) / (top + 15), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", ["infoscale", "log_length"])
@@ -208,34 +216,34 @@ def test_temperature_is_exactly_one_at_the_training_length(method, length):
 
 def test_lssa():
     """ln(H) ln(n) cos, softplus, row sum. Alone, a key has logit 0 and weight 1."""
-    close(row("lssa", [0.3]), [1.0])
+    assert_close(row("lssa", [0.3]), [1.0])
     one = math.log(1 + math.exp(math.log(4) * math.log(2)))
-    close(row("lssa", [0, 1]), np.array([math.log(2), one]) / (math.log(2) + one), rtol=1e-5)
-    close(row("lssa", [0, 1], scaled=False), row("lssa", [0, 1]), rtol=1e-5)
+    assert_close(row("lssa", [0, 1]), np.array([math.log(2), one]) / (math.log(2) + one), rtol=1e-5)
+    assert_close(row("lssa", [0, 1], scaled=False), row("lssa", [0, 1]), rtol=1e-5)
 
 
 def test_lssar_takes_no_offset_from_short_rows():
     """n <= 3: the powers of LSSA's weights themselves."""
-    close(row("lssar", [0.3]), [1.0])
+    assert_close(row("lssar", [0.3]), [1.0])
     top = (math.log(1 + math.exp(math.log(4) * math.log(2))) / math.log(2)) ** 15
-    close(row("lssar", [0, 1]), np.array([1, top]) / (1 + top), rtol=1e-4)
+    assert_close(row("lssar", [0, 1]), np.array([1, top]) / (1 + top), rtol=1e-4)
     top = (math.log(1 + math.exp(math.log(4) * math.log(3))) / math.log(2)) ** 3
     weights = row("lssar", [0, 1, 0], power=3)
-    close(weights, np.array([1, top, 1]) / (2 + top), rtol=1e-4)
+    assert_close(weights, np.array([1, top, 1]) / (2 + top), rtol=1e-4)
 
 
 def test_lssar_takes_its_offset_from_rows_of_four():
     """Below-average keys get nothing; two equal ones above share; the rest by their excess."""
-    close(row("lssar", [1, 0, 0, 0]), [1, 0, 0, 0])
-    close(row("lssar", [1, 0, 1, 0]), [0.5, 0, 0.5, 0], rtol=1e-6)
+    assert_close(row("lssar", [1, 0, 0, 0]), [1, 0, 0, 0])
+    assert_close(row("lssar", [1, 0, 1, 0]), [0.5, 0, 0.5, 0], rtol=1e-6)
     logit = math.log(4) ** 2
     soft = [math.log(1 + math.exp(logit * cosine)) for cosine in (1, 0.75, 0, 0)]
     excess = [max(0, 4 * s / sum(soft) - 1) for s in soft]
     expected = np.array(excess) / sum(excess)
-    close(row("lssar", [1, 0.75, 0, 0], power=1), expected, rtol=1e-5)
+    assert_close(row("lssar", [1, 0.75, 0, 0], power=1), expected, rtol=1e-5)
     assert 0 < expected[1] < expected[0]
     cubed = np.array(excess) ** 3
-    close(row("lssar", [1, 0.75, 0, 0], power=3), cubed / cubed.sum(), rtol=1e-5)
+    assert_close(row("lssar", [1, 0.75, 0, 0], power=3), cubed / cubed.sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -254,8 +262,8 @@ def test_lssar_rows_of_equal_weights_fall_back(method, dtype):
     mask = np.arange(700) < counts[:, None]
     made = make_method(method, train_length=64, position="none")
     weights = np.asarray(quick_weights(q, k, made, kv_mask=mask))[:, 0, 0]
-    close(weights.sum(axis=-1), 1, rtol=1e-5)
-    close(weights * counts[:, None], mask, rtol=1e-3)
+    assert_close(weights.sum(axis=-1), 1, rtol=1e-5)
+    assert_close(weights * counts[:, None], mask, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -273,25 +281,25 @@ def test_first_stages(phi, logits, values):
     """phi of the bare cosine, over the row's sum or over n."""
     options = {"phi": phi, "scaled": False, "temperature": "softmax"}
     values = np.array(values)
-    close(row("lssa", logits, **options), values / sum(values), rtol=1e-5, atol=1e-6)
+    assert_close(row("lssa", logits, **options), values / sum(values), rtol=1e-5, atol=1e-6)
     unnormalised = row("lssa", logits, norm="none", **options)
-    close(unnormalised, values / len(logits), rtol=1e-5, atol=1e-6)
+    assert_close(unnormalised, values / len(logits), rtol=1e-5, atol=1e-6)
 
 
 def test_sigmoid():
     """sigmoid(l - ln L), L = 4: 1 / (1 + 4 e^-l); or by row, sigmoid(l - ln n)."""
-    close(row("sigmoid", [0, 1]), [1 / 5, E / (E + 4)], rtol=1e-6)
-    close(row("sigmoid", [0] * 9), [0.2] * 9, rtol=1e-6)
-    close(row("sigmoid", [0, 1], bias="row"), [1 / 3, E / (E + 2)], rtol=1e-6)
-    close(row("sigmoid", [0, 0, 0, 0], bias="row"), [0.2] * 4, rtol=1e-6)
+    assert_close(row("sigmoid", [0, 1]), [1 / 5, E / (E + 4)], rtol=1e-6)
+    assert_close(row("sigmoid", [0] * 9), [0.2] * 9, rtol=1e-6)
+    assert_close(row("sigmoid", [0, 1], bias="row"), [1 / 3, E / (E + 2)], rtol=1e-6)
+    assert_close(row("sigmoid", [0, 0, 0, 0], bias="row"), [0.2] * 4, rtol=1e-6)
 
 
 def test_softmax_sink():
     """A key more, of logit ln 3, that takes its share and gives nothing; at logit 0 softmax1."""
     params = {"weighting": {"sink": np.log([3.0])}}
-    close(row("softmax_sink", [0, 0], params=params), [1 / 5] * 2, rtol=1e-6)
-    close(row("softmax_sink", [0, 1], params=params), np.array([1, E]) / (4 + E), rtol=1e-6)
-    close(row("softmax_sink", [0, 1]), row("softmax1", [0, 1]), rtol=1e-6)
+    assert_close(row("softmax_sink", [0, 0], params=params), [1 / 5] * 2, rtol=1e-6)
+    assert_close(row("softmax_sink", [0, 1], params=params), np.array([1, E]) / (4 + E), rtol=1e-6)
+    assert_close(row("softmax_sink", [0, 1]), row("softmax1", [0, 1]), rtol=1e-6)
 
 
 def broken(positions, *, query, mask=None):
@@ -306,60 +314,62 @@ def broken(positions, *, query, mask=None):
 
 def test_stick_breaking():
     """The nearest key breaks off 3/4, the next 3/4 of the quarter left; none is its own."""
-    close(broken([0, 1, 2, 3], query=3), [3 / 64, 3 / 16, 3 / 4, 0], rtol=1e-6)
-    close(broken([0, 1, 2, 3], query=4), [3 / 256, 3 / 64, 3 / 16, 3 / 4], rtol=1e-6)
+    assert_close(broken([0, 1, 2, 3], query=3), [3 / 64, 3 / 16, 3 / 4, 0], rtol=1e-6)
+    assert_close(broken([0, 1, 2, 3], query=4), [3 / 256, 3 / 64, 3 / 16, 3 / 4], rtol=1e-6)
     # By position, as in a cache that goes round; and hidden keys break nothing off.
-    close(broken([4, 1, 2, 3], query=5), [3 / 4, 3 / 256, 3 / 64, 3 / 16], rtol=1e-6)
+    assert_close(broken([4, 1, 2, 3], query=5), [3 / 4, 3 / 256, 3 / 64, 3 / 16], rtol=1e-6)
     mask = [True, True, False, True]
-    close(broken([0, 1, 2, 3], query=4, mask=mask), [3 / 64, 3 / 16, 0, 3 / 4], rtol=1e-6)
+    assert_close(broken([0, 1, 2, 3], query=4, mask=mask), [3 / 64, 3 / 16, 0, 3 / 4], rtol=1e-6)
     assert not np.any(broken([0, 1], query=0))
 
 
 def test_relu():
-    close(row("relu", [-1, 1]), [0, 0.5], rtol=1e-6)
-    close(row("relu", [0.5, 1, -0.5, 0]), [0.125, 0.25, 0, 0], rtol=1e-6)
+    assert_close(row("relu", [-1, 1]), [0, 0.5], rtol=1e-6)
+    assert_close(row("relu", [0.5, 1, -0.5, 0]), [0.125, 0.25, 0, 0], rtol=1e-6)
 
 
 def test_relu2():
-    close(row("relu2", [-1, 1]), [0, 0.5], rtol=1e-6)
-    close(row("relu2", [0.5, 1, -0.5, 0]), [0.0625, 0.25, 0, 0], rtol=1e-6)
+    assert_close(row("relu2", [-1, 1]), [0, 0.5], rtol=1e-6)
+    assert_close(row("relu2", [0.5, 1, -0.5, 0]), [0.0625, 0.25, 0, 0], rtol=1e-6)
     # H = 4, so that q.k = 2 cos: (2 / 4)^2 and (1 / 4)^2.
-    close(row("relu2", [0.5, 1, -0.5, 0], gau=True), [0.0625, 0.25, 0, 0], rtol=1e-6)
-    close(row("relu2", [-1, 1], gau=True), [0, 1], rtol=1e-6)
+    assert_close(row("relu2", [0.5, 1, -0.5, 0], gau=True), [0.0625, 0.25, 0, 0], rtol=1e-6)
+    assert_close(row("relu2", [-1, 1], gau=True), [0, 1], rtol=1e-6)
 
 
 def test_softmax1():
     """A key of logit 0 and no value: 1 / (1 + 1), and [1, e] / (2 + e)."""
-    close(row("softmax1", [0]), [0.5], rtol=1e-6)
-    close(row("softmax1", [0, 1]), np.array([1, E]) / (2 + E), rtol=1e-6)
-    close(row("softmax1", [-1]), [1 / (1 + E)], rtol=1e-6)
+    assert_close(row("softmax1", [0]), [0.5], rtol=1e-6)
+    assert_close(row("softmax1", [0, 1]), np.array([1, E]) / (2 + E), rtol=1e-6)
+    assert_close(row("softmax1", [-1]), [1 / (1 + E)], rtol=1e-6)
 
 
 def test_sparsemax():
     """tau = (0.75 + 0.25 - 1) / 2 = 0, and the third key lies below it; 1 - 0 leaves one key."""
-    close(row("sparsemax", [0.75, 0.25, -0.5]), [0.75, 0.25, 0], atol=1e-6)
-    close(row("sparsemax", [0, 1]), [0, 1], atol=1e-6)
-    close(row("sparsemax", [0.5, 0.5, 0.5]), [1 / 3] * 3, rtol=1e-6)
-    close(row("sparsemax", [1, 0.25, 0.25]), [5 / 6, 1 / 12, 1 / 12], rtol=1e-5)
+    assert_close(row("sparsemax", [0.75, 0.25, -0.5]), [0.75, 0.25, 0], atol=1e-6)
+    assert_close(row("sparsemax", [0, 1]), [0, 1], atol=1e-6)
+    assert_close(row("sparsemax", [0.5, 0.5, 0.5]), [1 / 3] * 3, rtol=1e-6)
+    assert_close(row("sparsemax", [1, 0.25, 0.25]), [5 / 6, 1 / 12, 1 / 12], rtol=1e-5)
 
 
 def test_soft():
     """H = 4, |q| = 2, |k| = 1: -|q - k|^2 / 4 = -(5 - 4 cos) / 4, so e^cos as in softmax."""
-    close(row("soft", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-5)
+    assert_close(row("soft", [0, 1]), np.array([1, E]) / (1 + E), rtol=1e-5)
     # And a longer key is a farther one: -(4 - 2) ^ 2 / 4 against 0.
     q, k = np.zeros((1, 1, 1, 4), np.float32), np.zeros((1, 2, 1, 4), np.float32)
     q[..., 0], k[0, :, 0, 0] = 2, [2, 4]
     made = make_method("soft", train_length=4, position="none")
-    close(np.ravel(quick_weights(q, k, made)), np.array([E, 1]) / (1 + E), rtol=1e-5)
+    assert_close(np.ravel(quick_weights(q, k, made)), np.array([E, 1]) / (1 + E), rtol=1e-5)
 
 
 def test_reweighted_softmax():
     """Three keys take no offset: the powers of e^cos; five equal but one leave that one."""
-    close(row("reweighted_softmax", [0, 1], power=3), np.array([1, E**3]) / (1 + E**3), rtol=1e-5)
-    close(row("reweighted_softmax", [1, 0, 0, 0, 0]), [1, 0, 0, 0, 0])
+    assert_close(
+        row("reweighted_softmax", [0, 1], power=3), np.array([1, E**3]) / (1 + E**3), rtol=1e-5
+    )
+    assert_close(row("reweighted_softmax", [1, 0, 0, 0, 0]), [1, 0, 0, 0, 0])
     odds = (E / (1 + E)) / 0.5
     expected = np.array([1, odds**3]) / (1 + odds**3)
-    close(row("reweighted_sigmoid", [0, 1], power=3), expected, rtol=1e-5)
+    assert_close(row("reweighted_sigmoid", [0, 1], power=3), expected, rtol=1e-5)
 
 
 def seen(method: str, query: int, *, causal: bool, **options) -> list[int]:
@@ -368,7 +378,7 @@ def seen(method: str, query: int, *, causal: bool, **options) -> list[int]:
     made = make_method(method, train_length=3, **options)
     weights = np.asarray(quick_weights(q, k, made, causal=causal))[0, 0, query]
     keys = np.flatnonzero(weights)
-    close(weights[keys], 1 / len(keys), rtol=1e-6)
+    assert_close(weights[keys], 1 / len(keys), rtol=1e-6)
     return keys.tolist()
 
 
@@ -410,7 +420,7 @@ def test_an_empty_row_is_zero():
         weights = np.asarray(quick_weights(q, k, made, causal=True, kv_mask=mask))
         np.testing.assert_array_equal(weights[0, 0, 0], 0)
         if spec(method)["weighting"][0] in NORMALISED:
-            close(weights[0, 0, 1], [0, 1, 0], rtol=1e-6)
+            assert_close(weights[0, 0, 1], [0, 1, 0], rtol=1e-6)
 
 
 def test_gradient_of_two_keys():
@@ -422,4 +432,4 @@ def test_gradient_of_two_keys():
         k = jnp.zeros((1, 2, 1, 2)).at[0, 1, 0, 0].set(logit)
         return attention_weights(q, k, made)[0, 0, 0, 1]
 
-    close(jax.grad(second)(0.0), 0.25, rtol=1e-6)
+    assert_close(jax.grad(second)(0.0), 0.25, rtol=1e-6)

@@ -10,7 +10,7 @@ from lenext.attention import make_method
 from tests.attention.common import quick_statistics, quick_weights
 
 E = math.e
-close = np.testing.assert_allclose
+assert_close = np.testing.assert_allclose
 
 
 def logits(method: str, delta, *, heads=1, query_dim=0, key_dim=0, dim=2, length=4, **options):
@@ -28,31 +28,31 @@ def logits(method: str, delta, *, heads=1, query_dim=0, key_dim=0, dim=2, length
 def test_rope_turns_by_the_distance():
     """H = 2: one pair, a radian a token. The sine's sign is RoFormer's: q turned by +i."""
     delta = np.array([0, 1, 2, -1, 30])
-    close(logits("softmax", delta)[:, 0], np.cos(delta), atol=1e-5)
-    close(logits("softmax", delta, key_dim=1)[:, 0], np.sin(delta), atol=1e-5)
-    close(logits("nope", delta)[:, 0], 1, atol=1e-6)
+    assert_close(logits("softmax", delta)[:, 0], np.cos(delta), atol=1e-5)
+    assert_close(logits("softmax", delta, key_dim=1)[:, 0], np.sin(delta), atol=1e-5)
+    assert_close(logits("nope", delta)[:, 0], 1, atol=1e-6)
 
 
 def test_pairs_of_dimensions():
     """H = 4: dimension 0 pairs with 1 or with 2, at a radian a token."""
     for pairing, partner, stranger in [("interleaved", 1, 2), ("halves", 2, 1)]:
         kw = {"dim": 4, "pairing": pairing}
-        close(logits("softmax", [1], key_dim=partner, **kw), math.sin(1), atol=1e-6)
-        close(logits("softmax", [1], key_dim=stranger, **kw), 0, atol=1e-6)
+        assert_close(logits("softmax", [1], key_dim=partner, **kw), math.sin(1), atol=1e-6)
+        assert_close(logits("softmax", [1], key_dim=stranger, **kw), 0, atol=1e-6)
 
 
 def test_scaled_positions():
     """PI divides positions by s; YaRN also grows the logits by (0.1 ln s + 1)^2; NTK neither."""
     delta = np.array([0, 1, 8])
-    close(logits("pi", delta, scale=4)[:, 0], np.cos(delta / 4), atol=1e-5)
+    assert_close(logits("pi", delta, scale=4)[:, 0], np.cos(delta / 4), atol=1e-5)
     gain = (0.1 * math.log(4) + 1) ** 2
     # H = 2, L = 4: the only pair is the first, which YaRN and NTK leave as it is.
-    close(logits("yarn", delta, scale=4)[:, 0], gain * np.cos(delta), atol=1e-5)
-    close(logits("ntk", delta, scale=4)[:, 0], np.cos(delta), atol=1e-5)
+    assert_close(logits("yarn", delta, scale=4)[:, 0], gain * np.cos(delta), atol=1e-5)
+    assert_close(logits("ntk", delta, scale=4)[:, 0], np.cos(delta), atol=1e-5)
     # H = 4: the last pair, 0.01 radians a token at base 10^4, slows by s in both.
     last = {"dim": 4, "query_dim": 2, "key_dim": 3, "scale": 4}
-    close(logits("ntk", delta, **last)[:, 0], np.sin(delta * 0.01 / 4), atol=1e-6)
-    close(logits("yarn", delta, **last)[:, 0], gain * np.sin(delta * 0.01 / 4), atol=1e-6)
+    assert_close(logits("ntk", delta, **last)[:, 0], np.sin(delta * 0.01 / 4), atol=1e-6)
+    assert_close(logits("yarn", delta, **last)[:, 0], gain * np.sin(delta * 0.01 / 4), atol=1e-6)
 
 
 def test_bands_as_weights_were_trained_with():
@@ -62,13 +62,15 @@ def test_bands_as_weights_were_trained_with():
     # Half of the way from 0.002 to 0.202 turns: half is interpolated.
     bands = {"original_length": 64, "slow_turns": 0.0018592, "fast_turns": 0.2018592}
     frequency = 0.01 * (0.5 + 0.5 / 4)
-    close(logits("llama3", delta, **bands, **last)[:, 0], np.sin(delta * frequency), atol=1e-5)
+    assert_close(
+        logits("llama3", delta, **bands, **last)[:, 0], np.sin(delta * frequency), atol=1e-5
+    )
     # Far above both: nothing is.
     bands = {"original_length": 10**6, "slow_turns": 1, "fast_turns": 4}
-    close(logits("llama3", delta, **bands, **last)[:, 0], np.sin(delta * 0.01), atol=1e-5)
+    assert_close(logits("llama3", delta, **bands, **last)[:, 0], np.sin(delta * 0.01), atol=1e-5)
     bands = {"original_length": 10**6, "attention_factor": 1.5}
     turned = 1.5**2 * np.sin(delta * 0.01)
-    close(logits("yarn", delta, **bands, **last)[:, 0], turned, atol=1e-5)
+    assert_close(logits("yarn", delta, **bands, **last)[:, 0], turned, atol=1e-5)
 
 
 def test_dynamic_ntk_follows_the_length_that_weights_follow():
@@ -80,7 +82,7 @@ def test_dynamic_ntk_follows_the_length_that_weights_follow():
             {"train_length": 12, "original_length": 4}, {"train_length": 4}, {"train_length": 12}
         )
     )  # fmt: skip
-    close(said, shorter, atol=1e-7)
+    assert_close(said, shorter, atol=1e-7)
     assert np.max(np.abs(said - plain)) > 1e-3
 
 
@@ -96,16 +98,16 @@ def test_dynamic_ntk_is_rope_up_to_the_training_length():
     last = {"dim": 4, "query_dim": 2, "key_dim": 3, "length": 64}
     for scale in (1, 4):
         turned = logits("dynamic_ntk", delta, scale=scale, **last)[:, 0]
-        close(turned, np.sin(delta * 0.01), atol=1e-6)
+        assert_close(turned, np.sin(delta * 0.01), atol=1e-6)
 
 
 def test_clamped_distance():
     """ReRoPE stops turning at |distance| = w, on both sides; the default w is L."""
     delta = np.array([-9, -4, -3, -2, 0, 2, 3, 4, 9])
     clamped = np.clip(delta, -3, 3)
-    close(logits("rerope", delta, window=3)[:, 0], np.cos(clamped), atol=1e-5)
-    close(logits("rerope", delta, window=3, key_dim=1)[:, 0], np.sin(clamped), atol=1e-5)
-    close(logits("rerope", delta, key_dim=1)[:, 0], np.sin(np.clip(delta, -4, 4)), atol=1e-5)
+    assert_close(logits("rerope", delta, window=3)[:, 0], np.cos(clamped), atol=1e-5)
+    assert_close(logits("rerope", delta, window=3, key_dim=1)[:, 0], np.sin(clamped), atol=1e-5)
+    assert_close(logits("rerope", delta, key_dim=1)[:, 0], np.sin(np.clip(delta, -4, 4)), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_alibi_slopes(heads, slopes):
     """-m |distance| on top of q.k/sqrt(H) = 1, the same ahead as behind."""
     delta = np.array([0, 1, 7, -7])
     expected = 1 - np.abs(delta)[:, None] * np.array(slopes)
-    close(logits("alibi", delta, heads=heads), expected, rtol=1e-6)
+    assert_close(logits("alibi", delta, heads=heads), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("leak", [4, 1 / 16])
@@ -132,8 +134,8 @@ def test_leaky_distance(leak):
     if leak < 1:
         leaked = np.array([-131, -3, -2, 0, 2, 3, 67, 131])
     kw = {"window": 3, "leak": leak}
-    close(logits("leaky_rerope", delta, **kw)[:, 0], np.cos(leaked), atol=1e-5)
-    close(logits("leaky_rerope", delta, key_dim=1, **kw)[:, 0], np.sin(leaked), atol=1e-5)
+    assert_close(logits("leaky_rerope", delta, **kw)[:, 0], np.cos(leaked), atol=1e-5)
+    assert_close(logits("leaky_rerope", delta, key_dim=1, **kw)[:, 0], np.sin(leaked), atol=1e-5)
 
 
 def test_t5_buckets():
@@ -151,17 +153,17 @@ def test_t5_buckets():
         found = quick_statistics(q, k, made, causal=causal, params=params, **at)
         return np.asarray(found.max_logit)[:, 0, 0]
 
-    close(biases(delta, causal=True), by_hand)
+    assert_close(biases(delta, causal=True), by_hand)
     # Seen from both sides, 8 of 16 are of one distance, and 8 steps go from 8 to 128: of 2^(1/2).
     sided = np.array([0, 1, 9, 10, 10, 10, 10, 10, 12, 13, 15, 15, 15, 15, 15])
-    close(biases(delta, causal=False), sided)
-    close(biases(-delta[1:], causal=False), 16 + sided[1:])
+    assert_close(biases(delta, causal=False), sided)
+    assert_close(biases(-delta[1:], causal=False), 16 + sided[1:])
 
 
 def test_t5_s_own_scale():
     """No 1 / sqrt(H): q . k is 2 for H = 4 and q = 2 e_0."""
-    close(logits("t5_bias", [3], dim=4), 1, rtol=1e-6)
-    close(logits("t5_bias", [3], dim=4, scaled=False), 2, rtol=1e-6)
+    assert_close(logits("t5_bias", [3], dim=4), 1, rtol=1e-6)
+    assert_close(logits("t5_bias", [3], dim=4, scaled=False), 2, rtol=1e-6)
 
 
 def test_dual_chunk_distance():
@@ -176,7 +178,7 @@ def test_dual_chunk_distance():
     at = {"q_positions": np.array([9]), "kv_positions": keys, "kv_mask": mask}
     weights = np.asarray(quick_weights(q, k, made, causal=True, **at))[:, 0, 0]
     ratios = np.log(weights[keys, keys] / weights[:, 0])
-    close(ratios, np.sin(stands - place) - np.sin(6), atol=1e-5)
+    assert_close(ratios, np.sin(stands - place) - np.sin(6), atol=1e-5)
 
 
 def test_dual_chunk_s_scale():
@@ -188,7 +190,7 @@ def test_dual_chunk_s_scale():
             make_method(f"dual_chunk(mscale={on})", train_length=4) for on in (True, False)
         )
     ]
-    close(found[0] / found[1], (0.05 * math.log(3) + 1) ** 2, rtol=1e-6)
+    assert_close(found[0] / found[1], (0.05 * math.log(3) + 1) ** 2, rtol=1e-6)
 
 
 def turned_by(method: str, i: int, keys: list[int], *, start: int = 0, **options):
@@ -210,37 +212,45 @@ def test_grouped_distance(start):
     turned = [1, 3, 5 - 3 + 2, 5 - 3 + 2, 5 - 2 + 2, 5 - 1 + 2, -2, 5 - 7 - 2, 5 - 8 - 2]
     first = np.sin(5 - 0 + 2)
     ratios = turned_by("self_extend", 11, keys, start=start, window=4, group=2)
-    close(ratios, np.sin(turned) - first, atol=1e-5)
+    assert_close(ratios, np.sin(turned) - first, atol=1e-5)
 
 
 @pytest.mark.parametrize("start", [0, 5, 1003])
 def test_distance_in_the_cache(start):
     """Sinks 3, window 4: a full cache has the query at 6, so that sink j is 6 - j away."""
     kw = {"sinks": 3, "window": 4, "start": start}
-    close(turned_by("streaming_llm", 11, [1, 2, 9], **kw), np.sin([5, 4, 2]) - np.sin(6), atol=1e-5)
+    assert_close(
+        turned_by("streaming_llm", 11, [1, 2, 9], **kw), np.sin([5, 4, 2]) - np.sin(6), atol=1e-5
+    )
     # Nothing has left the cache yet.
-    close(turned_by("streaming_llm", 5, [1, 2, 4], **kw), np.sin([4, 3, 1]) - np.sin(5), atol=1e-5)
+    assert_close(
+        turned_by("streaming_llm", 5, [1, 2, 4], **kw), np.sin([4, 3, 1]) - np.sin(5), atol=1e-5
+    )
 
 
 def test_p_rope():
     """Half of two pairs: the first turns a radian a token, the second not at all."""
     delta = np.array([0, 1, -3, 700])
     kw = {"dim": 4, "fraction": 0.5}
-    close(logits("p_rope", delta, key_dim=1, **kw)[:, 0], np.sin(delta), atol=1e-5)
-    close(logits("p_rope", delta, query_dim=2, key_dim=2, **kw)[:, 0], 1, atol=1e-6)
+    assert_close(logits("p_rope", delta, key_dim=1, **kw)[:, 0], np.sin(delta), atol=1e-5)
+    assert_close(logits("p_rope", delta, query_dim=2, key_dim=2, **kw)[:, 0], 1, atol=1e-6)
 
 
 def test_scale_invariant():
     """At distance 0, q.k; at tau (e - 1), gain sqrt(3) and bias -2."""
     delta, tau = np.array([0, 1, -1]), 1 / (E - 1)
     kw = {"dim": 4, "query_dim": 2, "key_dim": 2, "fraction": 0.5, "tau": tau}
-    close(logits("scale_invariant", delta, **kw)[:, 0], [1, *[math.sqrt(3) - 2] * 2], rtol=1e-5)
+    assert_close(
+        logits("scale_invariant", delta, **kw)[:, 0], [1, *[math.sqrt(3) - 2] * 2], rtol=1e-5
+    )
 
 
 def test_kerple_log():
     """1 - p ln(1 + a |distance|), p = a = 1 to begin with."""
     delta = np.array([0, 1, -7])
-    close(logits("kerple_log", delta, heads=2)[:, 1], 1 - np.log([1, 2, 8]), rtol=1e-5, atol=1e-6)
+    assert_close(
+        logits("kerple_log", delta, heads=2)[:, 1], 1 - np.log([1, 2, 8]), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_fire():
@@ -254,9 +264,9 @@ def test_fire():
     places = {"q_positions": np.array([[7], [1]]), "causal": True, "params": params}
     weights = np.asarray(quick_weights(q, k, made, **places))[:, 0, 0]
     far = np.exp(np.log(8 - np.arange(8.0)) / np.log(8))
-    close(weights[0], far / far.sum(), rtol=1e-5)
+    assert_close(weights[0], far / far.sum(), rtol=1e-5)
     near = np.exp(np.log([2.0, 1.0]) / np.log(4))
-    close(weights[1, :2], near / near.sum(), rtol=1e-5)
+    assert_close(weights[1, :2], near / near.sum(), rtol=1e-5)
     # Key 0 is the farthest; the last bias is on every logit alike.
     largest = np.ravel(quick_statistics(q, k, made, **places).max_logit)
-    close(largest, [1.25, np.log(2) / np.log(4) + 0.25], rtol=1e-5)
+    assert_close(largest, [1.25, np.log(2) / np.log(4) + 0.25], rtol=1e-5)
