@@ -166,6 +166,18 @@ def trace_once():
         yield
 
 
+@pytest.fixture(autouse=True)
+def registered_for_a_test():
+    """The methods that a test registers, as users' files do, are not there for the next one."""
+    from lenext.attention.catalogue import CATALOGUE
+
+    before = dict(CATALOGUE)
+    yield
+    if before != CATALOGUE:
+        CATALOGUE.clear()
+        CATALOGUE.update(before)
+
+
 @pytest.fixture
 def compiled_as_for_users():
     """XLA's optimisations, within a test that measures what it makes, or the last bits."""

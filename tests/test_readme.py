@@ -70,14 +70,6 @@ def test_every_block_is_run():
         assert sum(marker in code for marker in RUN) == 1, where
 
 
-@pytest.fixture
-def clean_catalogue():
-    before = dict(CATALOGUE)
-    yield
-    CATALOGUE.clear()
-    CATALOGUE.update(before)
-
-
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 150
 
@@ -286,7 +278,7 @@ def test_the_needles_table_holds_what_the_results_hold():
         assert [cell.strip() for cell in row.split("|")[2:5]] == figures
 
 
-def test_own_gates_example(clean_catalogue):
+def test_own_gates_example():
     """In a model: what it learns has a gradient, and decoding gives what the whole text gives."""
     names = {"__name__": "example"}
     exec(block("def gates("), names)
@@ -312,7 +304,7 @@ def test_own_gates_example(clean_catalogue):
     np.testing.assert_allclose(stepped, whole, atol=1e-5)
 
 
-def test_own_method_example(clean_catalogue):
+def test_own_method_example():
     code = block("register(")
     names = {"__name__": "example"}
     exec(code, names)

@@ -203,11 +203,8 @@ def test_a_method_of_ones_own():
             return 2.0**self.exponent * super().__call__(rows, q, params)
 
     CATALOGUE["doubled"] = Entry("this test", temperature=Doubled())
-    try:
-        text = explained("doubled(exponent=2)")
-        assert "| `doubled` |  | – | L | this test |" in markdown_table()
-    finally:
-        del CATALOGUE["doubled"]
+    text = explained("doubled(exponent=2)")
+    assert "| `doubled` |  | – | L | this test |" in markdown_table()
     assert "  doubled: this test; published for causal and bidirectional models" in text
     assert "    Twice what it was." in text
     assert "    exponent=2  a number, at most 3, above 0; default 1.0" in text

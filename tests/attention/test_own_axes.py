@@ -15,7 +15,6 @@ import pytest
 from lenext.attention import attend, attention_weights, choose_implementation, make_method, register
 from lenext.attention.axes.visibility import Window
 from lenext.attention.axes.weighting import Softmax
-from lenext.attention.catalogue import CATALOGUE
 from lenext.attention.compute import tiles
 from lenext.attention.compute.fused import why_not_fused
 from tests.attention import test_guarantees as guarantees
@@ -49,9 +48,6 @@ EVERYTHING = [*ENTRIES, TOGETHER]
 def registered():
     for name, entry in ENTRIES.items():
         register(name, entry)
-    yield
-    for name in ENTRIES:
-        del CATALOGUE[name]
 
 
 both_ways = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lenext.attention.catalogue import BUILT_IN, CATALOGUE
+from lenext.attention.catalogue import CATALOGUE
 from lenext.config.imports import join_imports, load
 from lenext.errors import UserError
 from tests.training.common import REPOSITORY, arguments, read_metrics, tiny_decoder_config
@@ -31,13 +31,6 @@ class HalfPower(Temperature):
 
 register("half_power", Entry(changes="temperature (n / L)^a", temperature=HalfPower()))
 """
-
-
-@pytest.fixture(autouse=True)
-def forgotten():
-    yield
-    for name in CATALOGUE.keys() - BUILT_IN:
-        del CATALOGUE[name]
 
 
 @pytest.fixture

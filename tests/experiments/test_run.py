@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from experiments import real_model
 from experiments import run as runner
 from experiments.sizes import SIZES, encoder, with_changes
-from lenext.attention.catalogue import BUILT_IN, CATALOGUE
+from lenext.attention.catalogue import CATALOGUE
 from lenext.config import plain, read_methods
 from lenext.errors import UserError
 from lenext.importing import import_checkpoint
@@ -132,14 +132,6 @@ def places(tmp_path):
     return f"--runs={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"
 
 
-@pytest.fixture
-def leaves_nothing():
-    """Takes back the names of methods that a user's file brought."""
-    yield
-    for name in CATALOGUE.keys() - BUILT_IN:
-        del CATALOGUE[name]
-
-
 def done(folder):
     """When what is kept of runs was written, by path."""
     kept = [*folder.glob("*/outcome.json"), *folder.glob("*/evaluations/*.json")]
@@ -190,7 +182,6 @@ def test_trains_evaluates_and_writes_once(tiny, call, places, tmp_path):
     assert (tmp_path / "results" / "tiny.md").read_text() == table
 
 
-@pytest.mark.usefixtures("leaves_nothing")
 def test_a_file_of_the_users_own_runs_once(call, places, data_dir, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     path = tmp_path / "my-powers.py"
@@ -220,7 +211,6 @@ def test_a_file_of_the_users_own_runs_once(call, places, data_dir, monkeypatch, 
     assert written[1].read_text() == table
 
 
-@pytest.mark.usefixtures("leaves_nothing")
 def test_results_go_by_default_where_nothing_is_committed(call, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(OWN)
@@ -253,7 +243,6 @@ NO_ROW = "powers: baseline 'lssa' is no row; rows are softmax, rerope+power_leng
         (OWN.replace("encoder(size)", "encoder(size)[0], ()"), "powers: baseline 'softmax' is no"),
     ],
 )  # fmt: skip
-@pytest.mark.usefixtures("leaves_nothing")
 def test_mistakes_in_a_file_are_one_line(call, places, monkeypatch, tmp_path, text, message):
     monkeypatch.chdir(tmp_path)
     if text is not None:
