@@ -19,12 +19,13 @@ from lenext.workdirs.calibration import FILE, read_calibration, under_method
 from lenext.workdirs.pretrained import load_run
 from tests.training.common import tiny_config, tiny_decoder_config
 
-L = 16
+L = 8
 METHOD = "rerope+entropy_matched"
 
 
 def calibration_config(data_dir, make=tiny_config):
     config = make(data_dir)
+    config.data.train_length = L
     config.eval.update(
         methods=f"rerope,{METHOD}", batch_tokens=4096, probe_rows=16, bootstrap=10,
         calibration_documents=24, calibration_tokens=8192, documents=24, tokens=8192,
@@ -39,7 +40,7 @@ def calibrated(data_dir, tmp_path_factory):
     config.model.update(hidden_size=32, intermediate_size=64, key_size=16)
     config.data.batch_size = 32
     config.optimizer.learning_rate = 5e-3
-    config.training.update(steps=1000, log_every=500, eval_every=1000, checkpoint_every=1000)
+    config.training.update(steps=500, log_every=500, eval_every=500, checkpoint_every=500)
     workdir = tmp_path_factory.mktemp("calibrated")
     train(config, workdir)
     config.eval.lengths = str(64 * L)
@@ -108,7 +109,7 @@ def copy(calibrated, tmp_path):
 def test_what_is_stored_is_what_is_evaluated(copy):
     _, workdir = copy
     (entry,) = read_calibration(workdir)
-    assert (entry["method"], entry["step"], entry["weights"]) == (METHOD, 1000, "params")
+    assert (entry["method"], entry["step"], entry["weights"]) == (METHOD, 500, "params")
     assert np.shape(entry["entropy"]) == (2, 1)
     run = load_run(workdir)
     model, initial = under_method(run, workdir, read_methods(METHOD, L))
@@ -137,13 +138,13 @@ def test_an_uncalibrated_method_says_so(copy, capsys):
 def test_calibrations_stand_beside_each_other(copy):
     """And a pattern's layers without entropy matching have no parts."""
     config, workdir = copy
-    hybrid = "windowed(window=8)|lm_infinite+entropy_matched"
+    hybrid = "windowed(window=8)|lm_infinite(sinks=2)+entropy_matched"
     config.eval.update(methods=hybrid, lengths=str(32 * L), split="validation")
     evaluate(config, workdir, calibrate_first=True)
     first, second = read_calibration(workdir)
     assert (first["method"], second["method"]) == (METHOD, hybrid)
     assert second["parts"][0] == {}
-    # Rows see 35 keys at most, a little over 2 L: one slope does for all.
+    # Rows see 17 keys at most, a little over 2 L: one slope does for all.
     assert np.ptp(second["parts"][1]["temperature"]["slopes"]) == 0
     assert second["off"][str(32 * L)] < 0.05
     evaluate(config, workdir, calibrate_first=True)
@@ -156,11 +157,11 @@ def test_a_calibration_of_other_weights_is_refused(copy):
     content["calibrations"][0]["step"] = 200
     (workdir / FILE).write_text(json.dumps(content))
     config.eval.update(methods=METHOD, lengths=str(L), split="validation")
-    with pytest.raises(UserError, match="on params of step 200, and these are params of step 1000"):
+    with pytest.raises(UserError, match="on params of step 200, and these are params of step 500"):
         evaluate(config, workdir)
-    content["calibrations"][0]["step"] = 1000
+    content["calibrations"][0]["step"] = 500
     for key, other, message in (
-        ("identity", "0" * 64, "on other weights of step 1000, which was trained anew since"),
+        ("identity", "0" * 64, "on other weights of step 500, which was trained anew since"),
         ("sources", {"mine": ["Mine()", "0" * 64]}, "the source of .* has changed since it was"),
     ):
         was = content["calibrations"][0][key]
@@ -196,10 +197,11 @@ def test_documents_too_short_to_calibrate(copy, tmp_path):
 def test_a_causal_model(data_dir, tmp_path_factory):
     """Its last rows, which see the most keys, are held: seen here by the model itself."""
     config = calibration_config(data_dir, tiny_decoder_config)
+    length = config.data.train_length = 16
     config.data.batch_size = 16
     config.optimizer.learning_rate = 1e-2
     config.training.update(steps=60, log_every=60, eval_every=60, checkpoint_every=60)
-    config.eval.update(methods=METHOD, lengths=str(32 * L), calibration_tokens=2048)
+    config.eval.update(methods=METHOD, lengths=str(32 * length), calibration_tokens=2048)
     workdir = tmp_path_factory.mktemp("causal")
     train(config, workdir)
     evaluate(config, workdir, calibrate_first=True)
@@ -211,14 +213,14 @@ def test_a_causal_model(data_dir, tmp_path_factory):
     corpus = open_split(config.data, "train", ByteTokenizer())
     sampling = CropSettings(documents=64, tokens=2048, seed=0)
 
-    def last_rows(method, length):
-        model, _ = under_method(run, workdir, read_methods(method, L))
-        batch = full_context(corpus, ByteTokenizer(), length, length, sampling).batch
+    def last_rows(method, tokens):
+        model, _ = under_method(run, workdir, read_methods(method, length))
+        batch = full_context(corpus, ByteTokenizer(), tokens, tokens, sampling).batch
         batch = {name: jnp.asarray(x) for name, x in batch.items()}
-        rows = token_figures(model, batch, probe=jnp.arange(length - length // 8, length)).rows
+        rows = token_figures(model, batch, probe=jnp.arange(tokens - tokens // 8, tokens)).rows
         return np.asarray(rows.entropy).mean(axis=(1, 3))
 
-    assert [int(length) for length in entry["off"]] == [L, 2 * L, 8 * L, 32 * L]  # as asked for
+    assert [int(key) for key in entry["off"]] == [length * m for m in (1, 2, 8, 32)]  # as asked for
     for multiple in (2, 8, 32):
-        assert np.all(np.abs(last_rows(METHOD, multiple * L) / targets - 1) < 0.05)
-    assert np.max(last_rows("rerope", 32 * L) / targets) > 1.5
+        assert np.all(np.abs(last_rows(METHOD, multiple * length) / targets - 1) < 0.05)
+    assert np.max(last_rows("rerope", 32 * length) / targets) > 1.5
