@@ -37,7 +37,7 @@ class Contrast(TwoStage):
     """
 
     trained_kind: ClassVar[str] = "contrast"
-    shifted: ClassVar[bool] = False
+    unshifted_within: ClassVar[float] = math.inf
 
     def values(self, logits, shift, rows, params):
         del shift, rows, params
@@ -57,7 +57,7 @@ class Cauchy(KeyByKey):
     """1 / (1 + (logit - 1)^2) over 1 + the sum: values that rise and fall."""
 
     trained_kind: ClassVar[str] = "cauchy"
-    shifted: ClassVar[bool] = False
+    unshifted_within: ClassVar[float] = math.inf
 
     def values(self, logits, shift, rows, params):
         del shift, rows, params

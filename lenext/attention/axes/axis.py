@@ -205,6 +205,7 @@ class Rows:
       head_dim: H, key size per head.
       q_gates: of the queries, what choices made of the layer's input, by axis.
       kv_gates: the same of the keys.
+      rounded: whether weights meet values of 16 bits, so that 2e-4 of a weight makes no difference.
     """
 
     n: Float[Array, "#B 1 T 1"]
@@ -221,6 +222,7 @@ class Rows:
     head_dim: int
     q_gates: dict[str, Numbers] = dataclasses.field(default_factory=dict)
     kv_gates: dict[str, Numbers] = dataclasses.field(default_factory=dict)
+    rounded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +289,14 @@ class Position(FollowsInput):
         del rows
         return [Piece()]
 
+    @property
+    def piece_chunk(self) -> int | None:
+        """Tokens a chunk, where pieces are told apart by the chunks of query and key alone.
+
+        Chunks begin with the document. A distance tells pieces apart without being said to.
+        """
+        return None
+
     def gain(self, rows: Rows) -> Array | float | None:
         """Factor on the logits, broadcastable to [B, N, T, S]; None for 1."""
         del rows
@@ -313,6 +323,11 @@ class Similarity(Axis):
         return k
 
     @property
+    def largest(self) -> float:
+        """What no product exceeds, whatever the vectors, before the temperature."""
+        return math.inf
+
+    @property
     def bounds(self) -> bool:
         """Whether `bounded` changes logits, as no fused kernel here does."""
         return False
@@ -331,6 +346,11 @@ class Temperature(FollowsInput):
         """The factor; `q` is the query before rotation."""
         del q, params
         return jnp.ones_like(rows.n)
+
+    def largest(self, keys: int, head_dim: int) -> float:
+        """What no factor exceeds in rows of at most so many keys."""
+        del keys, head_dim
+        return math.inf
 
     def of_bias(self, rows: Rows) -> Float[Array, "#B #N #T 1"] | None:
         """A factor on the bias; None for 1, which it is unless an option says otherwise."""

@@ -20,8 +20,8 @@ class KeyByKey(Weighting):
     one shift can so be carried over to another.
     """
 
-    shifted: ClassVar[bool] = True
-    """Whether there is a shift; without one it is 0."""
+    unshifted_within: ClassVar[float] = 0.0
+    """Where no logit exceeds this, above 0 or below, the shift may be 0 throughout."""
 
     @property
     def normalised(self) -> bool:

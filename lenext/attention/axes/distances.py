@@ -181,6 +181,10 @@ class DualChunk(Rope):
     def follows_length(self):  # noqa: D102
         return self.mscale
 
+    @property
+    def piece_chunk(self):  # noqa: D102
+        return None if self.chunk is None or self.window is None else self.chunk - self.window
+
     def gain(self, rows):  # noqa: D102
         before = super().gain(rows)
         if not self.mscale:

@@ -69,6 +69,10 @@ class UnitDot(Similarity):
 
     trained_kind: ClassVar[str] = "cosine"
 
+    @property
+    def largest(self):  # noqa: D102
+        return 1.0
+
     def of_queries(self, q):  # noqa: D102
         return unit(q)
 

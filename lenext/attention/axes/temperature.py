@@ -129,6 +129,9 @@ class LengthScaled(Temperature):
         del q, params
         return math.log(rows.head_dim) * jnp.log(rows.n)
 
+    def largest(self, keys, head_dim):  # noqa: D102
+        return math.log(head_dim) * math.log(keys)
+
 
 @dataclasses.dataclass(frozen=True)
 class ScalableSoftmax(Temperature):

@@ -7,15 +7,17 @@ are in the first tile.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from lenext.attention.axes.axis import Rows
+from lenext.attention.axes.axis import Params, Rows
 from lenext.attention.axes.by_key import KeyByKey
+from lenext.attention.compute import naive
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, count, rows_at, visible
 
@@ -56,6 +58,27 @@ class Plan(Call):
         if not isinstance(weighting, KeyByKey):
             raise TypeError(f"{type(weighting).__name__} takes complete rows")
         return weighting
+
+    @property
+    def rounded(self) -> bool:
+        """Whether values are of 16 bits, to which kernels round their weights."""
+        return jnp.dtype(self.dtype).itemsize < 4
+
+    @property
+    def shifted(self) -> bool:
+        """Whether values want a shift: some logit may be beyond what does without one."""
+        method, within = self.method, self.weighting.unshifted_within
+        if within == math.inf:
+            return False
+        _, gain, bias = naive.position_shapes(method, self.num_heads, self.head_dim)
+        if gain is not None or bias is not None:
+            return True
+        factor = method.temperature.largest(self.keys, self.head_dim)
+        return not method.similarity.largest * factor <= within
+
+    def shift_at(self, largest: Float[Array, "B N T 1"], params: Params) -> Float[Array, "B N T 1"]:
+        """Of rows of these largest logits."""
+        return self.weighting.shift_at(largest, params) if self.shifted else jnp.zeros_like(largest)
 
     @property
     def window(self) -> tuple[int, int] | None:

@@ -244,27 +244,28 @@ def _joined(plan: Plan, x: Array) -> Array:
 
 def _first_pass(tiles: _Tiles, block: Array, *, twice: bool):
     """(largest, total, sums of values, None), or (…, None, each tile's largest) before a second."""
-    weighting = tiles.weighting
-    tracked = weighting.shifted or twice
+    weighting, plan = tiles.weighting, tiles.plan
+    tracked = plan.shifted or twice
 
     def step(tile, carry, whole):
         largest, total, out, tops = carry
         logits, mask, rows = tiles.seen(block, tile, whole)
-        shift = largest
+        top = largest
         if tracked:
             seen = True if mask is None else mask
             top = jnp.max(logits, axis=-1, keepdims=True, where=seen, initial=-jnp.inf)
             tops = None if tops is None else tops.at[..., tile].set(top[..., 0])
             top = jnp.maximum(largest, top)
-            before, shift = (weighting.shift_at(x, tiles.learned) for x in (largest, top))
+        before, shift = (plan.shift_at(x, tiles.learned) for x in (largest, top))
+        if plan.shifted:
             carried = jnp.where(jnp.isfinite(largest), jnp.exp(before - shift), 0.0)
-            largest, total = top, total * carried
+            total = total * carried
             out = None if out is None else out * carried
         values = _once(weighting.visible_values(logits, mask, shift, rows, tiles.learned))
         if weighting.normalised:
             total = total + jnp.sum(values, axis=-1, keepdims=True)
         out = None if out is None else out + tiles.combine(values, tile)
-        return largest, total, out, tops
+        return top, total, out, tops
 
     start = (
         tiles.per_row(-jnp.inf if tracked else 0.0),
@@ -274,24 +275,26 @@ def _first_pass(tiles: _Tiles, block: Array, *, twice: bool):
     )
     step = tiles.where_seen(block, step)
     largest, total, out, tops = over_tiles(tiles.plan, tiles.places, block, step, start)
-    shift = weighting.shift_at(largest, tiles.learned)
+    shift = plan.shift_at(largest, tiles.learned)
     total = total + weighting.rest_at(shift, tiles.learned)
     usable = total > 0 if weighting.normalised else jnp.zeros_like(total, dtype=bool)
     return largest, jnp.where(usable, total, 1.0), out, tops
 
 
-def _peak(weighting: TwoStage, largest: Array, total: Array, rows: Rows, params: Params) -> Array:
+def _peak(plan: Plan, largest: Array, total: Array, rows: Rows, params: Params) -> Array:
     """The largest first weight of each row; 0 where it sees nothing."""
     total, params = jax.lax.stop_gradient((total, params))
-    seen, shift = jnp.isfinite(largest), weighting.shift_at(largest, params)
-    return weighting.visible_values(largest, seen, shift, rows, params) / total
+    seen, shift = jnp.isfinite(largest), plan.shift_at(largest, params)
+    return plan.weighting.visible_values(largest, seen, shift, rows, params) / total
 
 
-def _last_values(weighting: TwoStage, logits, mask, largest, total, rows, params):
+def _last_values(plan: Plan, logits, mask, largest, total, rows, params):
     """Second-stage values, as a function of their logits and of their rows' first total."""
-    shift = weighting.shift_at(largest, params)
-    first = weighting.visible_values(logits, mask, shift, rows, params) / total
-    last = weighting.last_values(first, _peak(weighting, largest, total, rows, params), rows)
+    weighting: Any = plan.weighting
+    shift = plan.shift_at(largest, params)
+    # Times a row's number, for one division a row.
+    first = weighting.visible_values(logits, mask, shift, rows, params) * (1 / total)
+    last = weighting.last_values(first, _peak(plan, largest, total, rows, params), rows)
     return last if mask is None else jnp.where(mask, last, 0.0)
 
 
@@ -299,9 +302,9 @@ def _second_pass(tiles: _Tiles, block: Array, largest: Array, total: Array, tops
     """Rows of a second stage, from the tiles that count beside their totals: outputs and sums."""
     weighting: Any = tiles.weighting
     _, rows = tiles.rows(block, 0)
-    flat = weighting.flat_at(_peak(weighting, largest, total, rows, tiles.learned), rows)
+    flat = weighting.flat_at(_peak(tiles.plan, largest, total, rows, tiles.learned), rows)
     seen = jnp.isfinite(tops)
-    best = _last_values(weighting, tops, seen, largest, total, rows, tiles.learned)
+    best = _last_values(tiles.plan, tops, seen, largest, total, rows, tiles.learned)
     least = NOTHING * jnp.max(best, axis=-1, keepdims=True)
     counts = jnp.any(seen & (flat | (best * rows.n > least)), axis=(0, 1, 2))
 
@@ -309,7 +312,9 @@ def _second_pass(tiles: _Tiles, block: Array, largest: Array, total: Array, tops
         def add():
             divisor, out = carry
             logits, mask, rows = tiles.seen(block, tile, whole)
-            last = _once(_last_values(weighting, logits, mask, largest, total, rows, tiles.learned))
+            last = _once(
+                _last_values(tiles.plan, logits, mask, largest, total, rows, tiles.learned)
+            )
             divisor = divisor + jnp.sum(last, axis=-1, keepdims=True)
             return divisor, out + tiles.combine(last, tile)
 
@@ -365,16 +370,16 @@ def _attend_backward(plan, saved, d_out):
 def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
     """Adds one block's part to (d_k_sides, d_v, d_params, d_kv_gates); its d_q_sides, d_q_gates."""
     plan, weighting = tiles.plan, tiles.weighting
-    shift = weighting.shift_at(sums.largest, tiles.learned)
+    shift, inverse = plan.shift_at(sums.largest, tiles.learned), 1 / sums.divisor
     twice = isinstance(weighting, TwoStage)
 
     def last_values(logits, mask, total, rows, params):
-        if isinstance(weighting, TwoStage):
-            return _last_values(weighting, logits, mask, sums.largest, total, rows, params)
+        if twice:
+            return _last_values(plan, logits, mask, sums.largest, total, rows, params)
         return weighting.visible_values(logits, mask, shift, rows, params)
 
     def d_values(tile):
-        return (naive.products(d_out, tiles.keys_of(tiles.v, tile)) - mean) / sums.divisor
+        return (naive.products(d_out, tiles.keys_of(tiles.v, tile)) - mean) * inverse
 
     d_total = jnp.zeros_like(sums.total)
     if twice and weighting.normalised:  # the first total is one of its own
@@ -414,7 +419,7 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
         d_logits, d_learned = pull((d_values(tile), d_first))
         d_similarities, d_params_here, (d_q_gates_here, d_kv_gates_here) = pull_logits(d_logits)
         d_params_here = _with_weighting(d_params_here, d_learned)
-        d_similarities, weights = _once((d_similarities, last / sums.divisor))
+        d_similarities, weights = _once((d_similarities, last * inverse))
 
         def added(whole_array, part, axis=3):
             at = tile * plan.key_block
@@ -448,7 +453,7 @@ def _block_backward(tiles: _Tiles, block, sums: _RowSums, d_out, mean, carry):
     d_q, d_q_gates, *carry = over_tiles(plan, tiles.places, block, step, (d_q, d_q_gates, *carry))
     if tiles.learned and weighting.normalised:  # the total has a part that is of no tile
         _, pull = jax.vjp(lambda params: weighting.rest_at(shift, params), tiles.learned)
-        (d_learned,) = pull(d_total if twice else -mean / sums.divisor)
+        (d_learned,) = pull(d_total if twice else -mean * inverse)
         carry[2] = _with_weighting(carry[2], d_learned)
     return tuple(carry), (d_q, d_q_gates)
 

@@ -2,13 +2,15 @@
 
 A step of a kernel is a block of queries by a tile of keys. Only steps of which something is visible
 are taken, from a list that is made while tracing: hidden tiles cost nothing, and what is visible
-throughout is not masked. Of a position with several rotations, a step whose distances are all of
-one takes one product. Both sides of the products are in q's type, sums in float32.
+throughout is not masked. Of a position with several rotations, a step that is all of one takes one
+product. Both sides of the products are in q's type, keys of rows of two stages in two words of it;
+sums are in float32.
 
 Three kernels: outputs, gradients of the queries' sides, gradients of the keys' sides and values;
 for rows of two stages their totals and those' gradients, too.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from lenext.attention.axes.method import init_params
 from lenext.attention.compute import naive, tiles
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, located, rows_at
+from lenext.attention.compute.plan import Plan
 from lenext.attention.compute.tpu_kernels import Kernel
 from lenext.attention.compute.tpu_steps import LANES, plan_of, steps_of
 
@@ -79,10 +82,11 @@ def attend_tpu(
       n: keys that each row sees.
       interpret: as `pallas_call` takes it.
     """
-    # A second stage makes much of little: sides rounded to 16 bits would tell equal keys apart.
+    # A second stage makes much of little: keys rounded to 16 bits would stand apart from others
+    # that are as good as equal. Of a query all keys see the same, rounded or not.
     exact = isinstance(call.method.weighting, TwoStage)
-    dtype = jnp.float32 if exact else v.dtype
-    q_sides, k_sides = ([x.astype(dtype) for x in sides] for sides in (q_sides, k_sides))
+    q_sides = [x.astype(v.dtype) for x in q_sides]
+    k_sides = [x.astype(jnp.float32 if exact else v.dtype) for x in k_sides]
     return _attend(call, interpret, q_sides, k_sides, v, n)
 
 
@@ -109,8 +113,8 @@ def _attend_forward(call, interpret, q_sides, k_sides, v, n):
         centred = jnp.full_like(total, float(weighting.normalised))
         out = out[0][:, :, : call.queries]
         return out, (q_sides, k_sides, v, n, out, _RowSums(largest, total, total, centred))
-    rows = {"n": n, "shift": weighting.shift_at(largest, {}), "total": total}
-    rows["peak"] = _peak(call, largest, total, n)
+    rows = {"n": n, "shift": plan.shift_at(largest, {}), "total": total}
+    rows["peak"] = _peak(plan, largest, total, n)
     out, sums = make(rows).last_outputs()
     (divisor,) = _columns(sums, call.queries, 1)
     usable = (divisor > 0) & ~weighting.flat_at(rows["peak"], _rows(plan, n))
@@ -125,13 +129,13 @@ def _attend_backward(call, interpret, saved, d_out):
     plan, weighting = plan_of(call, BACKWARD), call.method.weighting
     mean = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1, keepdims=True)
     rows = {
-        "n": n, "shift": weighting.shift_at(sums.largest, {}), "inverse": 1 / sums.divisor,
+        "n": n, "shift": plan.shift_at(sums.largest, {}), "inverse": 1 / sums.divisor,
         "mean": sums.centred * mean,
     }  # fmt: skip
     make = functools.partial(Kernel, plan, q_sides, k_sides, v, interpret)
     d_out = d_out.astype(v.dtype)
     if isinstance(weighting, TwoStage):
-        rows |= {"total": sums.total, "peak": _peak(call, sums.largest, sums.total, n)}
+        rows |= {"total": sums.total, "peak": _peak(plan, sums.largest, sums.total, n)}
         if weighting.normalised:
             (d_total,) = make(rows, d_out).total_gradients()
             (rows["d_total"],) = _columns(d_total, call.queries, 1)
@@ -150,20 +154,21 @@ def _attend_backward(call, interpret, saved, d_out):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _peak(call: Call, largest: Array, total: Array, n: Array) -> Float[Array, "B N T 1"]:
+def _peak(plan: Plan, largest: Array, total: Array, n: Array) -> Float[Array, "B N T 1"]:
     """The largest first weight of each row; 0 where it sees nothing."""
-    weighting: Any = call.method.weighting
-    rows, shift = _rows(call, n), weighting.shift_at(largest, {})
+    weighting: Any = plan.weighting
+    rows, shift = _rows(plan, n), plan.shift_at(largest, {})
     return weighting.visible_values(largest, jnp.isfinite(largest), shift, rows, {}) / total
 
 
-def _rows(call: Call, n: Array) -> Rows:
-    """Of a call, for what follows of a row its number of keys alone."""
+def _rows(plan: Plan, n: Array) -> Rows:
+    """For what follows of a row its number of keys alone."""
     queries, keys = (jnp.zeros((1, size), jnp.int32) for size in (n.shape[2], 1))
-    return rows_at(
-        call.method, located(Places(queries, keys)), n, causal=call.causal, length=call.length,
-        num_heads=call.num_heads, head_dim=call.head_dim,
+    rows = rows_at(
+        plan.method, located(Places(queries, keys)), n, causal=plan.causal, length=plan.length,
+        num_heads=plan.num_heads, head_dim=plan.head_dim,
     )  # fmt: skip
+    return dataclasses.replace(rows, rounded=plan.rounded)
 
 
 def _columns(

@@ -28,7 +28,9 @@ class Kernel:
         self.plan, self.weighting, self.interpret = plan, plan.weighting, interpret
         self.twice = isinstance(self.weighting, TwoStage)
         self.q_sides = [padded(x, queries, 2) for x in q_sides]
-        self.k_sides = [padded(x, keys, 2) for x in k_sides]
+        self.k_forms = [(x.shape[3], x.dtype) for x in k_sides]
+        words = k_sides[0].dtype != q_sides[0].dtype
+        self.k_sides = [padded(in_words(x, v.dtype) if words else x, keys, 2) for x in k_sides]
         self.of_keys = [*self.k_sides, padded(v, keys, 2)]
         self.of_queries = [*self.q_sides, *([] if d_out is None else [padded(d_out, queries, 2)])]
         self.rows = per_row(rows, queries)
@@ -40,7 +42,7 @@ class Kernel:
         """
         weighting, dtype = self.weighting, self.of_keys[-1].dtype
         size, dim = self.plan.query_block, self.of_keys[-1].shape[3]
-        tracked = weighting.shifted or self.twice
+        tracked = self.plan.shifted or self.twice
 
         def start(largest, total, *out):
             largest[...] = jnp.full_like(largest, -jnp.inf if tracked else 0.0)
@@ -55,9 +57,11 @@ class Kernel:
                 seen = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
                 top = jnp.maximum(before, jnp.max(seen, axis=-1, keepdims=True))
                 largest[...] = jnp.broadcast_to(top[0, 0], largest.shape)
-                less = weighting.shift_at(before, {}) - weighting.shift_at(top, {})
+            shift = self.plan.shift_at(top, {})
+            if self.plan.shifted:
+                less = self.plan.shift_at(before, {}) - shift
                 carried = jnp.where(before > -jnp.inf, jnp.exp(less), 0.0)[0, 0]
-            values = step.values(logits, mask, weighting.shift_at(top, {}))[0, 0]
+            values = step.values(logits, mask, shift)[0, 0]
             if weighting.normalised:
                 own = _lane_totals(values)
                 total[...] = own + (total[...] if carried is None else total[...] * carried)
@@ -68,7 +72,7 @@ class Kernel:
         def end(written, largest, total, *out):
             divisor = jnp.ones((size, 1), jnp.float32)
             if weighting.normalised:
-                shift = weighting.shift_at(_spread(largest[...])[None, None], {})
+                shift = self.plan.shift_at(_spread(largest[...])[None, None], {})
                 divisor = jnp.sum(total[...], axis=1, keepdims=True)
                 divisor = divisor + weighting.rest_at(shift, {})[0, 0]
                 divisor = jnp.where(divisor > 0, divisor, 1.0)
@@ -121,11 +125,12 @@ class Kernel:
     def gradients(self, *, of_keys: bool) -> list[Array]:
         """Of the queries' sides; or of the keys' sides and the values, for each query head."""
         weighting, plan = self.weighting, self.plan
-        arrays = self.of_keys if of_keys else self.q_sides
+        forms = [(x.shape[3], x.dtype) for x in (self.of_keys[-1:] if of_keys else self.q_sides)]
+        forms = [*self.k_forms, *forms] if of_keys else forms
 
         def add(step: Step, *sums):
             logits, pull_products = jax.vjp(step.logits_of, step.products())
-            mask, shift = step.mask(), step.row("shift")
+            mask, shift = step.mask(), step.shift()
 
             def values(logits):
                 first = step.values(logits, mask, shift)
@@ -141,6 +146,7 @@ class Kernel:
             for piece, d in zip(step.pieces, d_products, strict=True):
                 d = d[0, 0].astype(d_out.dtype)
                 other = (step.queries if of_keys else step.keys)[piece].astype(d_out.dtype)
+                other = other[:, : self.k_forms[piece][0]]  # of keys in words, the first
                 sums[piece][...] += product(d, other, 0 if of_keys else 1, 0)
             if of_keys:
                 if self.twice or weighting.normalised:
@@ -154,8 +160,7 @@ class Kernel:
         size = plan.key_block if of_keys else plan.query_block
         return self._run(
             OF_KEYS if of_keys else OF_QUERIES, _zero, add, end, by_tile=of_keys,
-            scratch=[(size, x.shape[3]) for x in arrays],
-            outs=[(x.shape[3], x.dtype) for x in arrays],
+            scratch=[(size, dim) for dim, _ in forms], outs=forms,
         )  # fmt: skip
 
     def _run(
@@ -266,6 +271,12 @@ def per_row(rows: dict[str, Array], queries: int) -> Float[Array, "B N 8 T"]:
         for name in NUMBERS
     ]  # fmt: skip
     return padded(padded(jnp.stack(whole, axis=2), queries, 3, mode="edge"), ROWS, 2)
+
+
+def in_words(x: Float[Array, "*B H"], dtype: Any) -> Float[Array, "*B 2*H"]:
+    """x as the sum of two numbers of that type, the larger ones first."""
+    high = x.astype(dtype)
+    return jnp.concatenate([high, (x - high.astype(x.dtype)).astype(dtype)], axis=-1)
 
 
 def _zero(*sums: Any) -> None:

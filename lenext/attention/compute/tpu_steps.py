@@ -1,7 +1,7 @@
 """The steps of a kernel for TPUs: a block of queries by a tile of keys, those that are visible."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,17 +78,30 @@ def steps_of(plan: Plan, *, by_tile: bool) -> Steps:
 
 def _kind(plan: Plan, block: int, tile: int, *, masked: bool) -> Kind:
     """Of the step of a block and a tile."""
-    pieces = _pieces(plan)
+    query = plan.keys - plan.queries + int(block) * plan.query_block
+    among = _among(plan, query, int(tile) * plan.key_block)
+    one = among is not None and np.all(among == among[0])
+    return Kind(masked, int(among[0]) if one else None)
+
+
+def _among(plan: Plan, query: int, key: int) -> Int[np.ndarray, " found"] | None:
+    """The pieces of what is visible of a step of these first positions; None for any."""
+    size, last = plan.method.position.piece_chunk, key + plan.key_block - 1
+    if size is not None:
+        most = plan.keys - 1  # what lies behind is padding
+        rows = np.arange(query // size, min(query + plan.query_block - 1, most) // size + 1)
+        columns = np.arange(key // size, min(last, most) // size + 1)
+        i, j = np.meshgrid(rows, columns, indexing="ij")
+        seen = i >= j if plan.causal else np.full(i.shape, True)
+        return _pieces_of_chunks(plan, size)[i[seen], j[seen]]
+    pieces = _pieces_of_distances(plan)
     if pieces is None:
-        return Kind(masked, None)
-    query = plan.keys - plan.queries + block * plan.query_block
-    key = int(tile) * plan.key_block
-    least = query - (key + plan.key_block - 1)
+        return None
+    least = query - last
     if plan.causal:
         least = max(least, 0)
     most = query + plan.query_block - 1 - key
-    among = pieces[_span(plan) + least : _span(plan) + most + 1]
-    return Kind(masked, int(among[0]) if np.all(among == among[0]) else None)
+    return pieces[_span(plan) + least : _span(plan) + most + 1]
 
 
 def _span(plan: Plan) -> int:
@@ -97,30 +110,45 @@ def _span(plan: Plan) -> int:
 
 
 @functools.cache
-def _pieces(plan: Plan) -> Int[np.ndarray, " distances"] | None:
+def _pieces_of_distances(plan: Plan) -> Int[np.ndarray, " distances"] | None:
     """The piece of each distance from -span to span; None where it does not follow from that."""
-
-    def wheres(delta, q_positions, one, start):
-        n = jnp.ones(delta.shape, jnp.float32)
-        rows = Rows(
-            n=n, q_positions=q_positions, kv_positions=one, delta=delta, start=start,
-            kv_ordinals=one, causal=plan.causal, train_length=plan.method.train_length,
-            q_lengths=plan.length, kv_lengths=plan.length, num_heads=plan.num_heads,
-            head_dim=plan.head_dim,
-        )  # fmt: skip
-        _, *later = plan.method.position.pieces(rows)  # the first is of all others
-        return [piece.where for piece in later]
-
     span = _span(plan)
     with jax.ensure_compile_time_eval():
         delta = jnp.arange(-span, span + 1, dtype=jnp.int32)[None, None, :, None]
-        trimmed = Trimmed(wheres, delta, delta[0, :, :, 0], delta[0, :, :1, 0], delta)
+        given = delta, delta[0, :, :, 0], delta[0, :, :1, 0], delta
+        trimmed = Trimmed(functools.partial(_wheres, plan), *given)
         if any(trimmed.used[1:]):
             return None
-        found = trimmed(delta, delta[0, :, :, 0], delta[0, :, :1, 0], delta)
-        pieces = np.zeros(delta.size, np.int32)
-        for number, where in enumerate(found, 1):
-            pieces = np.where(np.asarray(where)[0, 0, :, 0], number, pieces)
+        return _numbered(trimmed(*given), delta)[:, 0]
+
+
+@functools.cache
+def _pieces_of_chunks(plan: Plan, size: int) -> Int[np.ndarray, "chunks chunks"]:
+    """The piece of each chunk of queries and chunk of keys, by their first tokens."""
+    with jax.ensure_compile_time_eval():
+        places = jnp.arange(0, plan.keys, size, dtype=jnp.int32)[None]
+        delta = places[:, None, :, None] - places[:, None, None, :]
+        wheres = _wheres(plan, delta, places, places, jnp.zeros_like(delta[..., :1]))
+        return _numbered(wheres, delta)
+
+
+def _wheres(plan: Plan, delta: Any, q_positions: Any, kv_positions: Any, start: Any) -> list[Any]:
+    """Where pieces count, but for the first, which is of all others."""
+    rows = Rows(
+        n=jnp.ones((*delta.shape[:3], 1), jnp.float32), q_positions=q_positions,
+        kv_positions=kv_positions, delta=delta, start=start, kv_ordinals=kv_positions,
+        causal=plan.causal, train_length=plan.method.train_length, q_lengths=plan.length,
+        kv_lengths=plan.length, num_heads=plan.num_heads, head_dim=plan.head_dim,
+    )  # fmt: skip
+    _, *later = plan.method.position.pieces(rows)
+    return [piece.where for piece in later]
+
+
+def _numbered(wheres: list[Any], delta: Any) -> Int[np.ndarray, "T S"]:
+    """The number of the last piece that counts."""
+    pieces = np.zeros(delta.shape[2:], np.int32)
+    for number, where in enumerate(wheres, 1):
+        pieces = np.where(np.asarray(where)[0, 0], number, pieces)
     return pieces
 
 

@@ -58,6 +58,7 @@ class Traced:
             start=jnp.zeros((1, 1, plan.query_block, 1), jnp.int32), kv_ordinals=of_keys,
             causal=plan.causal, train_length=plan.method.train_length, q_lengths=plan.length,
             kv_lengths=plan.length, num_heads=plan.num_heads, head_dim=plan.head_dim,
+            rounded=plan.rounded,
         )  # fmt: skip
 
     def delta(self, query, key) -> Int[Array, "1 1 T S"]:
@@ -80,7 +81,8 @@ class Traced:
         weighting: Any = self.plan.weighting
         zero = jnp.zeros((), jnp.int32)
         rows = self._rows(zero, zero, n)
-        first = weighting.visible_values(logits, mask, shift, rows, {}) / total
+        # Times a row's number, for one division a row.
+        first = weighting.visible_values(logits, mask, shift, rows, {}) * (1 / total)
         last = weighting.last_values(first, peak, rows)
         return last if mask is None else jnp.where(mask, last, 0.0)
 
@@ -111,6 +113,12 @@ class Step:
         number = NUMBERS.index(name)
         return self.rows[0, 0].T[:, number : number + 1][None, None]
 
+    def shift(self) -> Float[Array, "1 1 T 1"]:
+        """The rows' shift, of which nothing is read where there is none."""
+        if self.plan.shifted:
+            return self.row("shift")
+        return jnp.zeros((1, 1, self.plan.query_block, 1), jnp.float32)
+
     def d_values(self) -> Float[Array, "1 1 T S"]:
         """Gradients of the (last) values."""
         d_values = product(self.queries[-1], self.keys[-1], 1, 1)[None, None]
@@ -121,10 +129,13 @@ class Step:
 
     def products(self) -> list[Float[Array, "1 1 T S"]]:
         """Of the pieces that count here."""
-        return [
-            product(self.of_queries[piece][0, 0], self.of_keys[piece][0, 0], 1, 1)[None, None]
-            for piece in self.pieces
-        ]
+
+        def of_piece(piece: int) -> Float[Array, "T S"]:
+            q, k = self.of_queries[piece][0, 0], self.of_keys[piece][0, 0]
+            q = jnp.concatenate([q] * (k.shape[1] // q.shape[1]), axis=1)  # for keys in two words
+            return product(q, k, 1, 1)
+
+        return [of_piece(piece)[None, None] for piece in self.pieces]
 
     def logits_of(self, products: list[Array]) -> Float[Array, "1 1 T S"]:
         """Each entry of the piece that it is of."""
@@ -154,8 +165,8 @@ class Step:
 
     def last(self, logits, mask, total) -> Float[Array, "1 1 T S"]:
         """Of the weighting's second stage, hidden ones 0."""
-        shift, peak, n = (functools.partial(self.row, name) for name in ("shift", "peak", "n"))
-        return self.traced.last[mask is not None](logits, mask, shift, total, peak, n)
+        peak, n = (functools.partial(self.row, name) for name in ("peak", "n"))
+        return self.traced.last[mask is not None](logits, mask, self.shift, total, peak, n)
 
 
 def product(x: Array, y: Array, of_x: int, of_y: int) -> Float[Array, "M N"]:
