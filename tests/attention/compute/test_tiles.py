@@ -12,7 +12,7 @@ import pytest
 
 from lenext.attention import attend, init_params, make_method
 from lenext.attention.axes.axis import Visibility
-from lenext.attention.axes.weighting import log1p_of_unit
+from lenext.attention.axes.weighting import log1p_of_unit, rounded_sigmoid, rounded_softplus
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, located
 from lenext.attention.compute.plan import plan_of, visible_keys
@@ -222,6 +222,75 @@ def test_log1p_of_unit():
     np.testing.assert_allclose(log1p_of_unit(jnp.asarray(x), jnp.asarray(x)), exact, rtol=3e-6)
     slope = jax.vmap(jax.grad(lambda x: log1p_of_unit(x, x)))(jnp.asarray(x))
     np.testing.assert_allclose(slope, 1 / (1 + x.astype(np.float64)), rtol=3e-6)
+
+
+def test_rounded_functions():
+    """Within 4e-4, value and slope, down to the smallest normal numbers."""
+    x = np.concatenate([[-8.0, 0.0], np.linspace(-87, 87, 20_001)]).astype(np.float32)[None, None]
+    x = x[..., None]
+    exact = x.astype(np.float64)
+    sigmoid = 1 / (1 + np.exp(-exact))
+    wanted = {
+        rounded_softplus: (np.logaddexp(exact, 0), sigmoid),
+        rounded_sigmoid: (sigmoid, sigmoid / (1 + np.exp(exact))),
+    }
+    for function, (values, slopes) in wanted.items():
+        found, pull = jax.jvp(function, (jnp.asarray(x),), (jnp.ones_like(x),))
+        np.testing.assert_allclose(found, values, rtol=4e-4)
+        # That of a sigmoid near 1 falls to nothing.
+        np.testing.assert_allclose(
+            pull, slopes, rtol=8e-4, atol=3e-7 * (function is rounded_sigmoid)
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "few", "many"),
+    [
+        ("lssa", False, True),
+        ("rerope+lssar", False, True),
+        ("lssa(phi='sigmoid')", False, True),
+        ("lssa(phi='relu')+softmax", False, False),
+        ("sigmoid", False, False),
+        ("lssa(phi='exp')", True, True),
+        ("lssa+alibi", True, True),
+        ("lssa+infoscale", True, True),
+        ("cosscale", True, True),
+        ("softmax", True, True),
+    ],
+)
+def test_which_rows_want_a_shift(method, few, many):
+    """Those whose logits may be beyond 80: ln 128 · ln n is above it from 14.5 million keys on."""
+    made = make_method(method, train_length=TRAIN_LENGTH)
+    for keys, wants in ((2**23, few), (2**24, many)):
+        shape = (1, keys, 4, 128)
+        call = Call(made, shape, shape, shape, "float32", True, True, False, keys)
+        assert plan_of(call, 512).shifted == wants
+
+
+@pytest.mark.parametrize("method", ["lssa", "lssar", "lssa(phi='sigmoid')"])
+def test_rows_that_only_see_what_points_away(method):
+    """Their values, e^-30 and less at the end, are weights like others, without a shift."""
+    length, dim = 2000, 128
+    direction = normal(5, 1, 1, 1, dim)
+    q = np.broadcast_to(direction, (1, length, 1, dim))
+    k = -q + 0.3 * normal(6, 1, length, 1, dim)
+    v = normal(7, 1, length, 1, 4)
+    made = make_method(method, train_length=TRAIN_LENGTH, position="none")
+    out = attend(q, k, v, made, causal=True, implementation="blockwise", block_size=512)
+    unit_q, unit_k = (
+        x[0, :, 0].astype(np.float64) / np.linalg.norm(x[0, :, 0], axis=-1, keepdims=True)
+        for x in (q, k)
+    )
+    n = np.arange(1, length + 1)[:, None]
+    logits = np.log(dim) * np.log(n) * (unit_q @ unit_k.T)
+    weights = np.exp(logits) if "sigmoid" in method else np.log1p(np.exp(logits))
+    weights = np.tril(weights / (1 + np.exp(logits)) if "sigmoid" in method else weights)
+    weights /= weights.sum(axis=1, keepdims=True)
+    if method == "lssar":
+        excess = np.maximum(weights * n - np.where(n <= 3, 0, 1), 0) ** 15
+        weights = np.tril(excess / excess.sum(axis=1, keepdims=True))
+    assert logits[-1].max() < -30
+    np.testing.assert_allclose(out[0, :, 0], weights @ v[0, :, 0], atol=3e-4)
 
 
 def test_learned_parts_get_their_gradients_from_every_tile():

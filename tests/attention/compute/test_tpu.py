@@ -256,6 +256,22 @@ class TestSteps:
             (3, 0): 1, (3, 1): None, (3, 2): None, (3, 3): 0,
         }  # fmt: skip
 
+    @pytest.mark.parametrize("causal", [True, False])
+    def test_pieces_of_chunks(self, causal):
+        """What a step is said to be of is what every visible entry of it is of."""
+        chunk = "dual_chunk(chunk=1000,window=230)"
+        steps, kinds, _ = self.steps(chunk, 1100, 2600, causal=causal)
+        i, j = np.arange(1500, 2600)[:, None], np.arange(2600)
+        piece = np.clip(i // 770 - j // 770, 0, 2)
+        visible = i >= j if causal else np.full(piece.shape, True)
+        found = set()
+        for (block, tile), kind in zip(steps, kinds, strict=True):
+            here = np.s_[256 * block : 256 * (block + 1), 256 * tile : 256 * (tile + 1)]
+            among = {*piece[here][visible[here]].tolist()}
+            assert kind.piece == (among.pop() if len(among) == 1 else None), (block, tile)
+            found.add(kind.piece)
+        assert found == {0, 1, 2, None}
+
     def test_ahead_of_the_query(self):
         _, kinds, _ = self.steps("rerope(window=256)", 768, 768, causal=False)
         assert [kind.piece for kind in kinds[:3]] == [0, None, 2]
