@@ -128,6 +128,7 @@ def test_sixteen_bits(name):
         "lssa(phi='exp')",
         "lssar(power=3)+rerope",
         "lssar(norm='none')",
+        "dual_chunk(chunk=1000,window=230)",
     ],
 )
 def test_several_tiles(name, monkeypatch):
