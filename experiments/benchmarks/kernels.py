@@ -211,10 +211,7 @@ def _own(call: Call) -> Program:
         (tpu_kernels.OF_KEYS, tpu.BACKWARD, True),
     ]
     if isinstance(call.method.weighting, TwoStage):
-        kernels += [
-            (tpu_kernels.TOTALS, tpu.FORWARD, False),
-            (tpu_kernels.OF_TOTALS, tpu.BACKWARD, False),
-        ]
+        kernels.append((tpu_kernels.TOTALS, tpu.FORWARD, False))
     visits = {}
     for name, most, by_tile in kernels:
         plan = tpu.plan_of(call, most)

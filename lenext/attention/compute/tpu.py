@@ -7,7 +7,7 @@ product. Both sides of the products are in q's type, keys of rows of two stages 
 sums are in float32.
 
 Three kernels: outputs, gradients of the queries' sides, gradients of the keys' sides and values;
-for rows of two stages their totals and those' gradients, too.
+for rows of two stages their totals, too, whose gradients come with those of the queries.
 """
 
 import dataclasses
@@ -113,7 +113,7 @@ def _attend_forward(call, interpret, q_sides, k_sides, v, n):
         centred = jnp.full_like(total, float(weighting.normalised))
         out = out[0][:, :, : call.queries]
         return out, (q_sides, k_sides, v, n, out, _RowSums(largest, total, total, centred))
-    rows = {"n": n, "shift": plan.shift_at(largest, {}), "total": total}
+    rows = {"n": n, "shift": plan.shift_at(largest, {}), "scale": 1 / total}
     rows["peak"] = _peak(plan, largest, total, n)
     out, sums = make(rows).last_outputs()
     (divisor,) = _columns(sums, call.queries, 1)
@@ -135,12 +135,12 @@ def _attend_backward(call, interpret, saved, d_out):
     make = functools.partial(Kernel, plan, q_sides, k_sides, v, interpret)
     d_out = d_out.astype(v.dtype)
     if isinstance(weighting, TwoStage):
-        rows |= {"total": sums.total, "peak": _peak(plan, sums.largest, sums.total, n)}
-        if weighting.normalised:
-            (d_total,) = make(rows, d_out).total_gradients()
-            (rows["d_total"],) = _columns(d_total, call.queries, 1)
-    kernel = make(rows, d_out)
-    d_q_sides, (*d_k_sides, d_v) = kernel.gradients(of_keys=False), kernel.gradients(of_keys=True)
+        rows |= {"scale": 1 / sums.total, "peak": _peak(plan, sums.largest, sums.total, n)}
+    d_q_sides = make(rows, d_out).query_gradients()
+    if isinstance(weighting, TwoStage) and weighting.normalised:
+        *d_q_sides, d_total = d_q_sides
+        (rows["d_total"],) = _columns(d_total, call.queries, 1)
+    *d_k_sides, d_v = make(rows, d_out).key_gradients()
 
     def of_keys(x: Array) -> Array:
         """Summed over the query heads that read a head of keys."""

@@ -16,7 +16,7 @@ from lenext.attention.compute.tpu_tile import NUMBERS, Step, Traced, product
 ROWS = 8  # numbers a row that a kernel may be given, as many as a register has rows
 VMEM = 64 * 2**20
 OUTPUTS, OF_QUERIES, OF_KEYS = "lenext_outputs", "lenext_dq", "lenext_dkv"
-TOTALS, OF_TOTALS = "lenext_totals", "lenext_dtotals"
+TOTALS = "lenext_totals"
 """The kernels' names, as profiles show them."""
 
 
@@ -92,7 +92,7 @@ class Kernel:
 
         def add(step: Step, divisor, out):
             logits, mask = step.logits_of(step.products()), step.mask()
-            last = step.last(logits, mask, step.row("total"))[0, 0]
+            last = step.last(logits, mask, step.row("scale"))[0, 0]
             divisor[...] += _lane_totals(last)
             out[...] += product(last.astype(self.of_keys[-1].dtype), step.keys[-1], 1, 0)
 
@@ -106,62 +106,86 @@ class Kernel:
             outs=[(dim, jnp.float32)], sums=True,
         )  # fmt: skip
 
-    def total_gradients(self) -> list[Array]:
-        """Of rows of two stages, the gradients of their first totals."""
-        size = self.plan.query_block
-
-        def add(step: Step, d_total):
-            logits, mask = step.logits_of(step.products()), step.mask()
-            total = jnp.broadcast_to(step.row("total"), logits.shape)
-            _, pull = jax.vjp(lambda total: step.last(logits, mask, total), total)
-            d_total[...] += _lane_totals(pull(step.d_values())[0][0, 0])
-
-        def end(written, d_total):
-            whole = jnp.sum(d_total[...], axis=1, keepdims=True)
-            _write_rows(written[0], jnp.broadcast_to(whole, d_total.shape))
-
-        return self._run(OF_TOTALS, _zero, add, end, scratch=[(size, LANES)], outs=[], sums=True)
-
-    def gradients(self, *, of_keys: bool) -> list[Array]:
-        """Of the queries' sides; or of the keys' sides and the values, for each query head."""
-        weighting, plan = self.weighting, self.plan
-        forms = [(x.shape[3], x.dtype) for x in (self.of_keys[-1:] if of_keys else self.q_sides)]
-        forms = [*self.k_forms, *forms] if of_keys else forms
+    def query_gradients(self) -> list[Array]:
+        """Of the queries' sides; and of rows of two stages those of the first totals, by row."""
+        size, count = self.plan.query_block, len(self.q_sides)
+        totals = self.twice and self.weighting.normalised
 
         def add(step: Step, *sums):
             logits, pull_products = jax.vjp(step.logits_of, step.products())
             mask, shift = step.mask(), step.shift()
 
             def values(logits):
-                first = step.values(logits, mask, shift)
-                if not self.twice:
-                    return first, ()
-                return step.last(logits, mask, step.row("total")), first
+                return step.values(logits, mask, shift)
 
-            (last, _), pull = jax.vjp(values, logits)
-            # What the first total follows: counted apart, since it is held fixed in the last.
-            d_first = jnp.broadcast_to(step.row("d_total"), logits.shape) if self.twice else ()
-            (d_products,) = pull_products(*pull((step.d_values(), d_first)))
+            def last(logits, scale):
+                return step.last(logits, mask, scale) if self.twice else values(logits)
+
+            scale = step.row("scale")
+            _, pull = jax.vjp(last, logits, jnp.broadcast_to(scale, logits.shape))
+            d_logits, d_scale = pull(step.d_values())
+            self._add(step, sums, *pull_products(d_logits), of_keys=False)
+            if totals:  # what follows the first total: times its gradient, once that is known
+                _, pull = jax.vjp(values, logits)
+                slopes = pull_products(*pull(jnp.ones_like(logits)))
+                self._add(step, sums[count:], *slopes, of_keys=False)
+                sums[-1][...] -= _lane_totals(d_scale[0, 0]) * scale[0, 0] ** 2
+
+        def end(written, *sums):
+            d_total = jnp.sum(sums[-1][...], axis=1, keepdims=True)
+            for i, to in enumerate(written[:count]):
+                x = sums[i][...] + (d_total * sums[count + i][...] if totals else 0.0)
+                to[0, 0] = x.astype(to.dtype)
+            if totals:
+                _write_rows(written[-1], jnp.broadcast_to(d_total, sums[-1].shape))
+
+        outs = [(x.shape[3], x.dtype) for x in self.q_sides]
+        scratch = [(size, dim) for dim, _ in outs]
+        return self._run(
+            OF_QUERIES, _zero, add, end, outs=outs, sums=totals,
+            scratch=[*scratch, *scratch, (size, LANES)] if totals else scratch,
+        )  # fmt: skip
+
+    def key_gradients(self) -> list[Array]:
+        """Of the keys' sides and the values, for each query head."""
+        values, size = self.of_keys[-1], self.plan.key_block
+
+        def add(step: Step, *sums):
+            logits, pull_products = jax.vjp(step.logits_of, step.products())
+            mask, shift = step.mask(), step.shift()
+
+            def both(logits):
+                first = step.values(logits, mask, shift)
+                return (step.last(logits, mask, step.row("scale")), first) if self.twice else first
+
+            weights, pull = jax.vjp(both, logits)
+            d_weights = step.d_values()
+            if self.twice:  # the first total is held fixed in the last values
+                weights, first = weights
+                d_weights = d_weights, jnp.broadcast_to(step.row("d_total"), first.shape)
+            self._add(step, sums, *pull_products(*pull(d_weights)), of_keys=True)
+            if self.twice or self.weighting.normalised:
+                weights = weights * step.row("inverse")
             *_, d_out = step.queries
-            for piece, d in zip(step.pieces, d_products, strict=True):
-                d = d[0, 0].astype(d_out.dtype)
-                other = (step.queries if of_keys else step.keys)[piece].astype(d_out.dtype)
-                other = other[:, : self.k_forms[piece][0]]  # of keys in words, the first
-                sums[piece][...] += product(d, other, 0 if of_keys else 1, 0)
-            if of_keys:
-                if self.twice or weighting.normalised:
-                    last = last * step.row("inverse")
-                sums[-1][...] += product(last[0, 0].astype(d_out.dtype), d_out, 0, 0)
+            sums[-1][...] += product(weights[0, 0].astype(d_out.dtype), d_out, 0, 0)
 
         def end(written, *sums):
             for to, x in zip(written, sums, strict=True):
                 to[0, 0] = x[...].astype(to.dtype)
 
-        size = plan.key_block if of_keys else plan.query_block
+        outs = [*self.k_forms, (values.shape[3], values.dtype)]
         return self._run(
-            OF_KEYS if of_keys else OF_QUERIES, _zero, add, end, by_tile=of_keys,
-            scratch=[(size, dim) for dim, _ in forms], outs=forms,
+            OF_KEYS, _zero, add, end, by_tile=True,
+            scratch=[(size, dim) for dim, _ in outs], outs=outs,
         )  # fmt: skip
+
+    def _add(self, step: Step, sums: Any, d_products: list[Array], *, of_keys: bool) -> None:
+        """Adds to the gradients of the sides of the pieces that count in a step."""
+        *_, d_out = step.queries
+        for piece, d in zip(step.pieces, d_products, strict=True):
+            other = (step.queries if of_keys else step.keys)[piece].astype(d_out.dtype)
+            other = other[:, : self.k_forms[piece][0]]  # of keys in words, the first
+            sums[piece][...] += product(d[0, 0].astype(d_out.dtype), other, 0 if of_keys else 1, 0)
 
     def _run(
         self, name, start, add, end, *, scratch, outs, by_tile=False, sums=False

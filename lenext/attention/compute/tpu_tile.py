@@ -16,8 +16,8 @@ from lenext.attention.compute.plan import Plan
 from lenext.attention.compute.tpu_steps import Kind
 from lenext.attention.compute.trimmed import Trimmed
 
-NUMBERS = ("n", "shift", "inverse", "mean", "total", "peak", "d_total")
-"""What kernels are given of a row, in their order."""
+NUMBERS = ("n", "shift", "inverse", "mean", "scale", "peak", "d_total")
+"""What kernels are given of a row, in their order: `scale` is 1 over the first total."""
 
 
 class Traced:
@@ -77,12 +77,11 @@ class Traced:
         rows = self._rows(zero, zero, n)
         return self.plan.weighting.visible_values(logits, mask, shift, rows, {})
 
-    def _last(self, logits, mask, shift, total, peak, n) -> Array:
+    def _last(self, logits, mask, shift, scale, peak, n) -> Array:
         weighting: Any = self.plan.weighting
         zero = jnp.zeros((), jnp.int32)
         rows = self._rows(zero, zero, n)
-        # Times a row's number, for one division a row.
-        first = weighting.visible_values(logits, mask, shift, rows, {}) * (1 / total)
+        first = weighting.visible_values(logits, mask, shift, rows, {}) * scale
         last = weighting.last_values(first, peak, rows)
         return last if mask is None else jnp.where(mask, last, 0.0)
 
@@ -163,10 +162,10 @@ class Step:
         """Of the weighting, hidden ones 0."""
         return self.traced.values[mask is not None](logits, mask, shift, lambda: self.row("n"))
 
-    def last(self, logits, mask, total) -> Float[Array, "1 1 T S"]:
+    def last(self, logits, mask, scale) -> Float[Array, "1 1 T S"]:
         """Of the weighting's second stage, hidden ones 0."""
         peak, n = (functools.partial(self.row, name) for name in ("peak", "n"))
-        return self.traced.last[mask is not None](logits, mask, self.shift, total, peak, n)
+        return self.traced.last[mask is not None](logits, mask, self.shift, scale, peak, n)
 
 
 def product(x: Array, y: Array, of_x: int, of_y: int) -> Float[Array, "M N"]:
