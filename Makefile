@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 QUICKSTART := --config=configs/quickstart.py --workdir=runs/quickstart
 UV_VERSION := 0.13.8
 WORKERS ?= 2
-BENCHMARKS := attention attention_parts training_step loss depth evaluation_cost real_model
+BENCHMARKS := attention attention_parts training_step loss depth evaluation_cost real_model cpu_options
 COMPILED_AHEAD := kernels scaling
 LIBTPU := libtpu==0.0.42.1
 BENCH_FLAGS ?=

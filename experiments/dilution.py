@@ -62,7 +62,7 @@ def report(content: Content) -> dict[str, str | bytes]:
 
 SHOWN = (
     "softmax", "infoscale", "log_length", "entropy_matched", "yarn", "rerope", "rerope+infoscale",
-    "rerope_log", "lm_infinite", "windowed",
+    "rerope_log", "leaky_rerope", "self_extend", "lm_infinite", "windowed",
 )  # fmt: skip
 
 EXPERIMENT = Experiment(

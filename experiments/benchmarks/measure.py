@@ -95,12 +95,14 @@ class Compiled(NamedTuple):
       seconds: that tracing and compiling took.
       temp_bytes: that it holds beside arguments and outputs.
       peak_bytes: with them.
+      text: the program.
     """
 
     call: Callable[..., Any]
     seconds: float
     temp_bytes: int
     peak_bytes: int
+    text: str
 
     def bound(self, *arguments: Any) -> Callable[[], None]:
         """A call with these arguments, to be timed: it waits for the result."""
@@ -111,18 +113,21 @@ class Compiled(NamedTuple):
         return call
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
+def compiled(
+    function: Callable[..., Any], *arguments: Any, options: Mapping[str, Any] | None = None
+) -> Compiled:
     """Compiles for `arguments`: arrays, or their `jax.ShapeDtypeStruct`s.
 
-    What is already jitted stays as it is, so that its donations count.
+    What is already jitted stays as it is, so that its donations count. `options` are XLA's.
     """
     start = time.perf_counter()
     jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
-    call = jitted.lower(*arguments).compile()
+    call = jitted.lower(*arguments).compile(dict(options or {}))
     seconds = time.perf_counter() - start
     return Compiled(
-        call, seconds, int(call.memory_analysis().temp_size_in_bytes), needs_of(call).peak
-    )
+        call, seconds, int(call.memory_analysis().temp_size_in_bytes), needs_of(call).peak,
+        call.as_text(),
+    )  # fmt: skip
 
 
 def why_no_torch() -> str:

@@ -12,7 +12,7 @@ under --results.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -44,10 +44,12 @@ class Stepper(NamedTuple):
     Attributes:
       step: takes a step and gives the loss before it.
       compile_seconds: compilation, where it is known before the first step.
+      text: the compiled program, where it is known.
     """
 
     step: Callable[[], float]
     compile_seconds: float | None
+    text: str = ""
 
 
 def configs(quick: bool) -> dict[str, Config]:
@@ -78,22 +80,27 @@ def make_batch(config: Config) -> dict[str, np.ndarray]:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def our_stepper(config: Config, batch: Mapping[str, np.ndarray]) -> Stepper:
-    """Of `lenext.training`, whose steps give accuracy and the gradient's norm as well."""
+def our_stepper(
+    config: Config, batch: Mapping[str, np.ndarray], options: Mapping[str, Any] | None = None
+) -> Stepper:
+    """Of `lenext.training`, whose steps give accuracy and the gradient's norm as well.
+
+    `options` are XLA's.
+    """
     model = make_model(config)
     rate = optax.constant_schedule(config.optimizer.learning_rate)
     optimizer = make_optimizer(config.optimizer, rate, kinds_of(model))
     train_step = make_train_step(nnx.graphdef(model), optimizer, seed=config.seed, dropout=False)
     state = init_state(model, optimizer)
     arrays = jax.tree.map(jax.numpy.asarray, dict(batch))
-    done = measure.compiled(train_step, state, arrays, np.int32(1))
+    done = measure.compiled(train_step, state, arrays, np.int32(1), options=options)
 
     def step() -> float:
         nonlocal state
         state, metrics = jax.block_until_ready(done.call(state, arrays, np.int32(1)))
         return float(metrics["loss"])
 
-    return Stepper(step, done.seconds)
+    return Stepper(step, done.seconds, done.text)
 
 
 def torch_stepper(config: Config, batch: Mapping[str, np.ndarray], *, compiled: bool) -> Stepper:

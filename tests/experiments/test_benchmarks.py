@@ -14,6 +14,7 @@ from flax import nnx
 from experiments.benchmarks import (
     attention,
     attention_parts,
+    cpu_options,
     depth,
     evaluation_cost,
     loss,
@@ -448,6 +449,45 @@ def test_loss_is_measured(no_torch, monkeypatch, tmp_path):
 
 
 # --- depth.py
+
+
+def test_options_of_a_cpu_are_measured(gemm, monkeypatch, tmp_path):
+    """Beside what is done; an option that changes the operations is told from one that does not."""
+    fast = "fast minima and maxima"
+    some = {name: cpu_options.OPTIONS[name] for name in (cpu_options.AS_IT_IS, "XNNPACK", fast)}
+    monkeypatch.setattr(cpu_options, "OPTIONS", some)
+    config = tiny_decoder_config(tmp_path)
+    monkeypatch.setattr(training_step, "configs", lambda quick: {"tiny decoder": config})
+    cpu_options.run(tmp_path, 1, quick=True)
+    records, _, (options, products) = read(tmp_path, "cpu_options")
+    assert [row["options"] for row in options] == list(some)
+    assert [row["products"] for row in products] == list(cpu_options.PRODUCTS)
+    found = {(r["what"], r["option"]): r for r in records}
+    assert len(found) == len(records) == 4 * 3 + 2 * 3
+    for what in (cpu_options.FORWARD, cpu_options.STEP):
+        plain = found[what, cpu_options.AS_IT_IS]
+        assert (plain["ratio"], plain["same"]) == (1, True)
+        assert found[what, "XNNPACK"]["same"]
+        assert not found[what, fast]["same"]
+        for option in some:
+            record = found[what, option]
+            assert record["ratio"] == pytest.approx(record["seconds"] / plain["seconds"])
+
+
+def test_products_otherwise_are_the_same_products():
+    q, k = (jax.random.normal(jax.random.key(i), (1, 8, 4, 16)) for i in range(2))
+    weights = jax.random.uniform(jax.random.key(2), (1, 4, 8, 8))
+    outcomes = []
+    for logits, out, tokens_first, dtype in cpu_options.PRODUCTS.values():
+        x, y = (a if tokens_first else a.swapaxes(1, 2) for a in (q, k))
+        made = jnp.einsum(out, weights.astype(dtype), y.astype(dtype))
+        outcomes.append(
+            (jnp.einsum(logits, x.astype(dtype), y.astype(dtype)),
+             made if tokens_first else made.swapaxes(1, 2))
+        )  # fmt: skip
+    for others in outcomes[1:]:
+        for a, b in zip(others, outcomes[0], strict=True):
+            np.testing.assert_allclose(np.asarray(a, np.float32), b, atol=0.15, rtol=0.02)
 
 
 def test_depth_is_measured(gemm, monkeypatch, tmp_path):
