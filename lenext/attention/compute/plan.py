@@ -70,11 +70,11 @@ class Plan(Call):
         method, within = self.method, self.weighting.unshifted_within
         if within == math.inf:
             return False
-        _, gain, bias = naive.position_shapes(method, self.num_heads, self.head_dim)
-        if gain is not None or bias is not None:
-            return True
         factor = method.temperature.largest(self.keys, self.head_dim)
-        return not method.similarity.largest * factor <= within
+        if method.gated or not method.similarity.largest * factor <= within:
+            return True
+        _, gain, bias = naive.position_shapes(method, self.num_heads, self.head_dim)
+        return gain is not None or bias is not None
 
     def shift_at(self, largest: Float[Array, "B N T 1"], params: Params) -> Float[Array, "B N T 1"]:
         """Of rows of these largest logits."""

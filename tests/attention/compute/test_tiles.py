@@ -253,6 +253,7 @@ def test_rounded_functions():
         ("sigmoid", False, False),
         ("lssa(phi='exp')", True, True),
         ("lssa+alibi", True, True),
+        ("lssa+forgetting", True, True),
         ("lssa+infoscale", True, True),
         ("cosscale", True, True),
         ("softmax", True, True),
