@@ -156,18 +156,18 @@ class Kernel:
 
             def both(logits):
                 first = step.values(logits, mask, shift)
-                return (step.last(logits, mask, step.row("scale")), first) if self.twice else first
+                if not self.twice:
+                    return first, ()
+                return step.last(logits, mask, step.row("scale")), first
 
-            weights, pull = jax.vjp(both, logits)
-            d_weights = step.d_values()
-            if self.twice:  # the first total is held fixed in the last values
-                weights, first = weights
-                d_weights = d_weights, jnp.broadcast_to(step.row("d_total"), first.shape)
-            self._add(step, sums, *pull_products(*pull(d_weights)), of_keys=True)
+            (last, _), pull = jax.vjp(both, logits)
+            # What the first total follows: counted apart, since it is held fixed in the last.
+            d_first = jnp.broadcast_to(step.row("d_total"), logits.shape) if self.twice else ()
+            self._add(step, sums, *pull_products(*pull((step.d_values(), d_first))), of_keys=True)
             if self.twice or self.weighting.normalised:
-                weights = weights * step.row("inverse")
+                last = last * step.row("inverse")
             *_, d_out = step.queries
-            sums[-1][...] += product(weights[0, 0].astype(d_out.dtype), d_out, 0, 0)
+            sums[-1][...] += product(last[0, 0].astype(d_out.dtype), d_out, 0, 0)
 
         def end(written, *sums):
             for to, x in zip(written, sums, strict=True):

@@ -80,8 +80,9 @@ def _kind(plan: Plan, block: int, tile: int, *, masked: bool) -> Kind:
     """Of the step of a block and a tile."""
     query = plan.keys - plan.queries + int(block) * plan.query_block
     among = _among(plan, query, int(tile) * plan.key_block)
-    one = among is not None and np.all(among == among[0])
-    return Kind(masked, int(among[0]) if one else None)
+    if among is None or np.any(among != among[0]):
+        return Kind(masked, None)
+    return Kind(masked, int(among[0]))
 
 
 def _among(plan: Plan, query: int, key: int) -> Int[np.ndarray, " found"] | None:
