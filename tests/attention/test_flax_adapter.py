@@ -46,7 +46,7 @@ def value_and_gradients(module, apply):
     return jax.tree.leaves(both(state, X))
 
 
-def agree(ours, theirs):
+def assert_agree(ours, theirs):
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
@@ -66,7 +66,7 @@ def agree(ours, theirs):
 )
 def test_without_positions_it_is_flax_s_own(options, ours, theirs):
     function = flax_attention_fn(NOPE, **options)
-    agree(
+    assert_agree(
         value_and_gradients(layer(function), lambda module, x: module(x, **ours)),
         value_and_gradients(layer(), lambda module, x: module(x, **theirs)),
     )
@@ -85,7 +85,7 @@ def test_as_our_own_layer_between_the_same_projections(causal, implementation):
         q, k, v = module.query(x), module.key(x), module.value(x)
         return module.out(attention(q, k, v, x, Context(mask=jnp.asarray(VALID)))[0])
 
-    agree(
+    assert_agree(
         value_and_gradients(layer(function), lambda module, x: module(x, mask=PADDING)),
         value_and_gradients(layer(), by_our_layer),
     )
@@ -184,7 +184,7 @@ def test_dtypes():
 
 
 class TestRefusals:
-    def refused(self, says, **call):
+    def assert_refused(self, says, **call):
         with unchecked_types(), pytest.raises(ValueError, match=says) as caught:
             layer(flax_attention_fn(NOPE, causal=True), dropout_rate=0.1)(
                 X, **{"deterministic": True} | call
@@ -204,17 +204,17 @@ class TestRefusals:
         ids=["causal", "pairs", "no batch", "too short", "by head", "another batch"],
     )
     def test_masks(self, mask):
-        self.refused(r"mask \(.*\): should be \(2, 1, 1, 9\).*causal=True", mask=mask)
+        self.assert_refused(r"mask \(.*\): should be \(2, 1, 1, 9\).*causal=True", mask=mask)
 
     def test_dropout_on_weights(self):
-        self.refused(r"dropout_rate=0.1: should be 0", deterministic=False, rngs=nnx.Rngs(0))
+        self.assert_refused(r"dropout_rate=0.1: should be 0", deterministic=False, rngs=nnx.Rngs(0))
 
     def test_weights_to_be_sown(self):
-        self.refused("sow_weights=True: should be False", sow_weights=True)
+        self.assert_refused("sow_weights=True: should be False", sow_weights=True)
 
     def test_other_numbers_of_queries(self):
-        self.refused("9 queries on 5 keys: should be as many, or one", inputs_k=X[:, :5])
-        self.refused("9 queries on 11 keys", inputs_k=np.concatenate([X, X[:, :2]], axis=1))
+        self.assert_refused("9 queries on 5 keys: should be as many, or one", inputs_k=X[:, :5])
+        self.assert_refused("9 queries on 11 keys", inputs_k=np.concatenate([X, X[:, :2]], axis=1))
 
     def test_bias(self):
         q = jnp.ones((1, 3, 2, 8))

@@ -63,7 +63,7 @@ def ours(hidden, matrix, bias, targets, weights, *, axes, chunk, dtype="float32"
     return figures, (grads[0], of_matrix, grads[2])
 
 
-def check(inputs, axes, chunk, atol=1e-5, softcap=0.0):
+def assert_as_plain(inputs, axes, chunk, atol=1e-5, softcap=0.0):
     figures, grads = ours(*inputs, axes=axes, chunk=chunk, softcap=softcap)
     filled = (*inputs[:2], 0.0 if inputs[2] is None else inputs[2], *inputs[3:])
     expected, expected_grads = reference(*filled, softcap=softcap)
@@ -78,7 +78,7 @@ def check(inputs, axes, chunk, atol=1e-5, softcap=0.0):
 @pytest.mark.parametrize("chunk", [5, None], ids=["chunks", "at once"])
 def test_logits_that_are_bounded(chunk):
     """As Gemma 2's; the last chunk reaches back."""
-    check(example(2, 5, 4, 13), "vd", chunk, softcap=1.5)
+    assert_as_plain(example(2, 5, 4, 13), "vd", chunk, softcap=1.5)
 
 
 def test_a_row_by_hand():
@@ -99,12 +99,12 @@ def test_a_row_by_hand():
 )  # fmt: skip
 def test_any_shape_and_chunk(shape, chunk, axes, biased, seed):
     hidden, matrix, bias, targets, weights = example(*shape, seed=seed)
-    check((hidden, matrix, bias if biased else None, targets, weights), axes, chunk)
+    assert_as_plain((hidden, matrix, bias if biased else None, targets, weights), axes, chunk)
 
 
 @pytest.mark.parametrize("axes", ["vd", "dv"])
 def test_a_larger_vocabulary_that_is_no_multiple(axes):
-    check(example(3, 33, 16, 1013), axes, 128)
+    assert_as_plain(example(3, 33, 16, 1013), axes, 128)
 
 
 def test_of_equal_logits_the_first_counts():

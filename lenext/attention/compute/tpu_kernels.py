@@ -132,12 +132,13 @@ class Kernel:
                 sums[-1][...] -= _lane_totals(d_scale[0, 0]) * scale[0, 0] ** 2
 
         def end(written, *sums):
-            d_total = jnp.sum(sums[-1][...], axis=1, keepdims=True)
-            for i, to in enumerate(written[:count]):
-                x = sums[i][...] + (d_total * sums[count + i][...] if totals else 0.0)
-                to[0, 0] = x.astype(to.dtype)
+            found = [x[...] for x in sums[:count]]
             if totals:
+                d_total = jnp.sum(sums[-1][...], axis=1, keepdims=True)
+                found = [x + d_total * y[...] for x, y in zip(found, sums[count:], strict=False)]
                 _write_rows(written[-1], jnp.broadcast_to(d_total, sums[-1].shape))
+            for to, x in zip(written, found, strict=False):
+                to[0, 0] = x.astype(to.dtype)
 
         outs = [(x.shape[3], x.dtype) for x in self.q_sides]
         scratch = [(size, dim) for dim, _ in outs]

@@ -21,7 +21,7 @@ def arguments(queries: int = 9, keys: int = 9):
     return inputs(seed=41, batch=2, queries=queries, keys=keys)
 
 
-def refused(function, *args, says: str, **kwargs) -> None:
+def assert_refused(function, *args, says: str, **kwargs) -> None:
     with pytest.raises(ValueError, match=says) as caught:
         function(*args, **kwargs)
     assert "\n" not in str(caught.value)
@@ -35,7 +35,7 @@ ids = np.zeros((2, 9), np.int32)
 def test_causality(name):
     made = make_method(name, train_length=8)
     for function, arrays in ((attend, (q, k, v)), (attention_weights, (q, k))):
-        refused(function, *arrays, made, says=f"{name.split('+')[0]}.*causal=True only")
+        assert_refused(function, *arrays, made, says=f"{name.split('+')[0]}.*causal=True only")
         function(*arrays, made, causal=True)
 
 
@@ -57,10 +57,10 @@ def test_causality(name):
 )
 def test_shapes(changed, says):
     arrays = {"q": q, "k": k, "v": v} | changed
-    refused(attend, *arrays.values(), METHOD, says=says)
+    assert_refused(attend, *arrays.values(), METHOD, says=says)
     if "v" not in changed:
-        refused(attention_weights, arrays["q"], arrays["k"], METHOD, says=says)
-        refused(row_statistics, arrays["q"], arrays["k"], METHOD, says=says)
+        assert_refused(attention_weights, arrays["q"], arrays["k"], METHOD, says=says)
+        assert_refused(row_statistics, arrays["q"], arrays["k"], METHOD, says=says)
 
 
 @pytest.mark.parametrize("which", ["q", "k", "v"])
@@ -69,10 +69,10 @@ def test_whole_numbers_are_refused(which):
     arrays = {"q": q, "k": k, "v": v}
     arrays[which] = arrays[which].astype(np.int32)
     says = f"^{which} is int32: should be floating"
-    refused(attend, *arrays.values(), METHOD, says=says)
+    assert_refused(attend, *arrays.values(), METHOD, says=says)
     if which != "v":
-        refused(attention_weights, arrays["q"], arrays["k"], METHOD, says=says)
-        refused(row_statistics, arrays["q"], arrays["k"], METHOD, says=says)
+        assert_refused(attention_weights, arrays["q"], arrays["k"], METHOD, says=says)
+        assert_refused(row_statistics, arrays["q"], arrays["k"], METHOD, says=says)
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,16 @@ def test_whole_numbers_are_refused(which):
     ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
 )
 def test_places(places, says):
-    refused(attend, q, k, v, METHOD, says=says, **places)
-    refused(attention_weights, q, k, METHOD, says=says, **places)
-    refused(row_statistics, q, k, METHOD, says=says, **places)
+    assert_refused(attend, q, k, v, METHOD, says=says, **places)
+    assert_refused(attention_weights, q, k, METHOD, says=says, **places)
+    assert_refused(row_statistics, q, k, METHOD, says=says, **places)
 
 
 def test_more_queries_than_keys_need_positions():
     """Nobody can know where they stand; once said, all is well."""
     q, k, v = arguments(queries=9, keys=5)
-    refused(attend, q, k, v, METHOD, says="9 queries.*5 keys.*q_positions")
-    refused(attend, q, k, v, METHOD, kv_positions=np.arange(5), says="q_positions")
+    assert_refused(attend, q, k, v, METHOD, says="9 queries.*5 keys.*q_positions")
+    assert_refused(attend, q, k, v, METHOD, kv_positions=np.arange(5), says="q_positions")
     out = attend(q, k, v, METHOD, q_positions=np.arange(9))
     assert out.shape == (2, 9, HEADS, 6)
 
@@ -139,40 +139,40 @@ def test_more_queries_than_keys_need_positions():
 )
 def test_params_of_another_form(params):
     """One value for four heads would even broadcast, and be wrong in silence."""
-    refused(attend, q, k, v, SSMAX, params=params, says="params")
-    refused(attention_weights, q, k, SSMAX, params=params, says="params")
+    assert_refused(attend, q, k, v, SSMAX, params=params, says="params")
+    assert_refused(attention_weights, q, k, SSMAX, params=params, says="params")
 
 
 def test_params_where_nothing_is_learned():
     params = init_params(SSMAX, HEADS, 16)
-    refused(attend, q, k, v, METHOD, params=params, says="params")
+    assert_refused(attend, q, k, v, METHOD, params=params, says="params")
     assert attend(q, k, v, METHOD, params={}).shape == (2, 9, HEADS, 6)
 
 
 @pytest.mark.parametrize("block_size", [0, -1])
 def test_block_size(block_size):
-    refused(
+    assert_refused(
         attend, q, k, v, METHOD,
         implementation="blockwise", block_size=block_size, says=f"block_size.*{block_size}",
     )  # fmt: skip
-    refused(row_statistics, q, k, METHOD, block_size=block_size, says="block_size")
+    assert_refused(row_statistics, q, k, METHOD, block_size=block_size, says="block_size")
 
 
 @pytest.mark.parametrize("implementation", ["", "Naive", "cudnn", None])
 def test_implementation(implementation):
     says = "implementation.*auto.*naive.*blockwise"
-    refused(attend, q, k, v, METHOD, implementation=implementation, says=says)
+    assert_refused(attend, q, k, v, METHOD, implementation=implementation, says=says)
 
 
 def test_a_name_is_no_method():
-    refused(attend, q, k, v, "softmax", says="softmax.*make_method")
-    refused(attention_weights, q, k, None, says="make_method")
+    assert_refused(attend, q, k, v, "softmax", says="softmax.*make_method")
+    assert_refused(attention_weights, q, k, None, says="make_method")
 
 
 def test_rotation_needs_pairs():
     """An odd head size is refused, unless nothing is rotated."""
     odd_q, odd_k = q[..., :5], k[..., :5]
-    refused(attend, odd_q, odd_k, v, METHOD, says="5 is odd")
+    assert_refused(attend, odd_q, odd_k, v, METHOD, says="5 is odd")
     for name, options in [("nope", {}), ("alibi", {}), ("softmax", {"position": "none"})]:
         made = make_method(name, train_length=8, **options)
         assert attend(odd_q, odd_k, v, made).shape == (2, 9, HEADS, 6)

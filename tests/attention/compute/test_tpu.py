@@ -68,7 +68,7 @@ def with_gradients(attended):
     return run
 
 
-def agree(method, given, *, causal, atol):
+def assert_agree(method, given, *, causal, atol):
     """Value and gradients of both, against each array's largest entry."""
     ours = by_kernel(method, causal=causal, interpret=pltpu.InterpretParams())
     definition = functools.partial(attend, method=method, causal=causal, implementation="naive")
@@ -118,7 +118,7 @@ def test_kinds():
 @pytest.mark.parametrize("name", [*KINDS.values(), "infoscale_cosscale", "yarn"])
 def test_every_kind_is_the_definition(name):
     method = make_method(name, train_length=TRAIN_LENGTH)
-    agree(method, arrays(300, 300, jnp.float32), causal=True, atol=1e-5)
+    assert_agree(method, arrays(300, 300, jnp.float32), causal=True, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["softmax", "lssa", "lssar", "self_extend", "windowed"])
@@ -127,13 +127,13 @@ def test_other_rows(name, queries, keys, causal):
     """The last of more keys; and rows that see keys on both sides."""
     method = make_method(name, train_length=TRAIN_LENGTH)
     given = arrays(queries, keys, jnp.float32, heads=4, kv_heads=2, batch=2)
-    agree(method, given, causal=causal, atol=1e-5)
+    assert_agree(method, given, causal=causal, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["softmax", "lssa", "lssar", "rerope", "sigmoid", "softmax1"])
 def test_sixteen_bits(name):
     method = make_method(name, train_length=TRAIN_LENGTH)
-    agree(method, arrays(300, 300, jnp.bfloat16), causal=True, atol=2e-2)
+    assert_agree(method, arrays(300, 300, jnp.bfloat16), causal=True, atol=2e-2)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_several_tiles(name, monkeypatch):
     method = make_method(name, train_length=TRAIN_LENGTH)
     # Of CosScale's large logits one output of 57 600 was off by 1.4e-5 on one kind of processor.
     atol = 3e-5 if "cosscale" in name else 1e-5
-    agree(method, arrays(900, 900, jnp.float32), causal=True, atol=atol)
+    assert_agree(method, arrays(900, 900, jnp.float32), causal=True, atol=atol)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +189,7 @@ def test_positions_of_ones_own(monkeypatch):
         tpu.why_not(call_of(near, *given, causal=True)) == "its first rotation is not for all keys"
     )
     further = dataclasses.replace(method, position=FurtherOff(window=200))
-    agree(further, given, causal=True, atol=1e-5)
+    assert_agree(further, given, causal=True, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
