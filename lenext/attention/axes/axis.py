@@ -205,7 +205,8 @@ class Rows:
       head_dim: H, key size per head.
       q_gates: of the queries, what choices made of the layer's input, by axis.
       kv_gates: the same of the keys.
-      rounded: whether weights meet values of 16 bits, so that 4e-4 of a weight makes no difference.
+      rounded: whether weights meet values of 16 bits, so that 4e-4 of a weight makes no difference,
+        and logits are such that none wants a shift.
     """
 
     n: Float[Array, "#B 1 T 1"]

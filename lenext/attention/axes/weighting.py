@@ -116,16 +116,16 @@ def _softplus_over_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return softplus_over(x, scale), slope * tangents[0]
 
 
-def _small(x: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
-    """e^-|x|, without an operation for the sign."""
-    return jnp.exp2(jnp.abs(x) * -math.log2(math.e))
+def _power(x: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
+    """e^x."""
+    return jnp.exp2(x * math.log2(math.e))
 
 
 @jax.custom_jvp
 def rounded_softplus(x: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
-    """ln(1 + e^x) within 4e-4 of it, in half the operations of `softplus_over`."""
-    small = _small(x)
-    return jnp.where(x < ROUNDED_LOW, small, jnp.maximum(x, 0.0) + jnp.log(1 + small))
+    """ln(1 + e^x) for x up to WIDE, within 4e-4 of it: a third of what `softplus_over` takes."""
+    power = _power(x)
+    return jnp.where(x < ROUNDED_LOW, power, jnp.log(1 + power))
 
 
 @rounded_softplus.defjvp
@@ -137,8 +137,7 @@ def _rounded_softplus_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 @jax.custom_jvp
 def rounded_sigmoid(x: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
     """1 / (1 + e^-x) within 4e-4 of it, without the division."""
-    small = _small(x)
-    return jnp.where(x < ROUNDED_LOW, small, 0.5 + 0.5 * jnp.tanh(0.5 * x))
+    return jnp.where(x < ROUNDED_LOW, _power(x), 0.5 + 0.5 * jnp.tanh(0.5 * x))
 
 
 @rounded_sigmoid.defjvp
@@ -178,7 +177,8 @@ class Activated(KeyByKey):
     def unshifted_within(self):  # noqa: D102
         if self.phi == "exp":
             return 0.0
-        return WIDE if self.normalised and self.phi in ("softplus", "sigmoid") else math.inf
+        wide = self.phi == "softplus" or (self.phi == "sigmoid" and self.normalised)
+        return WIDE if wide else math.inf
 
     def shift(self, largest, params):  # noqa: D102
         del params
@@ -204,8 +204,8 @@ class Activated(KeyByKey):
                 return jax.nn.relu(x) ** 2
             case "gelu_shifted":
                 return jax.nn.gelu(x, approximate=False) - GELU_LEAST
-        if rounded:  # rows of a shift lie all where both are exp
-            return (rounded_sigmoid if self.phi == "sigmoid" else rounded_softplus)(x - shift)
+        if rounded:
+            return (rounded_sigmoid if self.phi == "sigmoid" else rounded_softplus)(x)
         scale = jnp.exp(shift)
         if self.phi == "sigmoid":
             low = shift < 0

@@ -61,8 +61,8 @@ class Plan(Call):
 
     @property
     def rounded(self) -> bool:
-        """Whether values are of 16 bits, to which kernels round their weights."""
-        return jnp.dtype(self.dtype).itemsize < 4
+        """Whether kernels round weights to the 16 bits of the values, and none wants a shift."""
+        return jnp.dtype(self.dtype).itemsize < 4 and not self.shifted
 
     @property
     def shifted(self) -> bool:

@@ -10,7 +10,6 @@ Three kernels: outputs, gradients of the queries' sides, gradients of the keys' 
 for rows of two stages their totals, too, whose gradients come with those of the queries.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,15 +18,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lenext.attention.axes.axis import Rows
 from lenext.attention.axes.by_key import TwoStage
 from lenext.attention.axes.method import init_params
 from lenext.attention.compute import naive, tiles
 from lenext.attention.compute.call import Call
-from lenext.attention.compute.places import Places, located, rows_at
 from lenext.attention.compute.plan import Plan
 from lenext.attention.compute.tpu_kernels import Kernel
 from lenext.attention.compute.tpu_steps import LANES, plan_of, steps_of
+from lenext.attention.compute.tpu_tile import LAST, last_values, rows_of
 
 FORWARD, BACKWARD = (1024, 1024), (512, 1024)
 """Queries and keys of a step, at the most; see experiments/benchmarks/kernels.py."""
@@ -113,11 +111,11 @@ def _attend_forward(call, interpret, q_sides, k_sides, v, n):
         centred = jnp.full_like(total, float(weighting.normalised))
         out = out[0][:, :, : call.queries]
         return out, (q_sides, k_sides, v, n, out, _RowSums(largest, total, total, centred))
-    rows = {"n": n, "shift": plan.shift_at(largest, {}), "scale": 1 / total}
-    rows["peak"] = _peak(plan, largest, total, n)
+    peak = _peak(plan, largest, total, n)
+    rows = _shift(plan, largest) | {"n": n, "scale": 1 / total} | _last_numbers(plan, peak, n)
     out, sums = make(rows).last_outputs()
     (divisor,) = _columns(sums, call.queries, 1)
-    usable = (divisor > 0) & ~weighting.flat_at(rows["peak"], _rows(plan, n))
+    usable = (divisor > 0) & ~weighting.flat_at(peak, rows_of(plan, n))
     divisor, centred = jnp.where(usable, divisor, 1.0), usable.astype(jnp.float32)
     out = (out[:, :, : call.queries] / divisor).astype(v.dtype)
     return out, (q_sides, k_sides, v, n, out, _RowSums(largest, total, divisor, centred))
@@ -128,14 +126,13 @@ def _attend_backward(call, interpret, saved, d_out):
     q_sides, k_sides, v, n, out, sums = saved
     plan, weighting = plan_of(call, BACKWARD), call.method.weighting
     mean = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1, keepdims=True)
-    rows = {
-        "n": n, "shift": plan.shift_at(sums.largest, {}), "inverse": 1 / sums.divisor,
-        "mean": sums.centred * mean,
-    }  # fmt: skip
+    rows = {"n": n, "inverse": 1 / sums.divisor, "mean": sums.centred * mean}
+    rows |= _shift(plan, sums.largest)
     make = functools.partial(Kernel, plan, q_sides, k_sides, v, interpret)
     d_out = d_out.astype(v.dtype)
     if isinstance(weighting, TwoStage):
-        rows |= {"scale": 1 / sums.total, "peak": _peak(plan, sums.largest, sums.total, n)}
+        peak = _peak(plan, sums.largest, sums.total, n)
+        rows |= {"scale": 1 / sums.total} | _last_numbers(plan, peak, n)
     d_q_sides = make(rows, d_out).query_gradients()
     if isinstance(weighting, TwoStage) and weighting.normalised:
         *d_q_sides, d_total = d_q_sides
@@ -154,21 +151,22 @@ def _attend_backward(call, interpret, saved, d_out):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
+def _shift(plan: Plan, largest: Array) -> dict[str, Array]:
+    """The rows' shift, where there is one."""
+    return {"shift": plan.shift_at(largest, {})} if plan.shifted else {}
+
+
 def _peak(plan: Plan, largest: Array, total: Array, n: Array) -> Float[Array, "B N T 1"]:
     """The largest first weight of each row; 0 where it sees nothing."""
     weighting: Any = plan.weighting
-    rows, shift = _rows(plan, n), plan.shift_at(largest, {})
+    rows, shift = rows_of(plan, n), plan.shift_at(largest, {})
     return weighting.visible_values(largest, jnp.isfinite(largest), shift, rows, {}) / total
 
 
-def _rows(plan: Plan, n: Array) -> Rows:
-    """For what follows of a row its number of keys alone."""
-    queries, keys = (jnp.zeros((1, size), jnp.int32) for size in (n.shape[2], 1))
-    rows = rows_at(
-        plan.method, located(Places(queries, keys)), n, causal=plan.causal, length=plan.length,
-        num_heads=plan.num_heads, head_dim=plan.head_dim,
-    )  # fmt: skip
-    return dataclasses.replace(rows, rounded=plan.rounded)
+def _last_numbers(plan: Plan, peak: Array, n: Array) -> dict[str, Array]:
+    """Rows' numbers that the last values are made with."""
+    made, _ = last_values(plan, (*peak.shape[:3], 2), peak.shape)
+    return {f"{LAST}{i}": x for i, x in enumerate(made(peak, n))}
 
 
 def _columns(

@@ -1,6 +1,7 @@
 """The kernels for TPUs, in Pallas: each sums over tiles for a block of queries, or over blocks."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,9 +12,9 @@ from jaxtyping import Array, Float
 from lenext.attention.axes.by_key import TwoStage
 from lenext.attention.compute.plan import padded
 from lenext.attention.compute.tpu_steps import LANES, steps_of
-from lenext.attention.compute.tpu_tile import NUMBERS, Step, Traced, product
+from lenext.attention.compute.tpu_tile import Step, Traced, product
 
-ROWS = 8  # numbers a row that a kernel may be given, as many as a register has rows
+ROWS = 8  # of a register
 VMEM = 64 * 2**20
 OUTPUTS, OF_QUERIES, OF_KEYS = "lenext_outputs", "lenext_dq", "lenext_dkv"
 TOTALS = "lenext_totals"
@@ -27,13 +28,14 @@ class Kernel:
         queries, keys = plan.query_blocks * plan.query_block, plan.key_blocks * plan.key_block
         self.plan, self.weighting, self.interpret = plan, plan.weighting, interpret
         self.twice = isinstance(self.weighting, TwoStage)
+        self.totals = self.twice and self.weighting.normalised
         self.q_sides = [padded(x, queries, 2) for x in q_sides]
         self.k_forms = [(x.shape[3], x.dtype) for x in k_sides]
         words = k_sides[0].dtype != q_sides[0].dtype
         self.k_sides = [padded(in_words(x, v.dtype) if words else x, keys, 2) for x in k_sides]
         self.of_keys = [*self.k_sides, padded(v, keys, 2)]
         self.of_queries = [*self.q_sides, *([] if d_out is None else [padded(d_out, queries, 2)])]
-        self.rows = per_row(rows, queries)
+        self.names, self.rows = list(rows), per_row([*rows.values()], queries)
 
     def outputs(self) -> list[Array]:
         """Outputs [B, N, T, V], and rows' largest logits and totals, [B, N, 8, T].
@@ -109,7 +111,6 @@ class Kernel:
     def query_gradients(self) -> list[Array]:
         """Of the queries' sides; and of rows of two stages those of the first totals, by row."""
         size, count = self.plan.query_block, len(self.q_sides)
-        totals = self.twice and self.weighting.normalised
 
         def add(step: Step, *sums):
             logits, pull_products = jax.vjp(step.logits_of, step.products())
@@ -118,14 +119,18 @@ class Kernel:
             def values(logits):
                 return step.values(logits, mask, shift)
 
-            def last(logits, scale):
-                return step.last(logits, mask, scale) if self.twice else values(logits)
-
+            if not self.twice:
+                _, pull = jax.vjp(values, logits)
+                self._add(step, sums, *pull_products(*pull(step.d_values())), of_keys=False)
+                return
             scale = step.row("scale")
-            _, pull = jax.vjp(last, logits, jnp.broadcast_to(scale, logits.shape))
+            _, pull = jax.vjp(
+                lambda logits, scale: step.last(logits, mask, scale),
+                logits, jnp.broadcast_to(scale, logits.shape),
+            )  # fmt: skip
             d_logits, d_scale = pull(step.d_values())
             self._add(step, sums, *pull_products(d_logits), of_keys=False)
-            if totals:  # what follows the first total: times its gradient, once that is known
+            if self.totals:  # what follows the first total: times its gradient, once that is known
                 _, pull = jax.vjp(values, logits)
                 slopes = pull_products(*pull(jnp.ones_like(logits)))
                 self._add(step, sums[count:], *slopes, of_keys=False)
@@ -133,7 +138,7 @@ class Kernel:
 
         def end(written, *sums):
             found = [x[...] for x in sums[:count]]
-            if totals:
+            if self.totals:
                 d_total = jnp.sum(sums[-1][...], axis=1, keepdims=True)
                 found = [x + d_total * y[...] for x, y in zip(found, sums[count:], strict=False)]
                 _write_rows(written[-1], jnp.broadcast_to(d_total, sums[-1].shape))
@@ -143,8 +148,8 @@ class Kernel:
         outs = [(x.shape[3], x.dtype) for x in self.q_sides]
         scratch = [(size, dim) for dim, _ in outs]
         return self._run(
-            OF_QUERIES, _zero, add, end, outs=outs, sums=totals,
-            scratch=[*scratch, *scratch, (size, LANES)] if totals else scratch,
+            OF_QUERIES, _zero, add, end, outs=outs, sums=self.totals,
+            scratch=[*scratch, *scratch, (size, LANES)] if self.totals else scratch,
         )  # fmt: skip
 
     def key_gradients(self) -> list[Array]:
@@ -157,13 +162,12 @@ class Kernel:
 
             def both(logits):
                 first = step.values(logits, mask, shift)
-                if not self.twice:
-                    return first, ()
-                return step.last(logits, mask, step.row("scale")), first
+                last = step.last(logits, mask, step.row("scale")) if self.twice else first
+                return last, first if self.totals else ()
 
             (last, _), pull = jax.vjp(both, logits)
             # What the first total follows: counted apart, since it is held fixed in the last.
-            d_first = jnp.broadcast_to(step.row("d_total"), logits.shape) if self.twice else ()
+            d_first = jnp.broadcast_to(step.row("d_total"), logits.shape) if self.totals else ()
             self._add(step, sums, *pull_products(*pull((step.d_values(), d_first))), of_keys=True)
             if self.twice or self.weighting.normalised:
                 last = last * step.row("inverse")
@@ -236,7 +240,9 @@ class Kernel:
             this = what[number]
             pl.when(this & 1 == 1)(lambda: start(*sums_of))
             for i, kind in enumerate(steps.kinds):
-                step = Step(traced, kind, queries, keys, rows, block[number], tile[number])
+                step = Step(
+                    traced, kind, queries, keys, rows, self.names, block[number], tile[number]
+                )
                 # A condition that always holds would cost each step a branch.
                 if len(steps.kinds) == 1:
                     add(step, *sums_of)
@@ -270,7 +276,7 @@ class Kernel:
                 in_specs=[
                     *blocks(self.of_queries, plan.query_block, at_block),
                     *blocks(self.of_keys, plan.key_block, at_tile),
-                    pl.BlockSpec((1, 1, ROWS, plan.query_block), rows_of),
+                    pl.BlockSpec((1, 1, self.rows.shape[2], plan.query_block), rows_of),
                 ],
                 out_specs=out_specs,
                 scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
@@ -284,18 +290,15 @@ class Kernel:
         return list(called(steps.block, steps.tile, steps.what, *arrays))
 
 
-def per_row(rows: dict[str, Array], queries: int) -> Float[Array, "B N 8 T"]:
+def per_row(rows: Sequence[Array], queries: int) -> Float[Array, "B N R T"]:
     """Numbers of the rows, [B, N, T, 1] each, along the lanes: else they would take 128 times that.
 
     A row of the last number once more, and rows of nothing up to whole registers.
     """
-    (batch, heads, count, _) = np.max([x.shape for x in rows.values()], axis=0)
-    whole = [
-        jnp.broadcast_to(rows[name][..., 0].astype(jnp.float32), (batch, heads, count))
-        if name in rows else jnp.zeros((batch, heads, count), jnp.float32)
-        for name in NUMBERS
-    ]  # fmt: skip
-    return padded(padded(jnp.stack(whole, axis=2), queries, 3, mode="edge"), ROWS, 2)
+    shape = np.max([x.shape[:3] for x in rows], axis=0)
+    whole = [jnp.broadcast_to(x[..., 0].astype(jnp.float32), shape) for x in rows]
+    lines = -(-len(whole) // ROWS) * ROWS
+    return padded(padded(jnp.stack(whole, axis=2), queries, 3, mode="edge"), lines, 2)
 
 
 def in_words(x: Float[Array, "*B H"], dtype: Any) -> Float[Array, "*B 2*H"]:

@@ -3,6 +3,7 @@
 Arrays of a step have leading axes of 1 for batch and head, as the axes of a method want them.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,12 +13,13 @@ from jaxtyping import Array, Float, Int
 
 from lenext.attention.axes.axis import Rows
 from lenext.attention.axes.by_key import TwoStage
+from lenext.attention.compute.places import Places, located, rows_at
 from lenext.attention.compute.plan import Plan
 from lenext.attention.compute.tpu_steps import Kind
-from lenext.attention.compute.trimmed import Trimmed
+from lenext.attention.compute.trimmed import Trimmed, cut_by_row
 
-NUMBERS = ("n", "shift", "inverse", "mean", "scale", "peak", "d_total")
-"""What kernels are given of a row, in their order: `scale` is 1 over the first total."""
+LAST = "last "
+"""How the names of rows' numbers that the last values are made with begin."""
 
 
 class Traced:
@@ -39,12 +41,7 @@ class Traced:
             for masked in (False, True)
         }
         if isinstance(plan.weighting, TwoStage):
-            self.last = {
-                masked: Trimmed(
-                    self._last, of_tile, seen if masked else None, of_row, of_row, of_row, of_row
-                )
-                for masked in (False, True)
-            }
+            _, self.last = last_values(plan, tile, row)
 
     def _rows(self, query, key, n) -> Rows:
         """The tile's, from its first query and key on."""
@@ -77,21 +74,38 @@ class Traced:
         rows = self._rows(zero, zero, n)
         return self.plan.weighting.visible_values(logits, mask, shift, rows, {})
 
-    def _last(self, logits, mask, shift, scale, peak, n) -> Array:
-        weighting: Any = self.plan.weighting
-        zero = jnp.zeros((), jnp.int32)
-        rows = self._rows(zero, zero, n)
-        first = weighting.visible_values(logits, mask, shift, rows, {}) * scale
-        last = weighting.last_values(first, peak, rows)
-        return last if mask is None else jnp.where(mask, last, 0.0)
+
+def last_values(plan: Plan, tile: tuple[int, ...], row: tuple[int, ...]) -> tuple[Any, Any]:
+    """Those of a weighting of two stages, of its first ones, [B, N, T, S], cut by row.
+
+    The numbers are made of a row's largest weight and of n.
+    """
+    weighting: Any = plan.weighting
+
+    def function(first, peak, n):
+        return weighting.last_values(first, peak, rows_of(plan, n))
+
+    of_tile, of_row = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (tile, row))
+    n = jax.ShapeDtypeStruct((1, 1, *row[2:]), jnp.int32)
+    return cut_by_row(function, of_tile, of_row, n)
+
+
+def rows_of(plan: Plan, n: Array) -> Rows:
+    """For what follows of a row its number of keys alone."""
+    queries, keys = (jnp.zeros((1, size), jnp.int32) for size in (n.shape[2], 1))
+    rows = rows_at(
+        plan.method, located(Places(queries, keys)), n, causal=plan.causal, length=plan.length,
+        num_heads=plan.num_heads, head_dim=plan.head_dim,
+    )  # fmt: skip
+    return dataclasses.replace(rows, rounded=plan.rounded)
 
 
 class Step:
     """A step of a kernel: what it reads, and what the method makes of it."""
 
-    def __init__(self, traced: Traced, kind: Kind, queries, keys, rows, block, tile):
+    def __init__(self, traced: Traced, kind: Kind, queries, keys, rows, names, block, tile):
         plan = traced.plan
-        self.traced, self.kind, self.plan = traced, kind, plan
+        self.traced, self.kind, self.plan, self.names = traced, kind, plan, names
         self.of_queries, self.of_keys, self.rows = queries, keys, rows
         self.query = plan.keys - plan.queries + block * plan.query_block
         self.key = tile * plan.key_block
@@ -109,7 +123,7 @@ class Step:
 
     def row(self, name: str) -> Float[Array, "1 1 T 1"]:
         """One of the rows' numbers."""
-        number = NUMBERS.index(name)
+        number = self.names.index(name)
         return self.rows[0, 0].T[:, number : number + 1][None, None]
 
     def shift(self) -> Float[Array, "1 1 T 1"]:
@@ -151,8 +165,12 @@ class Step:
         delta = self.traced.delta(self.query, self.key)
         ordinal = self.key + jax.lax.broadcasted_iota(jnp.int32, delta.shape, 3)
         masks = [self.plan.method.visibility(delta, ordinal)]
-        if self.plan.causal:
-            masks.append(delta >= 0)
+        if self.plan.causal:  # by row and column, which takes an operation less than `delta`
+            row, column = (
+                jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+                for shape, axis in (((*delta.shape[:3], 1), 2), ((1, 1, 1, delta.shape[3]), 3))
+            )
+            masks.append(self.query + row >= self.key + column)
         if self.plan.keys % self.plan.key_block:
             masks.append(ordinal < self.plan.keys)
         given = [mask for mask in masks if mask is not None]
@@ -160,12 +178,17 @@ class Step:
 
     def values(self, logits, mask, shift) -> Float[Array, "1 1 T S"]:
         """Of the weighting, hidden ones 0."""
-        return self.traced.values[mask is not None](logits, mask, shift, lambda: self.row("n"))
+        if mask is None or self.plan.shifted:
+            return self.traced.values[mask is not None](logits, mask, shift, lambda: self.row("n"))
+        # Where none wants a shift, none overflows, hidden ones included.
+        return jnp.where(mask, self.values(logits, None, shift), 0.0)
 
     def last(self, logits, mask, scale) -> Float[Array, "1 1 T S"]:
         """Of the weighting's second stage, hidden ones 0."""
-        peak, n = (functools.partial(self.row, name) for name in ("peak", "n"))
-        return self.traced.last[mask is not None](logits, mask, self.shift, scale, peak, n)
+        first = self.values(logits, mask if self.plan.shifted else None, self.shift())
+        numbers = [self.row(name) for name in self.names if name.startswith(LAST)]
+        last = self.traced.last(first * scale, *numbers)
+        return last if mask is None else jnp.where(mask, last, 0.0)
 
 
 def product(x: Array, y: Array, of_x: int, of_y: int) -> Float[Array, "M N"]:
