@@ -73,6 +73,8 @@ bench: setup runs/smollm2/config.json ## Measure speed and memory into experimen
 	@names="$(BENCHMARKS)"; \
 	if $(BIN)/python -c 'import libtpu' 2>/dev/null; then names="$$names $(COMPILED_AHEAD)"; \
 	else echo "without $(COMPILED_AHEAD), which compile for TPUs: $(BIN)/python -m pip install $(LIBTPU)"; fi; \
+	if $(BIN)/python -c 'import jax_cuda13_plugin' 2>/dev/null; then names="$$names gpu_kernels"; \
+	else echo "without gpu_kernels, which compiles for GPUs: see its --help"; fi; \
 	for name in $$names; do $(BIN)/python -m experiments.benchmarks.$$name $(BENCH_FLAGS) || exit 1; done
 
 soak: setup ## Train for MINUTES=10 under kills and signals, and compare with a run left alone

@@ -33,10 +33,13 @@ from experiments.benchmarks.collectives import computations, loops
 from lenext import cli
 from lenext.attention import Method, attend, make_method
 from lenext.attention.axes.by_key import TwoStage
-from lenext.attention.compute import fused, naive, tiles, tpu, tpu_kernels
+from lenext.attention.compute import fused, kernel_sums, naive, tiles
 from lenext.attention.compute.call import Call
+from lenext.attention.compute.kernel_steps import steps_of
+from lenext.attention.compute.kernels import attend_by_kernels
 from lenext.attention.compute.places import Places, located, rows_at
 from lenext.attention.compute.plan import plan_of, visible_keys
+from lenext.attention.compute.tpu import TpuKernel
 from lenext.errors import TrainingError, UserError
 
 INSTALL = ".venv/bin/python -m pip install libtpu==0.0.42.1"
@@ -160,16 +163,12 @@ class Job(NamedTuple):
 
 def program(job: Job, sharding: Any) -> tuple[Any, dict[str, Visits]]:
     """A function to be compiled, lowered for a TPU; and what its kernels visit, by their names."""
-    shape = (1, TOKENS, HEADS, HEAD_DIM)
     if job.kind == "splash":
         function, given, visits = _splash(*SPLASH[job.name])
     else:
-        method = make_method(job.name, train_length=TRAIN_LENGTH)
-        assert isinstance(method, Method)  # none of these is of shares of the heads
-        call = Call(method, shape, shape, shape, "bfloat16", True, True, False, TOKENS)
-        function, given, visits = (_own if job.kind == "own" else _tiles)(call)
+        function, given, visits = (_own if job.kind == "own" else _tiles)(call_of(job.name))
     if job.kind != "tiles":
-        function = _with_gradients(function)
+        function = with_gradients(function)
     given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), given)
     return jax.jit(function).trace(*given).lower(lowering_platforms=("tpu",)), visits
 
@@ -179,7 +178,7 @@ Program = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Visits]]
 QKV = (jax.ShapeDtypeStruct((1, TOKENS, HEADS, HEAD_DIM), jnp.bfloat16),) * 3
 
 
-def _with_gradients(attended: Callable[..., Any]) -> Callable[..., Any]:
+def with_gradients(attended: Callable[..., Any]) -> Callable[..., Any]:
     """The gradients of its first three arguments."""
 
     def summed(*given: Any) -> Any:
@@ -188,8 +187,8 @@ def _with_gradients(attended: Callable[..., Any]) -> Callable[..., Any]:
     return jax.grad(summed, (0, 1, 2))
 
 
-def _own(call: Call) -> Program:
-    """Of the sides that the method makes, so that nothing but kernels is compiled."""
+def sides_of(call: Call) -> tuple[Any, ...]:
+    """Shapes of what `attend_by_kernels` takes: with the sides made, nothing else is compiled."""
 
     def sides(q: Any, k: Any, v: Any) -> Any:
         positions = jnp.arange(TOKENS, dtype=jnp.int32)[None]
@@ -202,24 +201,36 @@ def _own(call: Call) -> Program:
         k_sides = naive.key_sides(k, call.method, rows)
         return list(q_sides), list(k_sides), v.swapaxes(1, 2), n
 
-    def attended(q_sides: Any, k_sides: Any, v: Any, n: Any) -> Any:
-        return tpu.attend_tpu(q_sides, k_sides, v, call, n)
+    return jax.eval_shape(sides, *QKV)
 
+
+def call_of(name: str) -> Call:
+    """Attention by a method of that name, of the shapes that are compiled for."""
+    method = make_method(name, train_length=TRAIN_LENGTH)
+    assert isinstance(method, Method)  # none of these is of shares of the heads
+    shape = QKV[0].shape
+    return Call(method, shape, shape, shape, "bfloat16", True, True, False, TOKENS)
+
+
+def _own(call: Call) -> Program:
+    def attended(q_sides: Any, k_sides: Any, v: Any, n: Any) -> Any:
+        return attend_by_kernels(q_sides, k_sides, v, call, n, TpuKernel)
+
+    forward, backward = TpuKernel.plans(call)
     kernels = [
-        (tpu_kernels.OUTPUTS, tpu.FORWARD, False),
-        (tpu_kernels.OF_QUERIES, tpu.BACKWARD, False),
-        (tpu_kernels.OF_KEYS, tpu.BACKWARD, True),
+        (kernel_sums.OUTPUTS, forward, False),
+        (kernel_sums.OF_QUERIES, backward, False),
+        (kernel_sums.OF_KEYS, backward, True),
     ]
     if isinstance(call.method.weighting, TwoStage):
-        kernels.append((tpu_kernels.TOTALS, tpu.FORWARD, False))
+        kernels.append((kernel_sums.TOTALS, forward, False))
     visits = {}
-    for name, most, by_tile in kernels:
-        plan = tpu.plan_of(call, most)
-        steps = tpu.steps_of(plan, by_tile=by_tile)
+    for name, plan, by_tile in kernels:
+        steps = steps_of(plan, by_tile=by_tile)
         of_kind = Counter(int(number) >> 2 for number in steps.what)
         sums = plan.key_blocks if by_tile else plan.query_blocks
         visits[name] = Visits([of_kind[i] for i in range(len(steps.kinds))], sums)
-    return attended, jax.eval_shape(sides, *QKV), visits
+    return attended, sides_of(call), visits
 
 
 def _splash(size: int, compute: int) -> Program:
@@ -299,7 +310,7 @@ def measured(job: Job, chip: str) -> list[measure.Record]:
         for name, visits in found["visits"].items():
             (path,) = Path(folder).glob(f"*{name}*[0-9]-final_bundles.txt")
             kernel = counted(path.read_text(), Visits(*visits))
-            forward = name in (tpu_kernels.TOTALS, tpu_kernels.OUTPUTS, "splash_mha_fwd")
+            forward = name in (kernel_sums.TOTALS, kernel_sums.OUTPUTS, "splash_mha_fwd")
             turn = "forward" if forward else "backward"
             before = passes.get(turn, Counted(0, []))
             passes[turn] = Counted(before.cycles + kernel.cycles, [*before.bodies, *kernel.bodies])

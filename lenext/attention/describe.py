@@ -23,11 +23,12 @@ from lenext.attention.axes.axis import Axis
 from lenext.attention.axes.gates import Gates, init_gates, make_gates
 from lenext.attention.axes.method import AXES, Method, init_params, unsuited_axes
 from lenext.attention.catalogue import CATALOGUE, SOFTMAX, Entry, make_method, overruled_parts
-from lenext.attention.compute import tpu
+from lenext.attention.compute import kernels
 from lenext.attention.compute.attend import attention_weights
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.fused import why_not_fused
 from lenext.attention.compute.places import Places, count, located, rows_at, visible
+from lenext.attention.compute.tpu import TpuKernel
 from lenext.attention.grammar import parse_layer
 
 WIDTH = 100  # columns of the terminal
@@ -410,9 +411,9 @@ def _fused(method: Method, head_dim: int) -> tuple[str, str]:
     reason = why_not_fused(method, HEADS, head_dim)
     if reason is None:
         return "yes", "a library's kernel can compute it"
-    shape = (1, tpu.FORWARD[0], HEADS, head_dim)
+    shape = (1, TpuKernel.forward[0], HEADS, head_dim)
     call = Call(method, shape, shape, shape, "bfloat16", True, True, False, shape[1])
-    if tpu.why_not(call) is None:
+    if kernels.why_not(call, TpuKernel) is None:
         return "TPU", f"where our own kernel can compute it; no library's, because {reason}"
     return "no", f"because {reason}"
 

@@ -50,7 +50,9 @@ def choose(call: Call, *, wanted: str, block_size: int | None, backend: str) -> 
     batch, num_heads = call.batch, call.num_heads
     row_bytes = 4 * batch * call.queries * num_heads * call.keys
     asked = "asked for"
-    if kernel is not None and wanted in ("fused", "auto"):
+    if kernel is not None and (
+        wanted == "fused" or (wanted == "auto" and kernel not in fused.UNTRIED)
+    ):
         because = f"{kernel}: {why}"
         return Choice("fused", None, False, asked if wanted == "fused" else because, kernel)
     if wanted == "naive" or (wanted == "auto" and row_bytes < NAIVE_BYTES):

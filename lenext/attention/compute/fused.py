@@ -1,8 +1,8 @@
-"""Methods on fused kernels: cuDNN's on GPUs; splash attention, or our own, on TPUs.
+"""Methods on fused kernels: cuDNN's or our own on GPUs, splash attention or our own on TPUs.
 
 Which methods they can compute is a rule over what the axes say of themselves, not a list; a call
 that they cannot honour in full is declined with the reason. The libraries' two take what is shaped
-as softmax; what ours take: `lenext.attention.compute.tpu`.
+as softmax; what ours take: `lenext.attention.compute.kernels`.
 """
 
 from typing import Any
@@ -13,10 +13,12 @@ from jaxtyping import Array, Float
 
 from lenext.attention.axes.axis import Params
 from lenext.attention.axes.method import Method
-from lenext.attention.compute import naive, tpu
+from lenext.attention.compute import kernels, naive
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.places import Places, rows_at
 from lenext.attention.compute.plan import plan_of, visible_keys
+from lenext.attention.compute.tpu import TpuKernel
+from lenext.attention.compute.triton import TritonKernel
 
 
 def why_not_fused(method: Method, num_heads: int, head_dim: int) -> str | None:
@@ -59,7 +61,10 @@ def why_not_fused(method: Method, num_heads: int, head_dim: int) -> str | None:
 TILE = 1024  # queries and keys at a time, where what rows see is to be counted
 LANES = 128  # splash's blocks are multiples of it
 BACKENDS = ("gpu", "tpu")
-CUDNN, SPLASH, OWN = "cuDNN's kernel", "splash attention", "our own kernel"
+CUDNN, SPLASH = "cuDNN's kernel", "splash attention"
+OWN, TRITON = "our own kernel", "our own kernel in Triton"
+KINDS = {OWN: TpuKernel, TRITON: TritonKernel}
+UNTRIED = (TRITON,)  # compiled, never run: taken where one asks for "fused" alone
 
 
 def kernel_for(call: Call, backend: str) -> tuple[str | None, str]:
@@ -70,7 +75,8 @@ def kernel_for(call: Call, backend: str) -> tuple[str | None, str]:
       backend: as `jax.default_backend()` names it.
 
     Returns:
-      One of `CUDNN`, `SPLASH`, `OWN`, or None; and half a sentence that may follow "because".
+      One of `CUDNN`, `SPLASH`, `OWN`, `TRITON`, or None; and half a sentence that may follow
+      "because".
     """
     if backend not in BACKENDS:
         return None, f"a fused kernel is at hand on GPUs and TPUs, not on the {backend}"
@@ -79,11 +85,16 @@ def kernel_for(call: Call, backend: str) -> tuple[str | None, str]:
         return None, why
     if backend == "gpu":
         why = _why_not_library(call) or _why_not_cudnn(call)
-        return (CUDNN, "it takes the method") if why is None else (None, why)
+        if why is None:
+            return CUDNN, "it takes the method"
+        why_not_own = kernels.why_not(call, TritonKernel)
+        if why_not_own is not None:
+            return None, why
+        return TRITON, f"{why}; {TRITON} takes it where asked for, and has never run on a GPU"
     why_not_splash = _why_not_library(call) or _why_not_splash(call)
     if why_not_splash is None:
         return SPLASH, "it takes the method"
-    why = tpu.why_not(call)
+    why = kernels.why_not(call, TpuKernel)
     if why is None:
         return OWN, f"it takes the method, and splash attention does not: {why_not_splash}"
     return None, why
@@ -150,8 +161,8 @@ def attend_fused(
       call: theirs.
       params: the method's learned parts.
       places: the default positions, `located`.
-      kernel: `CUDNN`, `SPLASH` or `OWN`.
-      interpret: run a TPU's kernel in Pallas' interpreter, for tests.
+      kernel: of `kernel_for`.
+      interpret: run a kernel in Pallas' interpreter, for tests.
     """
     method, causal = call.method, call.causal
     n = visible_keys(plan_of(call, TILE), places)
@@ -166,10 +177,12 @@ def attend_fused(
         sizes = dict(zip("BNT", q_sides[0].shape, strict=False))
         gain = naive.gain_of(method.position, gain, "B? N? T? 1", sizes)
         q_sides = tuple(gain * side for side in q_sides)
-    if kernel == OWN:
+    if kernel in KINDS:
         dtype = jnp.result_type(q, k, v)
         values = v.astype(dtype).swapaxes(1, 2)
-        out = tpu.attend_tpu(q_sides, k_sides, values, call, n, interpret=interpret)
+        out = kernels.attend_by_kernels(
+            q_sides, k_sides, values, call, n, KINDS[kernel], interpret=interpret
+        )
         return out.swapaxes(1, 2)
     q_side, k_side = (sides[0].astype(q.dtype) for sides in (q_sides, k_sides))
     window = method.visibility.plain_window()

@@ -1,8 +1,9 @@
-"""A step of a kernel for TPUs: what it reads, and what the method makes of it.
+"""A step of a kernel: what it reads, and what the method makes of it.
 
 Arrays of a step have leading axes of 1 for batch and head, as the axes of a method want them.
 """
 
+import abc
 import dataclasses
 import functools
 from typing import Any
@@ -13,9 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from lenext.attention.axes.axis import Rows
 from lenext.attention.axes.by_key import TwoStage
+from lenext.attention.compute.kernel_steps import Kind
 from lenext.attention.compute.places import Places, located, rows_at
 from lenext.attention.compute.plan import Plan
-from lenext.attention.compute.tpu_steps import Kind
 from lenext.attention.compute.trimmed import Trimmed, cut_by_row
 
 LAST = "last "
@@ -100,31 +101,37 @@ def rows_of(plan: Plan, n: Array) -> Rows:
     return dataclasses.replace(rows, rounded=plan.rounded)
 
 
-class Step:
+class Step(abc.ABC):
     """A step of a kernel: what it reads, and what the method makes of it."""
 
-    def __init__(self, traced: Traced, kind: Kind, queries, keys, rows, names, block, tile):
-        plan = traced.plan
-        self.traced, self.kind, self.plan, self.names = traced, kind, plan, names
-        self.of_queries, self.of_keys, self.rows = queries, keys, rows
-        self.query = plan.keys - plan.queries + block * plan.query_block
-        self.key = tile * plan.key_block
+    def __init__(self, kernel: Any, traced: Traced, kind: Kind, block: Array, tile: Array):
+        self.traced, self.kind, self.plan = traced, kind, traced.plan
+        self.names, self.forms = kernel.names, kernel.forms
+        self.query = self.plan.keys - self.plan.queries + block * self.plan.query_block
+        self.key = tile * self.plan.key_block
         self.pieces = range(traced.pieces) if kind.piece is None else [kind.piece]
 
     @property
-    def queries(self) -> list[Array]:
+    @abc.abstractmethod
+    def queries(self) -> list[Float[Array, "T _"]]:
         """The block of each array of queries."""
-        return [x[0, 0] for x in self.of_queries]
 
     @property
-    def keys(self) -> list[Array]:
-        """The tile of each array of keys."""
-        return [x[0, 0] for x in self.of_keys]
+    @abc.abstractmethod
+    def keys(self) -> list[Float[Array, "S _"]]:
+        """The tile of each array of keys; of such in two words the first."""
+
+    @abc.abstractmethod
+    def column(self, number: int) -> Float[Array, "T 1"]:
+        """One of the rows' numbers."""
+
+    @abc.abstractmethod
+    def product_of(self, piece: int) -> Float[Array, "T S"]:
+        """Of the queries and keys of a piece, with both words of the latter."""
 
     def row(self, name: str) -> Float[Array, "1 1 T 1"]:
         """One of the rows' numbers."""
-        number = self.names.index(name)
-        return self.rows[0, 0].T[:, number : number + 1][None, None]
+        return self.column(self.names.index(name))[None, None]
 
     def shift(self) -> Float[Array, "1 1 T 1"]:
         """The rows' shift, of which nothing is read where there is none."""
@@ -142,13 +149,7 @@ class Step:
 
     def products(self) -> list[Float[Array, "1 1 T S"]]:
         """Of the pieces that count here."""
-
-        def of_piece(piece: int) -> Float[Array, "T S"]:
-            q, k = self.of_queries[piece][0, 0], self.of_keys[piece][0, 0]
-            q = jnp.concatenate([q] * (k.shape[1] // q.shape[1]), axis=1)  # for keys in two words
-            return product(q, k, 1, 1)
-
-        return [of_piece(piece)[None, None] for piece in self.pieces]
+        return [self.product_of(piece)[None, None] for piece in self.pieces]
 
     def logits_of(self, products: list[Array]) -> Float[Array, "1 1 T S"]:
         """Each entry of the piece that it is of."""

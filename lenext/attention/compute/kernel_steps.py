@@ -1,6 +1,7 @@
-"""The steps of a kernel for TPUs: a block of queries by a tile of keys, those that are visible."""
+"""The steps of a kernel: a block of queries by a tile of keys, those that are visible."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +10,8 @@ import numpy as np
 from jaxtyping import Int
 
 from lenext.attention.axes.axis import Rows
-from lenext.attention.compute.call import Call
 from lenext.attention.compute.plan import Plan
 from lenext.attention.compute.trimmed import Trimmed
-
-LANES = 128
-LEAST = 256  # queries and keys of a step, whatever the window
 
 
 class Kind(NamedTuple):
@@ -45,14 +42,19 @@ class Steps(NamedTuple):
     kinds: tuple[Kind, ...]
 
 
+def number_of_steps(plan: Plan) -> int:
+    """How many `steps_of` a plan finds, which takes long where they are many."""
+    first, _, stop, sinks = _met(plan)
+    return int(np.sum(stop - first + np.minimum(sinks, first)))
+
+
 @functools.cache
 def steps_of(plan: Plan, *, by_tile: bool) -> Steps:
     """All steps of a plan in which something is visible, by block of queries or by tile of keys."""
-    with jax.ensure_compile_time_eval():
-        met = jax.vmap(plan.tiles)(plan.block_numbers)
-        first, whole, stop, sinks = (np.asarray(x) for x in met)
+    first, whole, stop, sinks = _met(plan)
+    kind_of = _kinds(plan)
     taken = [
-        (block, tile, _kind(plan, block, tile, masked=not first[block] <= tile < whole[block]))
+        (block, tile, kind_of(block, tile, not first[block] <= tile < whole[block]))
         for block in range(plan.query_blocks)
         for tile in (*range(min(sinks[block], first[block])), *range(first[block], stop[block]))
     ]
@@ -76,33 +78,50 @@ def steps_of(plan: Plan, *, by_tile: bool) -> Steps:
     return Steps(block, tile, what, tuple(kinds))
 
 
-def _kind(plan: Plan, block: int, tile: int, *, masked: bool) -> Kind:
-    """Of the step of a block and a tile."""
-    query = plan.keys - plan.queries + int(block) * plan.query_block
-    among = _among(plan, query, int(tile) * plan.key_block)
-    if among is None or np.any(among != among[0]):
-        return Kind(masked, None)
-    return Kind(masked, int(among[0]))
+def _met(plan: Plan) -> list[Int[np.ndarray, " blocks"]]:
+    """What each block of queries meets, as `plan.tiles` has it."""
+    with jax.ensure_compile_time_eval():
+        return [np.asarray(x) for x in jax.vmap(plan.tiles)(plan.block_numbers)]
 
 
-def _among(plan: Plan, query: int, key: int) -> Int[np.ndarray, " found"] | None:
-    """The pieces of what is visible of a step of these first positions; None for any."""
-    size, last = plan.method.position.piece_chunk, key + plan.key_block - 1
+def _kinds(plan: Plan) -> Callable[[int, int, bool], Kind]:
+    """Of the step of a block and a tile, masked or not."""
+    among = _among(plan)
+
+    def kind_of(block: int, tile: int, masked: bool) -> Kind:
+        query = plan.keys - plan.queries + block * plan.query_block
+        pieces = among(query, tile * plan.key_block)
+        if pieces is None or np.any(pieces != pieces[0]):
+            return Kind(masked, None)
+        return Kind(masked, int(pieces[0]))
+
+    return kind_of
+
+
+def _among(plan: Plan) -> Callable[[int, int], Int[np.ndarray, " found"] | None]:
+    """Of a step's first query and key, the pieces of what is visible of it; None for any."""
+    size, span = plan.method.position.piece_chunk, _span(plan)
     if size is not None:
-        most = plan.keys - 1  # what lies behind is padding
-        rows = np.arange(query // size, min(query + plan.query_block - 1, most) // size + 1)
-        columns = np.arange(key // size, min(last, most) // size + 1)
-        i, j = np.meshgrid(rows, columns, indexing="ij")
-        seen = i >= j if plan.causal else np.full(i.shape, True)
-        return _pieces_of_chunks(plan, size)[i[seen], j[seen]]
-    pieces = _pieces_of_distances(plan)
-    if pieces is None:
-        return None
-    least = query - last
-    if plan.causal:
-        least = max(least, 0)
-    most = query + plan.query_block - 1 - key
-    return pieces[_span(plan) + least : _span(plan) + most + 1]
+        of_chunks, end = _pieces_of_chunks(plan, size), plan.keys - 1  # behind it is padding
+
+        def among_chunks(query: int, key: int) -> Int[np.ndarray, " found"]:
+            i, j = (
+                np.arange(start // size, min(start + length - 1, end) // size + 1)
+                for start, length in ((query, plan.query_block), (key, plan.key_block))
+            )
+            i, j = np.meshgrid(i, j, indexing="ij")
+            seen = i >= j if plan.causal else np.full(i.shape, True)
+            return of_chunks[i[seen], j[seen]]
+
+        return among_chunks
+    of_distances = _pieces_of_distances(plan)
+
+    def among_distances(query: int, key: int) -> Int[np.ndarray, " found"] | None:
+        least, most = query - (key + plan.key_block - 1), query + plan.query_block - 1 - key
+        least = max(least, 0) if plan.causal else least
+        return None if of_distances is None else of_distances[span + least : span + most + 1]
+
+    return among_distances
 
 
 def _span(plan: Plan) -> int:
@@ -151,20 +170,3 @@ def _numbered(wheres: list[Any], delta: Any) -> Int[np.ndarray, "T S"]:
     for number, where in enumerate(wheres, 1):
         pieces = np.where(np.asarray(where)[0, 0], number, pieces)
     return pieces
-
-
-def plan_of(call: Call, most: tuple[int, int]) -> Plan:
-    """The plan of a call in blocks and tiles of whole registers."""
-    keeps = call.method.visibility.keeps()
-    if keeps is not None:
-        reach = max(LEAST, 2 ** (keeps[1] - 1).bit_length())
-        most = min(most[0], reach), min(most[1], reach)
-    return Plan(
-        **vars(call), query_block=_even(call.queries, most[0]), key_block=_even(call.keys, most[1])
-    )
-
-
-def _even(length: int, most: int) -> int:
-    """The size of a block, in whole registers: at most so many, and all of them alike."""
-    blocks = -(-length // most)
-    return -(-length // (blocks * LANES)) * LANES

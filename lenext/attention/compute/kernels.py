@@ -1,4 +1,4 @@
-"""Rows summed up key by key by kernels for TPUs: what `tiles` does, in Pallas.
+"""Rows summed up key by key by kernels of our own, in Pallas: what `tiles` does.
 
 A step of a kernel is a block of queries by a tile of keys. Only steps of which something is visible
 are taken, from a list that is made while tracing: hidden tiles cost nothing, and what is visible
@@ -22,18 +22,13 @@ from lenext.attention.axes.by_key import TwoStage
 from lenext.attention.axes.method import init_params
 from lenext.attention.compute import naive, tiles
 from lenext.attention.compute.call import Call
-from lenext.attention.compute.plan import Plan
-from lenext.attention.compute.tpu_kernels import Kernel
-from lenext.attention.compute.tpu_steps import LANES, plan_of, steps_of
-from lenext.attention.compute.tpu_tile import LAST, last_values, rows_of
-
-FORWARD, BACKWARD = (1024, 1024), (512, 1024)
-"""Queries and keys of a step, at the most; see experiments/benchmarks/kernels.py."""
-MOST_STEPS = 40_000  # the lists of them lie in scalar memory
+from lenext.attention.compute.kernel_step import LAST, last_values, rows_of
+from lenext.attention.compute.kernel_sums import Kernel
+from lenext.attention.compute.plan import Plan, padded
 
 
-def why_not(call: Call) -> str | None:
-    """Why the kernels cannot take a call of default positions, in which nothing is masked.
+def why_not(call: Call, kind: type[Kernel]) -> str | None:
+    """Why kernels of a kind cannot take a call of default positions, in which nothing is masked.
 
     Returns:
       Half a sentence that may follow "because", or None where they can.
@@ -54,19 +49,16 @@ def why_not(call: Call) -> str | None:
         return "its gain on the logits follows the distance"
     if bias is not None:
         return "its bias on the logits follows the head"
-    if min(call.queries, call.keys) < LANES:
-        return f"a kernel's tile has {LANES} queries and keys"
-    if len(steps_of(plan_of(call, FORWARD), by_tile=False).what) > MOST_STEPS:
-        return f"its tiles are more than {MOST_STEPS}"
-    return None
+    return kind.why_not(call)
 
 
-def attend_tpu(
+def attend_by_kernels(
     q_sides: Sequence[Float[Array, "B N T I"]],
     k_sides: Sequence[Float[Array, "B K S I"]],
     v: Float[Array, "B K S V"],
     call: Call,
     n: Int[Array, "1 1 T 1"],
+    kind: type[Kernel],
     *,
     interpret: Any = False,
 ) -> Float[Array, "B N T V"]:
@@ -78,14 +70,20 @@ def attend_tpu(
       v: values.
       call: theirs, of default positions, nothing masked, by a method that `why_not` lets pass.
       n: keys that each row sees.
+      kind: whose kernels.
       interpret: as `pallas_call` takes it.
     """
     # A second stage makes much of little: keys rounded to 16 bits would stand apart from others
     # that are as good as equal. Of a query all keys see the same, rounded or not.
     exact = isinstance(call.method.weighting, TwoStage)
-    q_sides = [x.astype(v.dtype) for x in q_sides]
-    k_sides = [x.astype(jnp.float32 if exact else v.dtype) for x in k_sides]
-    return _attend(call, interpret, q_sides, k_sides, v, n)
+
+    def whole(x: Array, dtype: Any) -> Array:
+        return padded(x.astype(dtype), kind.whole_dim(x.shape[3]), 3)
+
+    q_sides = [whole(x, v.dtype) for x in q_sides]
+    k_sides = [whole(x, jnp.float32 if exact else v.dtype) for x in k_sides]
+    out: Array = _attend(call, kind, interpret, q_sides, k_sides, whole(v, v.dtype), n)
+    return out[..., : v.shape[3]]
 
 
 class _RowSums(NamedTuple):
@@ -97,14 +95,14 @@ class _RowSums(NamedTuple):
     centred: Float[Array, "B N T 1"]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(call, interpret, q_sides, k_sides, v, n):
-    return _attend_forward(call, interpret, q_sides, k_sides, v, n)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _attend(call, kind, interpret, q_sides, k_sides, v, n):
+    return _attend_forward(call, kind, interpret, q_sides, k_sides, v, n)[0]
 
 
-def _attend_forward(call, interpret, q_sides, k_sides, v, n):
-    plan, weighting = plan_of(call, FORWARD), call.method.weighting
-    make = functools.partial(Kernel, plan, q_sides, k_sides, v, interpret)
+def _attend_forward(call, kind, interpret, q_sides, k_sides, v, n):
+    (plan, _), weighting = kind.plans(call), call.method.weighting
+    make = functools.partial(kind, plan, q_sides, k_sides, v, interpret)
     *out, sums = make({"n": n}).outputs()
     largest, total = _columns(sums, call.queries, 2)
     if not isinstance(weighting, TwoStage):
@@ -121,14 +119,14 @@ def _attend_forward(call, interpret, q_sides, k_sides, v, n):
     return out, (q_sides, k_sides, v, n, out, _RowSums(largest, total, divisor, centred))
 
 
-def _attend_backward(call, interpret, saved, d_out):
+def _attend_backward(call, kind, interpret, saved, d_out):
     """d values = (d weights - their mean over the row's weights) / divisor, by tiles again."""
     q_sides, k_sides, v, n, out, sums = saved
-    plan, weighting = plan_of(call, BACKWARD), call.method.weighting
+    (_, plan), weighting = kind.plans(call), call.method.weighting
     mean = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1, keepdims=True)
     rows = {"n": n, "inverse": 1 / sums.divisor, "mean": sums.centred * mean}
     rows |= _shift(plan, sums.largest)
-    make = functools.partial(Kernel, plan, q_sides, k_sides, v, interpret)
+    make = functools.partial(kind, plan, q_sides, k_sides, v, interpret)
     d_out = d_out.astype(v.dtype)
     if isinstance(weighting, TwoStage):
         peak = _peak(plan, sums.largest, sums.total, n)

@@ -38,13 +38,11 @@ def test_reasons():
     ("method", "options", "why"),
     [
         ("softmax", {"dtype": jnp.float32}, "16-bit floats, not float32"),
-        ("lssa", {}, "not a plain softmax"),
+        ("forgetting", {}, "follows the layer's input"),
         ("alibi", {}, "bias"),
-        ("rerope", {}, "near and far"),
+        ("sparsemax", {}, "not a plain softmax"),
         ("softmax", {"masked": True}, "padding and packs"),
         ("softmax", {"ordered": False}, "default positions"),
-        ("softmax", {"keys": 512, "causal": True}, "as many queries as keys"),
-        ("windowed", {}, "window is causal"),
     ],
 )
 def test_a_gpu_declines_with_the_reason(monkeypatch, method, options, why):
@@ -53,6 +51,27 @@ def test_a_gpu_declines_with_the_reason(monkeypatch, method, options, why):
     with pytest.raises(ValueError, match=f"'fused' cannot take this call: .*{why}"):
         choice(method, 256, implementation="fused", **options)
     assert choice(method, 256, **options).implementation == "naive"
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "why"),
+    [
+        ("lssa", {}, "not a plain softmax"),
+        ("rerope", {}, "near and far"),
+        ("softmax", {"keys": 8192, "causal": True}, "as many queries as keys"),
+        ("windowed", {}, "window is causal"),
+    ],
+)
+def test_a_gpu_takes_a_kernel_that_never_ran_where_asked(monkeypatch, method, options, why):
+    """Whoever does not ask goes by tiles, and is told."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    options = {"dtype": jnp.bfloat16} | options
+    asked = choice(method, 4096, implementation="fused", **options)
+    assert (asked.implementation, asked.kernel) == ("fused", "our own kernel in Triton")
+    unasked = choice(method, 4096, **options)
+    assert (unasked.implementation, unasked.by_tiles) == ("blockwise", True)
+    assert why in unasked.why
+    assert "has never run on a GPU" in unasked.why
 
 
 @pytest.mark.parametrize(

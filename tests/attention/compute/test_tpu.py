@@ -5,7 +5,6 @@ array.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,79 +13,23 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from lenext.attention import attend, init_params, make_method, method_names
+from lenext.attention import attend, make_method
 from lenext.attention.axes.by_key import TwoStage
 from lenext.attention.axes.distances import ClampedRope
 from lenext.attention.axes.position import Rope
-from lenext.attention.compute import fused, naive, tpu
-from lenext.attention.compute.call import Call
-from lenext.attention.compute.places import Places, located
-
-TRAIN_LENGTH = 64
-
-
-def arrays(queries, keys, dtype, *, heads=2, kv_heads=1, dim=16, v_dim=24, batch=1):
-    rng = np.random.default_rng(0)
-    shapes = [
-        (batch, queries, heads, dim),
-        (batch, keys, kv_heads, dim),
-        (batch, keys, kv_heads, v_dim),
-    ]
-    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
-
-
-def call_of(method, q, k, v, *, causal):
-    dtype = jnp.dtype(q.dtype).name
-    return Call(method, q.shape, k.shape, v.shape, dtype, causal, ordered=True, masked=False,
-                length=k.shape[1])  # fmt: skip
-
-
-def by_kernel(method, *, causal, interpret):
-    """The kernels as `attend` calls them on a TPU, of q, k and v."""
-
-    def attended(q, k, v):
-        call, keys = call_of(method, q, k, v, causal=causal), k.shape[1]
-        assert tpu.why_not(call) is None
-        positions = jnp.arange(keys, dtype=jnp.int32)[None]
-        places = located(Places(positions[:, keys - q.shape[1] :], positions))
-        return fused.attend_fused(
-            q, k, v, call, init_params(method, q.shape[2], q.shape[3]), places, kernel=fused.OWN,
-            interpret=interpret,
-        )  # fmt: skip
-
-    return attended
-
-
-def with_gradients(attended):
-    """A function of q, k, v and the output's gradient: the output, and their gradients."""
-
-    @jax.jit
-    def run(given, d_out):
-        out, pull = jax.vjp(attended, *given)
-        return [out, *pull(d_out)]
-
-    return run
-
-
-def assert_agree(method, given, *, causal, atol):
-    """Value and gradients of both, against each array's largest entry."""
-    ours = by_kernel(method, causal=causal, interpret=pltpu.InterpretParams())
-    definition = functools.partial(attend, method=method, causal=causal, implementation="naive")
-    shape = jax.eval_shape(definition, *given)
-    d_out = jnp.asarray(np.random.default_rng(1).normal(size=shape.shape), shape.dtype)
-    pairs = (with_gradients(attended)(given, d_out) for attended in (ours, definition))
-    for a, b in zip(*pairs, strict=True):
-        assert a.dtype == b.dtype
-        a, b = (np.asarray(x, np.float32) for x in (a, b))
-        np.testing.assert_allclose(a, b, atol=atol * np.max(np.abs(b)))
-
-
-def takes(name):
-    method = make_method(name, train_length=TRAIN_LENGTH)
-    return tpu.why_not(call_of(method, *arrays(300, 300, jnp.float32), causal=True)) is None
-
-
-TAKEN = [name for name in method_names() if takes(name)]
+from lenext.attention.compute import kernels
+from lenext.attention.compute.kernel_steps import steps_of
+from lenext.attention.compute.tpu import TpuKernel
+from tests.attention.compute.by_kernel import (
+    KINDS,
+    TAKEN,
+    TRAIN_LENGTH,
+    arrays,
+    as_a_kernel_sees_it,
+    assert_agree,
+    by_kernel,
+    call_of,
+)
 
 
 def test_what_is_taken():
@@ -94,19 +37,6 @@ def test_what_is_taken():
     assert {"lssa", "lssar", "sigmoid", "rerope", "lm_infinite", "self_extend", "dual_chunk"} <= {
         *TAKEN
     }
-
-
-def as_a_kernel_sees_it(name):
-    """What its program follows. All else of a method is in the sides of the products, and in n."""
-    method = make_method(name, train_length=TRAIN_LENGTH)
-    plan = tpu.plan_of(call_of(method, *arrays(300, 300, jnp.float32), causal=True), (384, 384))
-    wheres, *_ = naive.position_shapes(method, 2, 16)
-    position = method.position if len(wheres) > 1 else None
-    size = naive.inner_size(method.similarity, 16)
-    return method.weighting, method.visibility, position, size, plan.shifted
-
-
-KINDS = {as_a_kernel_sees_it(name): name for name in reversed(TAKEN)}
 
 
 def test_kinds():
@@ -152,8 +82,8 @@ def test_sixteen_bits(name):
 )
 def test_several_tiles(name, monkeypatch):
     """Tiles of 256, so that some are hidden, some whole, and some of one piece alone."""
-    monkeypatch.setattr(tpu, "FORWARD", (256, 256))
-    monkeypatch.setattr(tpu, "BACKWARD", (128, 256))
+    monkeypatch.setattr(TpuKernel, "forward", (256, 256))
+    monkeypatch.setattr(TpuKernel, "backward", (128, 256))
     method = make_method(name, train_length=TRAIN_LENGTH)
     # Of CosScale's large logits one output of 57 600 was off by 1.4e-5 on one kind of processor.
     atol = 3e-5 if "cosscale" in name else 1e-5
@@ -180,13 +110,14 @@ class FurtherOff(ClampedRope):
 
 def test_positions_of_ones_own(monkeypatch):
     """Where a piece counts is read off what the position returns, whatever it derives from."""
-    monkeypatch.setattr(tpu, "FORWARD", (256, 256))
-    monkeypatch.setattr(tpu, "BACKWARD", (128, 256))
+    monkeypatch.setattr(TpuKernel, "forward", (256, 256))
+    monkeypatch.setattr(TpuKernel, "backward", (128, 256))
     given = arrays(900, 900, jnp.float32)
     method = make_method("softmax", train_length=TRAIN_LENGTH)
     near = dataclasses.replace(method, position=OnlyNear())
     assert (
-        tpu.why_not(call_of(near, *given, causal=True)) == "its first rotation is not for all keys"
+        kernels.why_not(call_of(near, *given, causal=True), TpuKernel)
+        == "its first rotation is not for all keys"
     )
     further = dataclasses.replace(method, position=FurtherOff(window=200))
     assert_agree(further, given, causal=True, atol=1e-5)
@@ -243,11 +174,15 @@ def test_keys_that_no_query_sees_have_a_gradient_of_zero():
 class TestSteps:
     """By hand: blocks of 256 queries, tiles of 256 keys."""
 
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch):
+        monkeypatch.setattr(TpuKernel, "forward", (256, 256))
+
     def steps(self, name, queries, keys, *, causal=True, by_tile=False):
         method = make_method(name, train_length=TRAIN_LENGTH)
         shapes = [jax.ShapeDtypeStruct((1, n, 1, 16), jnp.float32) for n in (queries, keys, keys)]
-        plan = tpu.plan_of(call_of(method, *shapes, causal=causal), (256, 256))
-        found = tpu.steps_of(plan, by_tile=by_tile)
+        plan, _ = TpuKernel.plans(call_of(method, *shapes, causal=causal))
+        found = steps_of(plan, by_tile=by_tile)
         kinds = [found.kinds[number >> 2] for number in found.what]
         ends = [(number & 1, number >> 1 & 1) for number in found.what]
         return list(zip(found.block.tolist(), found.tile.tolist(), strict=True)), kinds, ends
@@ -305,8 +240,8 @@ class TestSteps:
         assert [kind.masked for kind in kinds] == [False, True] * 2
 
 
-@pytest.mark.parametrize("name", TAKEN)
-def test_every_method_is_lowered_for_a_tpu(name):
+@pytest.mark.parametrize("name", KINDS.values())
+def test_every_kind_is_lowered_for_a_tpu(name):
     """Three kernels, four for two stages; what Mosaic lacks an operation for would raise."""
     method = make_method(name, train_length=TRAIN_LENGTH)
     attended = by_kernel(method, causal=True, interpret=False)
