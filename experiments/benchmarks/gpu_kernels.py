@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +173,11 @@ def run(results: Path, *, quick: bool) -> None:
     """
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
         raise UserError(f"{PACKAGES[0]} not installed, which compiles for GPUs: see --help")
-    records = []
-    for name in (PEER, *OWN)[: 2 if quick else None]:
-        records += measured(name)
-        print(name, flush=True)
+    names, records = (PEER, *OWN)[: 2 if quick else None], []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name, found in zip(names, pool.map(measured, names), strict=True):
+            records += found
+            print(name, flush=True)
     shape = {
         "batch": 1, "tokens": TOKENS, "heads": HEADS, "head_dim": HEAD_DIM, "dtype": "bfloat16",
         "causal": True, "train_length": TRAIN_LENGTH,

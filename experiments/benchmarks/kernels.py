@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -369,10 +370,13 @@ def run(results: Path, *, quick: bool) -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"libtpu not installed, which compiles for TPUs: {INSTALL}")
     chips = list(CHIPS)[: 1 if quick else None]
+    programs = [(job, chip) for chip in chips for job in jobs(quick)]
     records = []
-    for chip in chips:
-        for job in jobs(quick):
-            records += measured(job, chip)
+    # What is counted does not follow what else is compiled at the time.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counts = pool.map(lambda program: measured(*program), programs)
+        for (job, chip), found in zip(programs, counts, strict=True):
+            records += found
             print(chip, *job, flush=True)
     shape = {
         "batch": 1, "tokens": TOKENS, "heads": HEADS, "head_dim": HEAD_DIM, "dtype": "bfloat16",
