@@ -36,6 +36,7 @@ from experiments.benchmarks.kernels import (
     with_gradients,
 )
 from lenext import cli
+from lenext.attention.compute import kernel_sums
 from lenext.attention.compute.kernels import attend_by_kernels
 from lenext.attention.compute.triton import TritonKernel
 from lenext.errors import TrainingError, UserError
@@ -185,10 +186,10 @@ def run(results: Path, *, quick: bool) -> None:
     about = measure.describe(shape, [], seeds=[], tokens=TOKENS, steps=0)
     about["versions"] |= {name: importlib.metadata.version(name) for name in PACKAGES}
     bars = {
-        kernel: {r["name"]: float(r["spilled"]) for r in records if r["kernel"] == kernel}
-        for kernel in dict.fromkeys(r["kernel"] for r in records)
+        kernel: {r["name"]: float(r["registers"]) for r in records if r["kernel"] == kernel}
+        for kernel in (kernel_sums.OUTPUTS, kernel_sums.OF_QUERIES, kernel_sums.OF_KEYS)
     }
-    picture = measure.draw_bars(bars, "bytes spilled a thread", TITLE)
+    picture = measure.draw_bars(bars, "registers a thread, of 255", TITLE)
     measure.write(results, "gpu_kernels", TITLE, lines_of(records), about, records, picture)
 
 
