@@ -28,9 +28,11 @@ class Kernel(abc.ABC):
 
     Attributes:
       width: of the arrays in which sums of rows are kept, [T, width]; the sum of all is the row's.
+      most_steps: of the forward pass, for one head.
     """
 
     width: ClassVar[int]
+    most_steps: ClassVar[int]
 
     @classmethod
     @abc.abstractmethod

@@ -23,6 +23,7 @@ from lenext.attention.axes.method import init_params
 from lenext.attention.compute import naive, tiles
 from lenext.attention.compute.call import Call
 from lenext.attention.compute.kernel_step import LAST, last_values, rows_of
+from lenext.attention.compute.kernel_steps import number_of_steps
 from lenext.attention.compute.kernel_sums import Kernel
 from lenext.attention.compute.plan import Plan, padded
 
@@ -49,7 +50,10 @@ def why_not(call: Call, kind: type[Kernel]) -> str | None:
         return "its gain on the logits follows the distance"
     if bias is not None:
         return "its bias on the logits follows the head"
-    return kind.why_not(call)
+    why = kind.why_not(call)
+    if why is None and number_of_steps(kind.plans(call)[0]) > kind.most_steps:
+        return f"its tiles are more than {kind.most_steps}"
+    return why
 
 
 def attend_by_kernels(

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from lenext.attention.compute.kernel_step import Step, Traced, product
-from lenext.attention.compute.kernel_steps import number_of_steps, steps_of
+from lenext.attention.compute.kernel_steps import steps_of
 from lenext.attention.compute.kernel_sums import ROWS, Kernel
 from lenext.attention.compute.plan import Plan
 
 LANES = 128
 LEAST = 256  # queries and keys of a step, whatever the window
-MOST_STEPS = 40_000  # the lists of them lie in scalar memory
 VMEM = 64 * 2**20
 
 
@@ -25,18 +24,15 @@ class TpuKernel(Kernel):
     """See `Kernel`."""
 
     width: ClassVar[int] = LANES
+    most_steps: ClassVar[int] = 40_000  # the lists of them lie in scalar memory
     # Queries and keys of a step, by the schedules of experiments/benchmarks/kernels.py.
     forward: ClassVar[tuple[int, int]] = (1024, 1024)
     backward: ClassVar[tuple[int, int]] = (512, 1024)
 
     @classmethod
     def why_not(cls, call):  # noqa: D102
-        if min(call.queries, call.keys) < LANES:
-            return f"a kernel's tile has {LANES} queries and keys"
-        plan, _ = cls.plans(call)
-        if number_of_steps(plan) > MOST_STEPS:
-            return f"its tiles are more than {MOST_STEPS}"
-        return None
+        few = min(call.queries, call.keys) < LANES
+        return f"a kernel's tile has {LANES} queries and keys" if few else None
 
     @classmethod
     def plans(cls, call):

@@ -13,18 +13,18 @@ from jaxtyping import Array, Int
 
 from lenext.attention.compute import naive
 from lenext.attention.compute.kernel_step import Step, Traced, product
-from lenext.attention.compute.kernel_steps import Steps, number_of_steps, steps_of
+from lenext.attention.compute.kernel_steps import Steps, steps_of
 from lenext.attention.compute.kernel_sums import ROWS, Kernel
 from lenext.attention.compute.plan import Plan
 
 MOST_DIM = 128
-MOST_STEPS = 2**17  # a second of making their list, while tracing
 
 
 class TritonKernel(Kernel):
     """See `Kernel`."""
 
     width: ClassVar[int] = 1
+    most_steps: ClassVar[int] = 2**17  # a second of making their list, while tracing
     types: ClassVar[tuple[str, ...]] = ("bfloat16", "float16")
     # Of a step, by registers and spills in experiments/benchmarks/gpu_kernels.py.
     queries: ClassVar[int] = 128
@@ -37,9 +37,6 @@ class TritonKernel(Kernel):
         size = naive.inner_size(call.method.similarity, call.head_dim)
         if max(size, call.v_shape[3]) > MOST_DIM:
             return f"the kernels take heads of up to {MOST_DIM} dimensions"
-        plan, _ = cls.plans(call)
-        if number_of_steps(plan) > MOST_STEPS:
-            return f"its tiles are more than {MOST_STEPS}"
         return None
 
     @classmethod
