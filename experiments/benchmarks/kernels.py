@@ -295,6 +295,7 @@ def measured(job: Job, chip: str) -> list[measure.Record]:
         settings = {
             "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
             "TPU_ACCELERATOR_TYPE": CHIPS[chip][0], "LIBTPU_INIT_ARGS": dumps,
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else one process at a time, for a chip's sake
         }  # fmt: skip
         words = [sys.executable, "-m", "experiments.benchmarks.kernels", "--one", chip, *job]
         done = subprocess.run(
