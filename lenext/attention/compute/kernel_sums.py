@@ -93,11 +93,10 @@ class Kernel(abc.ABC):
         self.twice = isinstance(self.weighting, TwoStage)
         self.totals = self.twice and self.weighting.normalised
         self.q_sides = [padded(x, queries, 2) for x in q_sides]
-        self.k_forms = [(x.shape[3], x.dtype) for x in k_sides]
+        self.forms = [(x.shape[3], x.dtype) for x in (*k_sides, v)]
         words = k_sides[0].dtype != q_sides[0].dtype
         self.k_sides = [padded(in_words(x, v.dtype) if words else x, keys, 2) for x in k_sides]
         self.of_keys = [*self.k_sides, padded(v, keys, 2)]
-        self.forms = [*self.k_forms, (v.shape[3], v.dtype)]
         self.of_queries = [*self.q_sides, *([] if d_out is None else [padded(d_out, queries, 2)])]
         self.names, self.rows = list(rows), per_row([*rows.values()], queries)
 
@@ -218,7 +217,7 @@ class Kernel(abc.ABC):
 
     def key_gradients(self) -> list[Array]:
         """Of the keys' sides and the values, for each query head."""
-        values, size = self.of_keys[-1], self.plan.key_block
+        size = self.plan.key_block
 
         def add(step: Step, *sums):
             logits, pull_products = jax.vjp(step.logits_of, step.products())
@@ -242,11 +241,8 @@ class Kernel(abc.ABC):
             for to, x in zip(written, sums, strict=True):
                 to[0, 0] = x[...].astype(to.dtype)
 
-        outs = [*self.k_forms, (values.shape[3], values.dtype)]
-        return self.run(
-            OF_KEYS, _zero, add, end, by_tile=True,
-            scratch=[(size, dim) for dim, _ in outs], outs=outs,
-        )  # fmt: skip
+        scratch = [(size, dim) for dim, _ in self.forms]
+        return self.run(OF_KEYS, _zero, add, end, scratch=scratch, outs=self.forms, by_tile=True)
 
     def _add(self, step: Step, sums: Any, d_products: list[Array], *, of_keys: bool) -> None:
         """Adds to the gradients of the sides of the pieces that count in a step."""
