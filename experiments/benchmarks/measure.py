@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lenext.files import write_atomically
-from lenext.parallel.memory import needs_of
+from lenext.parallel.memory import MALLOC, needs_of
 from lenext.reporting import curves
 from lenext.reporting.pictures import STYLE, grid_of, png, share_y
 from lenext.reporting.styles import BLUE
@@ -178,6 +178,7 @@ def describe(
     """
     found = provenance()
     found["hardware"]["load"] = os.getloadavg()[0]  # before, by whatever else runs here
+    found["hardware"][MALLOC] = os.getenv(MALLOC, "")
     if not why_no_torch():
         import torch  # pyright: ignore[reportMissingImports]
 
@@ -198,6 +199,8 @@ def header(about: Mapping[str, Any]) -> list[str]:
     hardware, versions = about["hardware"], about["versions"]
     device = hardware["cpu"] if hardware["backend"] == "cpu" else hardware["device_kind"]
     load = f"load {hardware['load']:.1f} before"
+    if hardware[MALLOC]:
+        load += f"; {MALLOC}={hardware[MALLOC]}"
     names = [f"{name} {versions[name]}" for name in ("python", "jax", "torch") if name in versions]
     lines = [
         f"- {device}, {hardware['cores']} cores ({hardware['backend']}), {load}; "

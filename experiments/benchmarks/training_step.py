@@ -5,12 +5,17 @@
 Forward, backward, clipping and AdamW at a constant rate, of the tiny decoder and of the small GAU
 with softmax, at their configs' batch and length. The torch networks (`torch_models`) start from
 copies of our weights and train on the same tokens, eager and through torch.compile. Before anything
-is timed, all take three steps, and their losses must agree. Writes training_step.md, .json and .png
-under --results.
+is timed, all take three steps, and their losses must agree. Where the environment asks for huge
+pages, as the Makefile has it, our step is timed without them as well. Writes training_step.md,
+.json and .png under --results.
 """
 
+import contextlib
+import ctypes
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +30,13 @@ from experiments.benchmarks.measure import Record, milliseconds, number
 from lenext.config import Config, plain, read_methods
 from lenext.data import ByteTokenizer, mask_tokens
 from lenext.models import FAMILIES, Model, build_model, kinds_of, named_parameters
+from lenext.parallel.memory import MALLOC, TUNABLE
 from lenext.training.optimizer import make_optimizer
 from lenext.training.step import init_state, make_train_step
 
 OURS, EAGER, COMPILED = "lenext", "torch eager", "torch.compile"
+SMALL_PAGES = "lenext, pages of 4 kB"
+DISABLE_THP = 41  # of prctl(2): PR_SET_THP_DISABLE
 STEPS = 3  # before the losses are compared again
 TOLERANCE = 1e-4  # of losses, in nats
 QUICK_BATCH = 4
@@ -130,18 +138,23 @@ def run_model(name: str, config: Config, runs: int) -> list[Record]:
     """Compares losses, then times, of one network."""
     batch = make_batch(config)
     tokens = batch["tokens"].size
+    candidates = [OURS, EAGER, COMPILED]
+    if sys.platform == "linux" and TUNABLE in os.getenv(MALLOC, ""):
+        candidates.append(SMALL_PAGES)
     records: dict[str, Record] = {
         candidate: {
             "model": name, "candidate": candidate, "tokens": tokens, "seconds": None,
             "ratio": None, "times": [], "compile_seconds": None, "losses": [], "note": "",
         }
-        for candidate in (OURS, EAGER, COMPILED)
+        for candidate in candidates
     }  # fmt: skip
     missing = measure.why_no_torch()
     steppers: dict[str, Stepper] = {}
     for candidate, record in records.items():
         if candidate == OURS:
             stepper = our_stepper(config, batch)
+        elif candidate == SMALL_PAGES:
+            continue  # the same program
         elif missing:
             record["note"] = missing
             continue
@@ -161,9 +174,11 @@ def run_model(name: str, config: Config, runs: int) -> list[Record]:
         record["compile_seconds"] = stepper.compile_seconds
         record["first_seconds"] = first
         steppers[candidate] = stepper
-    times = measure.interleaved(
-        {candidate: lambda s=stepper: _step(s) for candidate, stepper in steppers.items()}, runs
-    )
+    calls = {name: functools.partial(_step, stepper) for name, stepper in steppers.items()}
+    if SMALL_PAGES in records:
+        records[SMALL_PAGES] |= {"losses": records[OURS]["losses"]}
+        calls[SMALL_PAGES] = functools.partial(_step_in_small_pages, steppers[OURS])
+    times = measure.interleaved(calls, runs)
     seconds = measure.medians(times)
     relative = measure.ratios(seconds, EAGER)
     for candidate, value in seconds.items():
@@ -176,6 +191,22 @@ def run_model(name: str, config: Config, runs: int) -> list[Record]:
 
 def _step(stepper: Stepper) -> None:
     stepper.step()
+
+
+def _step_in_small_pages(stepper: Stepper) -> None:
+    with small_pages():
+        _step(stepper)
+
+
+@contextlib.contextmanager
+def small_pages() -> Iterator[None]:
+    """Linux hands this process no huge page meanwhile, whatever was asked for."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(DISABLE_THP, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(DISABLE_THP, 0, 0, 0, 0)
 
 
 def matrix_flops(config: Config) -> int:
@@ -215,6 +246,7 @@ def markdown(records: Sequence[Record], models: Mapping[str, Config], gemm: floa
         "- A step: forward, backward, clipping by the norm, AdamW; float32; random bytes.",
         f"- Losses of all must agree with ours to {TOLERANCE}, or nothing is written.",
         "- torch.compile: forward and backward; its compilation is its first step less the median.",
+        f"- {SMALL_PAGES}: ours once more, while `prctl` keeps huge pages from the process.",
     ]
 
 

@@ -20,7 +20,7 @@ from lenext.data import Tokenizer, open_split, open_tokenizer, summary
 from lenext.errors import Stopped, TrainingError
 from lenext.evaluation.evaluators import make_evaluators
 from lenext.models import Model, build_model, held_as, kinds_of, parameter_table, places_of
-from lenext.parallel.memory import bytes_of, check_fits, free_bytes, needs_of, said
+from lenext.parallel.memory import advice_on_pages, bytes_of, check_fits, free_bytes, needs_of, said
 from lenext.parallel.meshes import (
     check_batch,
     make_mesh,
@@ -227,6 +227,8 @@ def compile_step(
     wanted = f"a step wants {said(peak)} on each device"
     parts = ", ".join(f"{name} {said(size)}" for name, size in parts.items())
     print(f"memory: {wanted} ({parts}), of {said(free_bytes(mesh))} free")
+    if advice := advice_on_pages():
+        print(f"faster on this machine: {advice}")
     check_fits(
         peak, f"{wanted} ({parts})", "a smaller config.data.batch_size, a larger "
         "config.training.accumulate, or config.model.remat=True takes less",

@@ -1,7 +1,9 @@
 """The benchmarks' arithmetic by hand, their peers against ours, and each at sizes of seconds."""
 
 import argparse
+import ctypes
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from experiments.benchmarks import (
 )
 from lenext.attention import attend, make_method
 from lenext.models import kinds_of, named_parameters
+from lenext.parallel.memory import MALLOC, TUNABLE
 from lenext.training.optimizer import make_optimizer
 from lenext.training.step import init_state, make_train_step
 from tests.training.common import tiny_config, tiny_decoder_config
@@ -171,7 +174,8 @@ def test_counts_are_whole_and_positive():
             measure.counts(text)
 
 
-def test_header_says_whence(no_torch):
+def test_header_says_whence(no_torch, monkeypatch):
+    monkeypatch.delenv(MALLOC, raising=False)
     about = measure.describe({"x": 1}, [np.ones(2)], seeds=[3], tokens=5, steps=7)
     assert about.keys() >= KEYS
     assert (about["seeds"], about["tokens"], about["steps"]) == ([3], 5, 7)
@@ -342,6 +346,7 @@ def test_training_is_measured_where_nothing_compiles(torch, gemm, monkeypatch, t
         return call
 
     monkeypatch.setattr(torch, "compile", refuse)
+    monkeypatch.delenv(MALLOC, raising=False)
     models = {name: config_of(name, tmp_path) for name in ("gau", "decoder")}
     training_step.run(models, 3, tmp_path / "results")
     records, about, tables = read(tmp_path / "results", "training_step")
@@ -358,7 +363,31 @@ def test_training_is_measured_where_nothing_compiles(torch, gemm, monkeypatch, t
             assert value(row["after 3 steps"]) == pytest.approx(r["losses"][3], abs=1e-6)
 
 
-def test_training_without_torch(no_torch, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are Linux's")
+def test_training_is_measured_in_small_pages_too(no_torch, gemm, monkeypatch, tmp_path):
+    libc, in_small = ctypes.CDLL(None), []
+    step = training_step._step
+
+    def noted(stepper):
+        in_small.append(libc.prctl(42, 0, 0, 0, 0))  # PR_GET_THP_DISABLE
+        step(stepper)
+
+    monkeypatch.setattr(training_step, "_step", noted)
+    monkeypatch.setenv(MALLOC, f"{TUNABLE}=1")
+    training_step.run({"gau": config_of("gau", tmp_path)}, 3, tmp_path / "results")
+    records, about, (table,) = read(tmp_path / "results", "training_step")
+    ours, small = records[0], records[-1]
+    assert small["candidate"] == table[-1]["step"] == "lenext, pages of 4 kB"
+    assert sorted(in_small) == [0] * 6 + [1] * 6  # a round each, and a call before it
+    assert ours["losses"] == small["losses"]
+    assert len(small["times"]) == 3
+    assert about["hardware"][MALLOC] == f"{TUNABLE}=1"
+    text = (tmp_path / "results" / "training_step.md").read_text()
+    assert f"; {MALLOC}={TUNABLE}=1;" in text
+
+
+def test_training_without_torch(no_torch, monkeypatch, tmp_path):
+    monkeypatch.delenv(MALLOC, raising=False)
     training_step.run({"gau": config_of("gau", tmp_path)}, 1, tmp_path / "results")
     _, _, (table,) = read(tmp_path / "results", "training_step")
     assert [row[""] for row in table] == ["", MISSING, MISSING]

@@ -54,6 +54,36 @@ def test_sizes_are_said(size, words):
     assert memory.said(size) == words
 
 
+@pytest.mark.parametrize(
+    ("given", "setting", "library", "said"),
+    [
+        ("", "always [madvise] never", ("glibc", "2.36"), "glibc.malloc.hugetlb=1"),
+        ("glibc.x=2", "[madvise]", ("glibc", "2.35"), "glibc.x=2:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=2", "[madvise]", ("glibc", "2.36"), None),
+        ("", "[always] madvise never", ("glibc", "2.36"), None),
+        ("", "always madvise [never]", ("glibc", "2.36"), None),
+        ("", None, ("glibc", "2.36"), None),
+        ("", "[madvise]", ("glibc", "2.34"), None),
+        ("", "[madvise]", ("", ""), None),
+    ],
+)
+def test_huge_pages_are_advised_where_they_must_be_asked_for(
+    given, setting, library, said, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(memory.MALLOC, given)
+    monkeypatch.setattr(memory, "HUGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: library)
+    if setting is not None:
+        memory.HUGE_PAGES.write_text(setting)
+    assert memory.advice_on_pages() == ("" if said is None else f"export GLIBC_TUNABLES={said}")
+
+
+def test_training_passes_the_advice_on(data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lenext.training.loop.advice_on_pages", lambda: "export X=1")
+    train(tiny_config(data_dir), tmp_path / "run")
+    assert "faster on this machine: export X=1" in capsys.readouterr().out
+
+
 class TestFree:
     @pytest.fixture(autouse=True)
     def machine(self, tmp_path, monkeypatch):
