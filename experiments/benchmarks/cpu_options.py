@@ -8,6 +8,7 @@ have them (heads before tokens, float32) and otherwise. Writes cpu_options.md, .
 --results.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from lenext.attention import attend, make_method
 from lenext.attention.compute import tiles
 
 HEADS, HEAD_DIM, LENGTH, TRAIN_LENGTH = 4, 64, 4096, 1024
+REPEATS = 20  # of a product, which takes half a millisecond, in what is timed
 QUICK_LENGTH = 256
 AS_IT_IS = "as it is"
 YNN, ONEDNN = "xla_cpu_experimental_ynn_fusion_type", "xla_cpu_experimental_onednn_fusion_type"
@@ -127,15 +129,22 @@ def of_products(length: int, runs: int) -> list[Record]:
             def product(x: jax.Array, y: jax.Array, form: str = form) -> jax.Array:
                 return jnp.einsum(form, x, y, preferred_element_type=jnp.float32)
 
-            calls[what][name] = measure.compiled(product, *given).bound(*given)
+            call = measure.compiled(product, *given).bound(*given)
+            calls[what][name] = functools.partial(_repeat, call)
     for what, some in calls.items():
-        seconds = measure.medians(measure.interleaved(some, 5 * runs))
+        medians = measure.medians(measure.interleaved(some, runs))
+        seconds = {name: value / REPEATS for name, value in medians.items()}
         ratios = measure.ratios(seconds, HEADS_FIRST)
         records += [
             {"what": what, "option": name, "seconds": seconds[name], "ratio": ratios[name]}
             for name in some
         ]
     return records
+
+
+def _repeat(call: Callable[[], Any]) -> None:
+    for _ in range(REPEATS):
+        call()
 
 
 def markdown(records: list[Record], headings: tuple[str, ...], first: str) -> list[str]:
