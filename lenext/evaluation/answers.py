@@ -17,8 +17,8 @@ from lenext.evaluation.figures import Cost
 from lenext.evaluation.metrics import Metric, depths
 from lenext.evaluation.protocols import Prompts
 from lenext.models import Model, take_apart
-from lenext.models.attention import LayerCache
 from lenext.models.generation import PREFILL_TOKENS
+from lenext.models.kv_cache import LayerCache
 from lenext.parallel.memory import Needs, bytes_of, needs_of
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from lenext.attention import AnyMethod, HeadMethods, Method
-from lenext.models.attention import empty_cache
+from lenext.models.kv_cache import empty_cache
 from lenext.models.language_model import LanguageModel
 from lenext.models.parts import kinds_of
 from lenext.parallel.memory import bytes_of

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lenext.errors import UserError
-from lenext.models.attention import LayerCache
+from lenext.models.kv_cache import LayerCache
 from lenext.models.language_model import LanguageModel
 from lenext.models.stack import take_apart
 from lenext.parallel.memory import bytes_of, check_fits, said

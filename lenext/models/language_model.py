@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lenext.attention import AnyMethod, Pattern, count_tokens, methods_of, row_statistics
 from lenext.config import ModelConfig
-from lenext.models.attention import Attention, Context, LayerCache
+from lenext.models.attention import Attention, Context
 from lenext.models.chunks import CHUNK, LONG, chunks_suit, run_in_chunks
+from lenext.models.kv_cache import LayerCache
 from lenext.models.parts import Head
 from lenext.models.stack import run_layers, stack
 
