@@ -4,8 +4,8 @@
     python -m lenext.evaluate --config=configs/decoder.py:tiny,lssar --workdir=runs/tiny_lssar
 
 tiny: 4 layers of 160 on bytes of Python's standard library, trained at 128. On two cores a step
-  takes a third of a second with softmax, two thirds with LSSA and LSSAR. Expect a loss of 1.09,
-  1.09 and 1.12 at 128, and 2.81, 3.54 and 1.41 at 2048 (one seed).
+  takes a fifth of a second in huge pages (docs/devices.md), whichever of them. Expect a loss of
+  1.09, 1.09 and 1.12 at 128, and 2.81, 3.54 and 1.41 at 2048 (one seed).
 small: 6 layers of 384 at 512, on bytes too; for a GPU. Not trained here.
 gpt2_small: the paper's model, 12 layers of 768 with RoPE at 1024, for 10 billion tokens of a text
   of your own: --config.data.files=FOLDER and --config.data.tokenizer=FOLDER/tokenizer.json (GPT-2's
