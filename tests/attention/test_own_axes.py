@@ -163,14 +163,9 @@ def test_tiles_touch_what_a_visibility_keeps():
 # Fused kernels.
 
 DECLINED = {
-    "own_two_stage": "its weights are not a plain softmax",
-    "own_by_key": "its weights are not a plain softmax",
     "own_rows": "its weights are not a plain softmax",
-    "own_similarity": "its similarity multiplies vectors of 17 dimensions, not of 16",
     "own_position": "it rotates near and far keys differently",
     "own_gates": "it follows the layer's input",
-    "own_chunks": "its rows see something other than all keys or a window",
-    "own_dilated": "its rows see something other than all keys or a window",
     TOGETHER: "its weights are not a plain softmax",
 }
 OURS = ("own_two_stage", "own_by_key", "own_similarity", "own_chunks", "own_dilated")
@@ -183,15 +178,13 @@ def test_a_gpu_takes_it_or_says_why_not(monkeypatch, name):
     method = make_method(name, train_length=LENGTH)
     q, k = (jax.ShapeDtypeStruct((2, 64, n, DIM), jnp.bfloat16) for n in (HEADS, KV_HEADS))
     if name in DECLINED:
-        if name in OURS:
-            asked = choose_implementation(q, k, k, method, implementation="fused")
-            assert asked.kernel == fused.TRITON
-        else:
-            with pytest.raises(ValueError, match=f"cannot take this call: {DECLINED[name]}"):
-                choose_implementation(q, k, k, method, implementation="fused")
-        assert choose_implementation(q, k, k, method).implementation == "naive"
-    else:
-        assert choose_implementation(q, k, k, method).implementation == "fused"
+        with pytest.raises(ValueError, match=f"cannot take this call: {DECLINED[name]}"):
+            choose_implementation(q, k, k, method, implementation="fused")
+    elif name in OURS:
+        asked = choose_implementation(q, k, k, method, implementation="fused")
+        assert asked.kernel == fused.TRITON
+    by_itself = choose_implementation(q, k, k, method).implementation
+    assert by_itself == ("naive" if name in (*DECLINED, *OURS) else "fused")
 
 
 @both_ways

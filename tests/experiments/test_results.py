@@ -5,11 +5,11 @@ import json
 import pytest
 
 from experiments import report, run, sizes
+from tests.experiments.common import KEYS
 from tests.training.common import REPOSITORY
 
 RESULTS = REPOSITORY / "experiments" / "results"
 JSON = sorted(RESULTS.rglob("*.json"))
-KEYS = {"config", "seeds", "tokens", "steps", "git", "fingerprint", "versions"}
 
 
 def test_there_are_results():

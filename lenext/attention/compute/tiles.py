@@ -3,7 +3,8 @@
 Each block of queries meets its keys tile by tile and keeps a largest logit, a total and a sum of
 values (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135). Rows of `TwoStage`
 take two passes: totals first, then the second sums, without the tiles that add nothing to them.
-The backward pass makes the tiles anew. Memory is O(tile + T + S), whatever the weighting.
+The backward pass (`tiles_backward`) makes the tiles anew. Memory is O(tile + T + S), whatever the
+weighting; rows of two stages take up to `one_tile.KEPT_BYTES` more.
 Which tiles there are: `lenext.attention.compute.plan`.
 """
 
@@ -30,12 +31,7 @@ from lenext.attention.compute.one_tile import (
     second_values,
 )
 from lenext.attention.compute.places import Places
-from lenext.attention.compute.plan import (
-    over_tiles,
-    plan_of,
-    tile_rows,
-    visible_keys,
-)
+from lenext.attention.compute.plan import over_tiles, plan_of, tile_rows, visible_keys
 from lenext.attention.compute.tiles_backward import attend_backward
 
 # Queries, and keys, of a tile, where there are several rows at a time and where there is one; and

@@ -19,7 +19,6 @@ from lenext.attention.compute.one_tile import (
     second_values,
     where_needed,
 )
-from lenext.attention.compute.places import visible
 from lenext.attention.compute.plan import filled, over_tiles, padded
 
 
@@ -86,8 +85,7 @@ def _block_backward(tiles: Tiles, block, sums: RowSums, d_out, mean, carry):
 
     def step(tile, carry, whole):
         d_q, d_q_gates, d_k_sides, d_v, d_params, d_kv_gates = carry
-        places, rows = tiles.rows(block, tile)
-        mask = None if whole else visible(plan.method, places, plan.causal)
+        mask, rows = tiles.mask(block, tile, whole)
         needed = tiles.needed(rows)
 
         def logits_of(similarities, params, gates):
